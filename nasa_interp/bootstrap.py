@@ -1,0 +1,36 @@
+"""Intervals by resampling questions, twins and both orders of a question always drawn together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+DRAWS = 1000
+LEVEL = 0.95
+
+
+def cluster_index(questions: Sequence) -> Int[np.ndarray, " question"]:
+    """The number of each question's cluster: twins (`pair`) share one, a question without a twin is its own."""
+    keys = [("pair", q.pair) if q.pair is not None else ("id", q.id) for q in questions]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys], dtype=np.int64)
+
+
+def draw_weights(
+    clusters: Int[np.ndarray, " item"], draws: int = DRAWS, seed: int = 0
+) -> Float[np.ndarray, "draw item"]:
+    """How often each item occurs in each bootstrap draw: clusters are drawn with replacement, items follow theirs."""
+    n = int(clusters.max()) + 1
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+    return counts[:, clusters].astype(np.float32)
+
+
+def interval(samples: Float[np.ndarray, "draw *rest"], level: float = LEVEL) -> Float[np.ndarray, "2 *rest"]:
+    """Percentile interval over the draws (95%); draws that are undefined (NaN) are left out, all NaN gives NaN."""
+    tail = (1 - level) / 2
+    undefined = np.isnan(samples)
+    if not undefined.any():
+        return np.quantile(samples, [tail, 1 - tail], axis=0)
+    whole = undefined.all(0)
+    low, high = np.nanquantile(np.where(whole, 0.0, samples), [tail, 1 - tail], axis=0)
+    return np.stack([np.where(whole, np.nan, low), np.where(whole, np.nan, high)])

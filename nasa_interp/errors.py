@@ -1,0 +1,25 @@
+"""The errors that users see: one clear line that names the thing, its place and the next action."""
+
+
+class NasaInterpError(Exception):
+    """Base of every error that this package raises on purpose; the command line prints it and exits with 1."""
+
+
+class QuestionError(NasaInterpError):
+    """A question, a question file or a data specification can't be used."""
+
+
+class PromptError(NasaInterpError):
+    """A prompt can't be built: a candidate missing or doubled, a token that merges, a context too short."""
+
+
+class ModelError(NasaInterpError):
+    """A model can't be found, read, converted or scored."""
+
+
+class HeadError(NasaInterpError):
+    """A head, a head list or a file of heads can't be used."""
+
+
+class ResultError(NasaInterpError):
+    """A saved result can't be read, or two results can't be compared."""

@@ -1,0 +1,173 @@
+"""Heads and lists of heads: how they are named, ordered, written and read."""
+
+import csv
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .errors import HeadError
+from .run import read_json, write_json, write_text
+
+HeadLike = "Head | tuple[int, int] | str"
+
+_NAME = re.compile(r"L?(\d+)(?:\.|H)(\d+)")
+
+
+@dataclass(frozen=True, order=True)
+class Head:
+    """One attention head: layer and index within the layer, both counted from 0; prints "17.7"."""
+
+    layer: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.index}"
+
+    @classmethod
+    def parse(cls, value: Any) -> "Head":
+        """Reads `Head(17, 7)`, `(17, 7)`, `"17.7"` or `"L17H7"`; raises HeadError on anything else."""
+        if isinstance(value, Head):
+            return value
+        if isinstance(value, str) and (match := _NAME.fullmatch(value.strip())):
+            return cls(int(match[1]), int(match[2]))
+        if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, int) and v >= 0 for v in value):
+            return cls(*value)
+        raise HeadError(f"{value!r} does not name a head; write it as '17.7', 'L17H7' or (17, 7)")
+
+
+@dataclass(frozen=True)
+class HeadList:
+    """Heads in ranking order, with what they were ranked by and the run that ranked them.
+
+    Args:
+        heads: the heads, best first.
+        scores: one number a head in the same order, or empty where the heads were only named.
+        by: what the scores are: "values", "polarity", "order", ... or "given".
+        run: details of the run (model, data, ...), as `RunInfo.to_dict()` gives them.
+    """
+
+    heads: tuple[Head, ...]
+    scores: tuple[float, ...] = ()
+    by: str = "given"
+    run: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if len(set(self.heads)) != len(self.heads):
+            twice = next(h for h in self.heads if self.heads.count(h) > 1)
+            raise HeadError(f"head {twice} is listed more than once; list each head once")
+        if self.scores and len(self.scores) != len(self.heads):
+            raise HeadError(f"{len(self.heads)} heads but {len(self.scores)} scores; give one a head, or none")
+
+    @classmethod
+    def of(cls, heads: "HeadList | Iterable[Any]") -> "HeadList":
+        """Anything that names heads, as a HeadList: a HeadList, or heads, pairs and strings in any mixture."""
+        if isinstance(heads, HeadList):
+            return heads
+        if isinstance(heads, (str, Head)):
+            heads = [heads]
+        return cls(tuple(Head.parse(head) for head in heads))
+
+    def __iter__(self) -> Iterator[Head]:
+        return iter(self.heads)
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def __getitem__(self, item):
+        """A head by place, or a shorter list by slice."""
+        if isinstance(item, slice):
+            return HeadList(self.heads[item], self.scores[item], self.by, self.run)
+        return self.heads[item]
+
+    def __contains__(self, head) -> bool:
+        return Head.parse(head) in self.heads
+
+    def check(self, n_layers: int, n_heads: int) -> "HeadList":
+        """Returns itself; raises HeadError naming the first head that a model of this size doesn't have."""
+        for head in self.heads:
+            if head.layer >= n_layers or head.index >= n_heads:
+                raise HeadError(
+                    f"head {head} is outside the model, which has layers 0 to {n_layers - 1} "
+                    f"with heads 0 to {n_heads - 1}; was the list made for another model?"
+                )
+        return self
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a head: rank, head, layer, index and, where known, score."""
+        frame = pd.DataFrame(
+            {
+                "rank": range(1, len(self) + 1),
+                "head": [str(h) for h in self.heads],
+                "layer": [h.layer for h in self.heads],
+                "index": [h.index for h in self.heads],
+            }
+        )
+        return frame.assign(score=self.scores) if self.scores else frame
+
+    def save(self, path: str | Path) -> Path:
+        """Writes JSON, or CSV where the name ends in .csv (which keeps heads and scores, not the run)."""
+        path = Path(path)
+        if path.suffix == ".csv":
+            return write_text(path, self.to_dataframe().assign(by=self.by).to_csv(index=False))
+        rows = [{"layer": h.layer, "index": h.index} for h in self.heads]
+        if self.scores:
+            rows = [{**row, "score": score} for row, score in zip(rows, self.scores, strict=True)]
+        return write_json(path, {"kind": "heads", "by": self.by, "heads": rows, "run": self.run})
+
+    def save_pasta(self, path: str | Path) -> Path:
+        """Writes the head configuration that PASTA-style steering tools read: {"layer": [index, ...]}."""
+        layers: dict[str, list[int]] = {}
+        for head in sorted(self.heads):
+            layers.setdefault(str(head.layer), []).append(head.index)
+        return write_json(path, layers)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "HeadList":
+        """Reads JSON or CSV as `save` writes them, PASTA JSON, or a JSON list of names such as ["17.7", "22.8"]."""
+        path = Path(path)
+        if path.suffix == ".csv":
+            return cls._from_csv(path)
+        content = read_json(path, HeadError)
+        try:
+            if isinstance(content, dict) and content.get("kind") == "heads":
+                rows = content["heads"]
+                return cls(
+                    tuple(Head.parse((row["layer"], row["index"])) for row in rows),
+                    tuple(row["score"] for row in rows if "score" in row),
+                    content.get("by", "given"),
+                    content.get("run", {}),
+                )
+            if isinstance(content, dict):
+                return cls.of((int(layer), index) for layer, indices in content.items() for index in indices)
+            return cls.of(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise HeadError(f"{path} is not a head list ({error}); write one with `nasa-interp heads`") from error
+
+    @classmethod
+    def _from_csv(cls, path: Path) -> "HeadList":
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            heads = tuple(Head(int(row["layer"]), int(row["index"])) for row in rows)
+            scores = tuple(float(row["score"]) for row in rows if row.get("score"))
+            return cls(heads, scores, rows[0].get("by") or "given" if rows else "given")
+        except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+            raise HeadError(f"{path} is not a head table ({error!r}); it needs columns layer and index") from error
+
+    def __repr__(self) -> str:
+        names = ", ".join(str(h) for h in self.heads[:12]) + (", ..." if len(self) > 12 else "")
+        return f"HeadList({len(self)} by {self.by}: {names})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.to_dataframe().to_html(index=False)}"
+
+
+def dumps_names(heads: Iterable[Head]) -> str:
+    """Head names as one JSON list, for messages and logs."""
+    return json.dumps([str(head) for head in heads])

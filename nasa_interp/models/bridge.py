@@ -1,0 +1,242 @@
+"""The one place that knows TransformerLens: building the hooked view, its hook names, running it."""
+
+import copy
+import hashlib
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from .slices import HeadLayout, head_layout, head_slices
+
+Hook = Callable[[Tensor, Any], Tensor | None]
+
+
+def scores_hook(layer: int) -> str:
+    """Pre-softmax attention scores, masked: [batch, head, query, key]."""
+    return f"blocks.{layer}.attn.hook_attn_scores"
+
+
+def pattern_hook(layer: int) -> str:
+    """Attention after the softmax: [batch, head, query, key]."""
+    return f"blocks.{layer}.attn.hook_pattern"
+
+
+def z_hook(layer: int) -> str:
+    """Head outputs before the output projection: [batch, pos, head, d_head]."""
+    return f"blocks.{layer}.attn.hook_z"
+
+
+def is_bridge(model: Any) -> bool:
+    """Whether this is a TransformerBridge; doesn't import TransformerLens to find out."""
+    return _is_a(model, "TransformerBridge")
+
+
+def is_hooked_transformer(model: Any) -> bool:
+    """Whether this is a HookedTransformer (TransformerLens 3 and older)."""
+    return _is_a(model, "HookedTransformer")
+
+
+def _is_a(model: Any, name: str) -> bool:
+    return any(c.__name__ == name and c.__module__.startswith("transformer_lens") for c in type(model).__mro__)
+
+
+def build_bridge(hf: Any, tokenizer: Any, name: str) -> Any:
+    """A TransformerBridge over the very parameters of `hf`, which stays as it is.
+
+    A bridge rewires the modules it is given. So it is given a second tree of modules, built eager and without
+    weights, into which the original's own parameters and buffers are hung: no memory is doubled, and an edit in place
+    shows in both. Families whose fused projection the bridge splits get copies of it; `Copies` keeps those in step.
+
+    Raises:
+        ModelError: where TransformerLens has no adapter for the architecture, or its adapter fails.
+    """
+    # Imported here, since it takes a second and the plain view does without it.
+    from transformer_lens.model_bridge.sources import build_bridge_from_module, detect_tokenizer_bos_eos
+
+    tree = eager_twin(hf)
+    architecture = type(hf).__name__
+    try:
+        # Splitting a fused projection draws initial weights that are overwritten: the global state isn't ours to use.
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            bridge = build_bridge_from_module(
+                tree,
+                architecture,
+                hf_config=tree.config,
+                model_name=name,
+                dtype=hf.dtype,
+                device=str(hf.device),
+                post_adapter_hook=_grouped_split(hf),
+            )
+    except Exception as error:  # adapters raise whatever an unexpected module makes them raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"TransformerLens can't hook {architecture} ({reason}); use the fused engine, if `nasa-interp doctor` "
+            f"says that it takes this model"
+        ) from error
+    bridge.tokenizer = copy.deepcopy(tokenizer)
+    bridge.cfg.tokenizer_prepends_bos, bridge.cfg.tokenizer_appends_eos = detect_tokenizer_bos_eos(bridge.tokenizer)
+    return bridge.eval()
+
+
+def eager_twin(hf: Any) -> Any:
+    """Modules of the same class with eager attention that hold the same parameter and buffer objects."""
+    config = copy.deepcopy(hf.config)
+    # Before construction: Falcon and GPT-J choose their attention class there and can't be switched afterwards.
+    config._attn_implementation = "eager"
+    with torch.device("meta"):
+        tree = type(hf)(config)
+    for name, parameter in hf.named_parameters(remove_duplicate=False):
+        _hang(tree, name, "_parameters", parameter)
+    for name, buffer in hf.named_buffers(remove_duplicate=False):
+        _hang(tree, name, "_buffers", buffer)
+    return tree.eval()
+
+
+def _hang(tree: nn.Module, name: str, kind: str, tensor: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    getattr(tree.get_submodule(owner), kind)[leaf] = tensor
+
+
+def _grouped_split(hf: Any) -> Callable[[Any], None] | None:
+    """Falcon's grouped layout, which the adapter of TransformerLens 4.3 splits as if every head had its own keys."""
+    if type(hf).__name__ != "FalconForCausalLM" or not getattr(hf.config, "new_decoder_architecture", False):
+        return None
+    layout = head_layout(hf, 0)
+
+    def split(attention: Any) -> tuple[nn.Linear, ...]:
+        return tuple(_take_rows(attention.query_key_value, _split_rows(hf, layout, 0, p)) for p in "qkv")
+
+    def repair(adapter: Any) -> None:
+        adapter.cfg.n_key_value_heads = layout.groups
+        adapter.component_mapping["blocks"].submodules["attn"].split_qkv_matrix = split
+
+    return repair
+
+
+def _split_rows(hf: Any, layout: HeadLayout, layer: int, projection: str) -> list[int]:
+    """Rows of the fused projection that hold this projection, one head (or group) after another."""
+    step = 1 if projection == "q" else layout.heads // layout.groups
+    return [row for head in range(0, layout.heads, step) for row in head_slices(hf, layer, head, projection)[0].index]
+
+
+def _take_rows(fused: nn.Linear, rows: list[int]) -> nn.Linear:
+    part = nn.Linear(fused.in_features, len(rows), bias=fused.bias is not None, device="meta")
+    part.weight = nn.Parameter(fused.weight.detach()[rows], requires_grad=False)
+    if fused.bias is not None:
+        part.bias = nn.Parameter(fused.bias.detach()[rows], requires_grad=False)
+    return part
+
+
+class Copies:
+    """Keeps the bridge's copies of fused projections (GPT-NeoX, Falcon) in step with the plain model's weights.
+
+    An edit of either side is carried to the other the next time `carry` is called; `Model.bridge` and `Model.hf` call
+    it. Families whose bridge shares all parameters have no copies, and nothing is done.
+    """
+
+    def __init__(self, hf: Any, bridge: Any):
+        self.pairs = [pair for layer, block in enumerate(bridge.blocks) for pair in _copied(hf, layer, block)]
+        self.hashes = self._hash()
+
+    def carry(self) -> None:
+        """Carries edits over.
+
+        Raises:
+            ModelError: where both sides of a copy were edited since the last time, differently.
+        """
+        for place, (mine, theirs, rows) in enumerate(self.pairs):
+            if torch.equal(mine, theirs[rows]):
+                continue
+            edited, original = _hash_tensor(mine) != self.hashes[place][0], self._original_edited(place)
+            if edited and original:
+                raise ModelError("a fused projection was edited both in the bridge and in the plain model; undo one")
+            with torch.no_grad():
+                if edited:
+                    theirs[rows] = mine
+                else:
+                    mine.copy_(theirs[rows])
+        if self.pairs:
+            self.hashes = self._hash()
+
+    def _original_edited(self, place: int) -> bool:
+        _, theirs, rows = self.pairs[place]
+        return _hash_tensor(theirs[rows]) != self.hashes[place][1]
+
+    def _hash(self) -> list[tuple[bytes, bytes]]:
+        return [(_hash_tensor(mine), _hash_tensor(theirs[rows])) for mine, theirs, rows in self.pairs]
+
+
+def _copied(hf: Any, layer: int, block: Any) -> list[tuple[Tensor, Tensor, list[int]]]:
+    """The layer's copies: the bridge's tensor, the fused tensor of the plain model, and which rows it copies."""
+    layout = head_layout(hf, layer)
+    if layout.fused is None:
+        return []
+    fused = getattr(layout.attention, layout.fused.projection)
+    found = []
+    for projection in "qkv":
+        part = getattr(block.attn, projection).original_component
+        rows = _split_rows(hf, layout, layer, projection)
+        for leaf in ("weight", "bias"):
+            mine, theirs = getattr(part, leaf, None), getattr(fused, leaf, None)
+            if mine is None or theirs is None or _same_storage(mine, theirs):
+                continue
+            found.append((mine, theirs, rows))
+    return found
+
+
+def _same_storage(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+def _hash_tensor(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).digest()
+
+
+@contextmanager
+def _quiet():
+    """Nothing printed, warned or logged unasked while TransformerLens boots; the settings it changes are put back."""
+    from transformers.utils import logging as transformers_logging
+
+    logger, verbosity = logging.getLogger(), transformers_logging.get_verbosity()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        transformers_logging.set_verbosity(verbosity)
+
+
+def run_hooked(
+    hooked: Any, tokens: Tensor, mask: Tensor, hooks: list[tuple[str, Hook]], logits: bool = False
+) -> Float[Tensor, "batch pos d_vocab"] | None:
+    """Runs right-padded prompts through the hooked model with temporary hooks.
+
+    Args:
+        hooked: a TransformerBridge or HookedTransformer.
+        tokens, mask: [batch, pos], the mask True at real tokens.
+        hooks: pairs of hook name and function.
+        logits: return all positions' logits; otherwise only one position is unembedded and dropped.
+
+    Raises:
+        ModelError: naming a hook point that the model doesn't have.
+    """
+    missing = [name for name, _ in hooks if name not in hooked.hook_dict]
+    if missing:
+        raise ModelError(f"the hooked model has no hook point {missing[0]!r}; this architecture can't be scored hooked")
+    keep = {} if logits or is_hooked_transformer(hooked) else {"logits_to_keep": 1}
+    out = hooked.run_with_hooks(
+        tokens, return_type="logits", fwd_hooks=hooks, attention_mask=mask.to(tokens).long(), **keep
+    )
+    return out if logits else None

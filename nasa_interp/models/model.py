@@ -1,0 +1,179 @@
+"""One set of weights with two views: plain transformers (`.hf`) and hooked TransformerLens (`.bridge`)."""
+
+import hashlib
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..errors import ModelError
+from .bridge import Copies, build_bridge, is_bridge, is_hooked_transformer
+
+
+class Model:
+    """A language model that can be asked, scored and hooked; made by `load_model`.
+
+    The two views share one set of parameters: an edit in place through either shows in both. The hooked view is built
+    on first use around a second tree of modules that holds the very same parameter objects, so that hooking, which
+    rewires modules, never touches the view that is saved.
+
+    Args:
+        name: what the user called it.
+        hf: the transformers model; None where the user handed over a hooked model.
+        tokenizer: its fast tokenizer.
+        hooked: the user's own TransformerBridge or HookedTransformer; None to build one on demand.
+        license: the licence that travels with an exported copy, where known.
+    """
+
+    def __init__(self, name: str, hf: Any, tokenizer: Any, hooked: Any = None, license: str | None = None):
+        if hf is None and hooked is None:
+            raise ModelError(f"model {name!r} has neither a plain nor a hooked view; load it with load_model")
+        self.name = name
+        self.tokenizer = tokenizer
+        self.license = license
+        self._hf = hf
+        self._hooked = hooked
+        self._copies: Copies | None = None
+        # What `check_hooks` measured, once it has.
+        self.hook_check: Any = None
+
+    @property
+    def hf(self) -> Any:
+        """The plain transformers model."""
+        if self._hf is None:
+            raise ModelError(
+                f"model {self.name!r} was handed over hooked, so it has no plain transformers view; "
+                f"use the hooked engine, or load_model the transformers model itself"
+            )
+        if self._copies:
+            self._copies.carry()
+        return self._hf
+
+    @property
+    def bridge(self) -> Any:
+        """The hooked model: a TransformerBridge, or the HookedTransformer that the user handed over."""
+        if self._hooked is None:
+            self._hooked = build_bridge(self._hf, self.tokenizer, self.name)
+            self._copies = Copies(self._hf, self._hooked)
+        elif self._copies:
+            self._copies.carry()
+        return self._hooked
+
+    @property
+    def has_hf(self) -> bool:
+        """Whether there is a plain view."""
+        return self._hf is not None
+
+    @property
+    def config(self) -> Any:
+        """The transformers configuration of the text model; TransformerLens's own for a HookedTransformer."""
+        source = self._hf if self._hf is not None else getattr(self._hooked, "original_model", None)
+        if source is None:
+            return self._hooked.cfg
+        return source.config.get_text_config()
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers with attention heads."""
+        return _first(self.config, ("num_hidden_layers", "n_layers", "n_layer"))
+
+    @property
+    def n_heads(self) -> int:
+        """Number of query heads in a layer."""
+        return _first(self.config, ("num_attention_heads", "n_heads", "n_head"))
+
+    @property
+    def context_length(self) -> int | None:
+        """The longest prompt in tokens, or None where the configuration doesn't say."""
+        return _first(self.config, ("max_position_embeddings", "n_ctx", "n_positions"), default=None)
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The view that there is, plain before hooked."""
+        return self._hf if self._hf is not None else self._hooked
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter lives, and so where tokens go."""
+        return next(iter(self.module.parameters())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
+
+    def weights_hash(self) -> str:
+        """SHA-256 over every named tensor of the weights as they are now (about 2 s for each billion bytes)."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @torch.no_grad()
+    def answer_logits(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Logits at each prompt's last real token; only positions that end some prompt are unembedded.
+
+        Args:
+            tokens: right-padded prompts.
+            mask: True at real tokens.
+
+        Returns:
+            Logits in fp32 on the CPU.
+        """
+        tokens, mask = tokens.to(self.device), mask.to(self.device)
+        last = mask.sum(1) - 1
+        ends, place = torch.unique(last, return_inverse=True)
+        if is_hooked_transformer(self.module):
+            logits = self.module(tokens, attention_mask=mask.long())[:, ends]
+        elif self._hf is not None:
+            logits = self._hf(tokens, attention_mask=mask.long(), use_cache=False, logits_to_keep=ends).logits
+        else:
+            logits = self._hooked(tokens, attention_mask=mask.long(), logits_to_keep=ends)
+        return logits[torch.arange(len(tokens), device=logits.device), place].float().cpu()
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.n_layers} layers x {self.n_heads} heads, {self.dtype}, {self.device})"
+
+
+def as_model(model: Any, tokenizer: Any = None) -> Model:
+    """A Model from what the user has: a Model, a transformers model, a TransformerBridge or a HookedTransformer.
+
+    Raises:
+        ModelError: where it is none of these, or where a transformers model comes without its tokenizer.
+    """
+    if isinstance(model, Model):
+        return model
+    if is_bridge(model) or is_hooked_transformer(model):
+        tokenizer = tokenizer or getattr(model, "tokenizer", None)
+        name = getattr(model.cfg, "model_name", None) or type(model).__name__
+        if tokenizer is None:
+            raise ModelError(f"the hooked model {name!r} has no tokenizer; pass load_model(model, tokenizer=...)")
+        return Model(name, None, tokenizer, hooked=model)
+    if hasattr(model, "config") and hasattr(model, "get_output_embeddings"):
+        if tokenizer is None:
+            raise ModelError(
+                f"a transformers model ({type(model).__name__}) doesn't know its tokenizer; "
+                f"wrap both: load_model(model, tokenizer=tokenizer)"
+            )
+        return Model(model.config.name_or_path or type(model).__name__, model, tokenizer)
+    raise ModelError(
+        f"{type(model).__name__} is not a model; give a name for load_model, a transformers causal language model, "
+        f"or a TransformerBridge"
+    )
+
+
+_MISSING = object()
+
+
+def _first(config: Any, names: tuple[str, ...], default: Any = _MISSING) -> Any:
+    for name in names:
+        value = getattr(config, name, None)
+        if value is not None:
+            return value
+    if default is _MISSING:
+        raise ModelError(f"{type(config).__name__} has none of {', '.join(names)}; the model's size is unknown")
+    return default

@@ -1,0 +1,17 @@
+"""How far back each layer's queries may look, read from the configuration."""
+
+from .model import Model
+
+
+def attention_windows(model: Model) -> list[int | None]:
+    """Each layer's sliding window in keys, the query's own included; None where attention is full."""
+    config = model.config
+    window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
+    kinds = getattr(config, "layer_types", None)
+    if window is None:
+        return [None] * model.n_layers
+    if kinds is not None:
+        return [window if kind == "sliding_attention" else None for kind in kinds]
+    if getattr(config, "use_sliding_window", True) is False:
+        return [None] * model.n_layers
+    return [window] * model.n_layers

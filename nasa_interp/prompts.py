@@ -1,0 +1,340 @@
+"""Questions to token batches: instruction first, then the question, with the answer candidates located exactly.
+
+Nothing else in the package builds prompts. What a batch promises: the candidates are found by character offsets
+inside the instruction's own span and checked to decode back; there is one BOS token or none, never two; padding is
+on the right, so that each prompt keeps its own coordinates.
+"""
+
+import datetime
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from .errors import PromptError
+from .questions import BinaryQuestion, check_questions
+
+Order = Literal["yes_no", "no_yes"]
+ORDERS: tuple[Order, Order] = ("yes_no", "no_yes")
+
+# Templates that print the date would make every day's prompts differ; all of them see this one.
+PINNED_DATE = datetime.datetime(2024, 7, 26)
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """How a question becomes a prompt; one value for all prompts of a run.
+
+    Args:
+        instruction: the text before the question. `{first}` and `{second}` stand for the candidates in either order;
+            a text without them must name both candidates once each, and the other order swaps them.
+        yes, no: the answer candidates, any two strings (source: the paper uses Yes and No).
+        kind: "chat" (the tokenizer's template), "plain", or "auto": chat where there is a template.
+        question: how the question is written under the instruction; `{question}` stands for it.
+    """
+
+    instruction: str = "You are given a question and you MUST answer {first} or {second}."
+    yes: str = "Yes"
+    no: str = "No"
+    kind: Literal["auto", "chat", "plain"] = "auto"
+    question: str = "Question: {question}"
+
+    def __post_init__(self):
+        if not self.yes.strip() or not self.no.strip() or self.yes == self.no:
+            raise PromptError(f"the candidates {self.yes!r} and {self.no!r} must be two different, non-empty texts")
+        if self.kind not in ("auto", "chat", "plain"):
+            raise PromptError(f"prompt kind {self.kind!r} is unknown; use 'auto', 'chat' or 'plain'")
+        if "{question}" not in self.question:
+            raise PromptError(f"the question line {self.question!r} has no {{question}} in it; add it")
+
+    def render_instruction(self, order: Order) -> str:
+        """The instruction with the candidates in this order; raises PromptError if it doesn't hold each once."""
+        if order not in ORDERS:
+            raise PromptError(f"order {order!r} is unknown; use 'yes_no', 'no_yes' or 'both'")
+        first, second = (self.yes, self.no) if order == "yes_no" else (self.no, self.yes)
+        if "{first}" in self.instruction or "{second}" in self.instruction:
+            text = self.instruction.replace("{first}", first).replace("{second}", second)
+            find_candidates(text, self.yes, self.no)
+            return text
+        yes, no = find_candidates(self.instruction, self.yes, self.no)
+        if (yes < no) == (order == "yes_no"):
+            return self.instruction
+        left, right = sorted((yes, no))
+        text = self.instruction
+        return text[: left[0]] + first + text[left[1] : right[0]] + second + text[right[1] :]
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain values for a run's details."""
+        return {f: getattr(self, f) for f in ("instruction", "yes", "no", "kind", "question")}
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts as tokens, padded on the right, with everything that scoring and deciding need to know of them.
+
+    Positions count the tokens of a prompt from 0; spans are start and end (exclusive).
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    yes_span: Int[Tensor, "batch 2"]
+    no_span: Int[Tensor, "batch 2"]
+    first_query: Int[Tensor, " batch"]
+    last_pos: Int[Tensor, " batch"]
+    labels: Bool[Tensor, " batch"]
+    yes_token: int
+    no_token: int
+    yes_variants: tuple[int, ...]
+    no_variants: tuple[int, ...]
+    order: Order
+    kind: Literal["chat", "plain"]
+    questions: tuple[BinaryQuestion, ...] = field(repr=False)
+    texts: tuple[str, ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def position_ids(self) -> Int[Tensor, "batch pos"]:
+        """Each token's position; pads continue the count, as they come after every real token."""
+        return torch.arange(self.tokens.shape[1]).expand_as(self.tokens)
+
+    @property
+    def n_queries(self) -> Int[Tensor, " batch"]:
+        """Positions after the instruction, the last prompt token included."""
+        return self.last_pos - self.first_query + 1
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def select(self, rows: Sequence[int] | Int[Tensor, " rows"]) -> "PromptBatch":
+        """The prompts at these places, in this order, cut to the longest of them."""
+        rows = torch.as_tensor(rows, dtype=torch.long)
+        length = int(self.last_pos[rows].max()) + 1 if len(rows) else 0
+        tensors = {
+            name: getattr(self, name)[rows] for name in ("yes_span", "no_span", "first_query", "last_pos", "labels")
+        }
+        return replace(
+            self,
+            tokens=self.tokens[rows, :length],
+            mask=self.mask[rows, :length],
+            questions=tuple(self.questions[i] for i in rows.tolist()),
+            texts=tuple(self.texts[i] for i in rows.tolist()),
+            **tensors,
+        )
+
+
+def find_candidates(text: str, yes: str, no: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where both candidates stand in an instruction, as character spans.
+
+    A candidate counts as a whole word, case-sensitive; where one contains the other ("correct", "not correct"), the
+    shorter one isn't looked for inside the longer.
+
+    Raises:
+        PromptError: with the text, where either isn't found exactly once.
+    """
+    spans: dict[str, tuple[int, int]] = {}
+    taken: list[tuple[int, int]] = []
+    for candidate in sorted((yes, no), key=len, reverse=True):
+        pattern = re.compile(rf"(?<!\w){re.escape(candidate)}(?!\w)")
+        found = [m.span() for m in pattern.finditer(text)]
+        found = [span for span in found if not any(a <= span[0] and span[1] <= b for a, b in taken)]
+        if len(found) != 1:
+            raise PromptError(
+                f"the instruction must hold {candidate!r} exactly once as a word of its own, "
+                f"and holds it {len(found)} times: {text!r}"
+            )
+        spans[candidate] = found[0]
+        taken.append(found[0])
+    return spans[yes], spans[no]
+
+
+def build_prompts(
+    model: Any, questions: Sequence[BinaryQuestion], order: Order = "yes_no", style: PromptStyle | None = None
+) -> PromptBatch:
+    """Writes and tokenizes one prompt a question.
+
+    Args:
+        model: a `Model`, or a fast tokenizer of transformers.
+        questions: what to ask.
+        order: "yes_no" names the yes candidate first, "no_yes" the other one.
+        style: wording, candidates, chat or plain; the default is ours, not the paper's.
+
+    Returns:
+        The batch, right-padded to its longest prompt, in the order of the questions.
+
+    Raises:
+        PromptError: where a candidate can't be located or merges with its neighbours, where the answer would tokenize
+            otherwise after the prompt, or where a prompt is longer than the model's context.
+
+    Source: instruction before question as in the paper (section on NAS); the wording and all checks are ours.
+    """
+    style = style or PromptStyle()
+    tokenizer = getattr(model, "tokenizer", model)
+    questions = tuple(check_questions(questions, "the list of questions"))
+    if not getattr(tokenizer, "is_fast", False):
+        raise PromptError(
+            f"{type(tokenizer).__name__} gives no character offsets; load the fast tokenizer (use_fast=True)"
+        )
+    kind, notes = _kind(tokenizer, style)
+    instruction = style.render_instruction(order)
+    texts, starts = zip(*(_render(tokenizer, style, kind, instruction, q.question) for q in questions), strict=True)
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    rows, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    yes_chars, no_chars = find_candidates(instruction, style.yes, style.no)
+    located = []
+    for q, text, start, row, offset in zip(questions, texts, starts, rows, offsets, strict=True):
+        yes = _locate(tokenizer, text, row, offset, start + yes_chars[0], start + yes_chars[1], q.id)
+        no = _locate(tokenizer, text, row, offset, start + no_chars[0], start + no_chars[1], q.id)
+        end = start + len(instruction)
+        located.append((yes, no, next(i for i, (a, _) in enumerate(offset) if a >= end)))
+    answers = _Answers.of(tokenizer, style, kind, texts, rows, questions)
+    rows = [row + list(answers.shared) for row in rows]
+    _check_context(model, rows, questions)
+    tokens, mask = _pad(rows, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
+    return PromptBatch(
+        tokens=tokens,
+        mask=mask,
+        yes_span=torch.tensor([yes for yes, _, _ in located]),
+        no_span=torch.tensor([no for _, no, _ in located]),
+        first_query=torch.tensor([first for _, _, first in located]),
+        last_pos=mask.sum(1) - 1,
+        labels=torch.tensor([q.label for q in questions]),
+        yes_token=answers.yes,
+        no_token=answers.no,
+        yes_variants=answers.yes_variants,
+        no_variants=answers.no_variants,
+        order=order,
+        kind=kind,
+        questions=questions,
+        texts=texts,
+        notes=notes,
+    )
+
+
+def _kind(tokenizer: Any, style: PromptStyle) -> tuple[Literal["chat", "plain"], tuple[str, ...]]:
+    has_template = getattr(tokenizer, "chat_template", None) is not None
+    if style.kind == "plain" or (style.kind == "auto" and has_template):
+        return ("plain" if style.kind == "plain" else "chat"), ()
+    if has_template:
+        return "chat", ()
+    if style.kind == "chat":
+        raise PromptError("the tokenizer has no chat template; use kind='plain', or set tokenizer.chat_template")
+    note = "the tokenizer has no chat template: prompts are plain text ending in 'Answer:'"
+    warnings.warn(note, stacklevel=3)
+    return "plain", (note,)
+
+
+def _render(
+    tokenizer: Any, style: PromptStyle, kind: Literal["chat", "plain"], instruction: str, question: str
+) -> tuple[str, int]:
+    """The prompt's text and the character at which the instruction starts in it."""
+    content = f"{instruction}\n\n{style.question.replace('{question}', question)}"
+    if kind == "plain":
+        text = f"{content}\nAnswer:"
+    else:
+        # Names that a template doesn't use do nothing; these cover the templates known to print a date or to think.
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+            thinking=False,
+            date_string=PINNED_DATE.strftime("%d %b %Y"),
+            strftime_now=PINNED_DATE.strftime,
+        )
+    # A template may hold the BOS token itself, a tokenizer may add one: exactly one of the two is let through.
+    bos = getattr(tokenizer, "bos_token", None)
+    adds_bos = bos is not None and tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
+    if adds_bos and not text.startswith(bos):
+        text = bos + text
+    # The user's turn is the last place where the content stands: a template's own text comes before it.
+    start = text.rfind(content)
+    if start < 0:
+        raise PromptError(f"the chat template rewrites the user's turn, so positions in it are unknown: {text!r}")
+    return text, start
+
+
+def _locate(
+    tokenizer: Any, text: str, row: list[int], offsets: list[tuple[int, int]], start: int, end: int, where: str
+) -> tuple[int, int]:
+    """The tokens that cover these characters, checked to decode back to just them."""
+    covering = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
+    span = (covering[0], covering[-1] + 1) if covering else (0, 0)
+    decoded = tokenizer.decode(row[span[0] : span[1]], clean_up_tokenization_spaces=False)
+    covered = text[offsets[span[0]][0] : offsets[span[1] - 1][1]] if covering else ""
+    if covered.strip() != text[start:end] or decoded.strip() != text[start:end]:
+        raise PromptError(
+            f"question {where!r}: the candidate {text[start:end]!r} shares a token with its neighbours "
+            f"(the tokens read {decoded!r}); set it apart by spaces or choose other candidates"
+        )
+    return span
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The tokens that a model would answer with, right after a prompt."""
+
+    shared: tuple[int, ...]
+    yes: int
+    no: int
+    yes_variants: tuple[int, ...]
+    no_variants: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer, style, kind, texts, rows, questions) -> "_Answers":
+        # Chat prompts end in a newline, plain ones in "Answer:", after which a word begins with its space.
+        lead = "" if texts[0][-1:].isspace() or kind == "chat" else " "
+        yes, no = (_continuation(tokenizer, texts, rows, questions, lead + word) for word in (style.yes, style.no))
+        n_shared = next((i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), min(len(yes), len(no)))
+        if n_shared == min(len(yes), len(no)):
+            raise PromptError(
+                f"{style.yes!r} and {style.no!r} begin with the same tokens to the end of one; rename one"
+            )
+        shared = yes[:n_shared]
+        variants = [_variants(tokenizer, word) if not shared else set() for word in (style.yes, style.no)]
+        yes_set, no_set = variants[0] | {yes[n_shared]}, variants[1] | {no[n_shared]}
+        both = yes_set & no_set
+        return cls(
+            tuple(shared), yes[n_shared], no[n_shared], tuple(sorted(yes_set - both)), tuple(sorted(no_set - both))
+        )
+
+
+def _continuation(tokenizer, texts, rows, questions, answer: str) -> list[int]:
+    """The tokens of an answer after a prompt: the same after every prompt, or an error."""
+    extended = tokenizer([text + answer for text in texts], add_special_tokens=False)["input_ids"]
+    first = extended[0][len(rows[0]) :]
+    for q, row, longer in zip(questions, rows, extended, strict=True):
+        if longer[: len(row)] != row or longer[len(row) :] != first or not first:
+            raise PromptError(
+                f"question {q.id!r}: prompt and answer {answer!r} tokenize otherwise together than apart; "
+                f"choose another candidate or prompt kind"
+            )
+    return first
+
+
+def _variants(tokenizer: Any, word: str) -> set[int]:
+    """Single tokens that say the same word in another case or with a leading space."""
+    forms = {lead + form for lead in ("", " ") for form in (word, word.lower(), word.upper(), word.capitalize())}
+    encoded = tokenizer(sorted(forms), add_special_tokens=False)["input_ids"]
+    return {tokens[0] for tokens in encoded if len(tokens) == 1}
+
+
+def _check_context(model: Any, rows: list[list[int]], questions: Sequence[BinaryQuestion]) -> None:
+    limit = getattr(model, "context_length", None)
+    longest = max(range(len(rows)), key=lambda i: len(rows[i]))
+    if limit is not None and len(rows[longest]) > limit:
+        raise PromptError(
+            f"question {questions[longest].id!r} makes a prompt of {len(rows[longest])} tokens, "
+            f"more than the model's context of {limit}; shorten it or leave it out"
+        )
+
+
+def _pad(rows: list[list[int]], pad: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    length = max(map(len, rows))
+    tokens = torch.tensor([row + [pad] * (length - len(row)) for row in rows])
+    mask = torch.arange(length) < torch.tensor([[len(row)] for row in rows])
+    return tokens, mask

@@ -1,0 +1,44 @@
+"""The one value of this folder: a question whose right answer is yes or no."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..errors import QuestionError
+
+
+@dataclass(frozen=True)
+class BinaryQuestion:
+    """One question with the right decision.
+
+    Args:
+        question: the text as the model will read it, without instruction and candidates.
+        label: True means that the right decision is yes.
+        id: unique within its data set; written into every per-prompt result.
+        group: what kind of question this is; reports are split by it.
+        pair: the id of the pair that this question and its twin (the other label) share, or None.
+    """
+
+    question: str
+    label: bool
+    id: str
+    group: str = "all"
+    pair: str | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.label, bool):
+            raise QuestionError(f"question {self.id!r}: label is {self.label!r}; it must be True (yes) or False (no)")
+        if not self.question.strip():
+            raise QuestionError(f"question {self.id!r}: the text is empty; drop the row or fill it in")
+
+
+class QuestionList(list[BinaryQuestion]):
+    """Questions that remember which data they are: a list in every other way.
+
+    Args:
+        questions: the questions.
+        name: the data specification they were loaded by.
+    """
+
+    def __init__(self, questions: Iterable[BinaryQuestion], name: str):
+        super().__init__(questions)
+        self.name = name

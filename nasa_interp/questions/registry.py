@@ -1,0 +1,80 @@
+"""One way to name data: `source:place#split`, or a path."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..errors import QuestionError
+from .files import load_file
+from .question import BinaryQuestion, QuestionList
+from .strategyqa import load_strategyqa
+from .verify import load_verify
+
+KNOWN = "builtin:verify#SPLIT, strategyqa:PATH, or a .jsonl/.csv file with the columns question and label"
+
+
+def load_questions(data: str | Path, limit: int | None = None, seed: int = 0) -> QuestionList:
+    """Loads the questions that a data specification names.
+
+    Args:
+        data: `builtin:verify#probe` (or `#val`, `#test`), `strategyqa:PATH`, or a `.jsonl`/`.csv` file, whose rows
+            `#split` narrows to those with that `split`.
+        limit: keep about so many, drawn by `seed` evenly from the groups, twins together (see `sample_questions`).
+        seed: of that draw.
+
+    Returns:
+        The questions, which remember `data` as their name; ids are unique.
+
+    Raises:
+        QuestionError: for an unknown source or split, an empty file, a wrong row, doubled ids.
+    """
+    source, _, place = str(data).partition(":")
+    place, _, split = place.partition("#")
+    if source == "builtin":
+        if place != "verify":
+            raise QuestionError(f"no built-in set {place!r}; there is builtin:verify, with #probe, #val and #test")
+        data, questions = f"builtin:verify#{split or 'test'}", load_verify(split or "test")
+    elif source == "strategyqa":
+        if split:
+            raise QuestionError(f"{data}: StrategyQA files have no splits inside; name the file of the split instead")
+        questions = load_strategyqa(place)
+    else:
+        path, _, split = str(data).partition("#")
+        if Path(path).suffix not in (".jsonl", ".csv"):
+            raise QuestionError(f"unknown data {str(data)!r}; known: {KNOWN}")
+        questions = load_file(path, split or None)
+    questions = check_questions(questions, str(data))
+    return QuestionList(questions if limit is None else sample_questions(questions, limit, seed), str(data))
+
+
+def check_questions(questions: Iterable[BinaryQuestion], data: str) -> list[BinaryQuestion]:
+    """The questions as a list; raises QuestionError where there are none, or where two share an id."""
+    questions = list(questions)
+    if not questions:
+        raise QuestionError(f"{data} holds no questions; name another file or split")
+    identifier, count = Counter(q.id for q in questions).most_common(1)[0]
+    if count > 1:
+        raise QuestionError(f"{data}: {count} questions share the id {identifier!r}; give each its own")
+    return questions
+
+
+def sample_questions(questions: Sequence[BinaryQuestion], n: int, seed: int = 0) -> list[BinaryQuestion]:
+    """About `n` of the questions, drawn evenly from the groups, with twins kept together, in their original order.
+
+    Whole pairs are taken in turn from each group until `n` is reached, so one question more than `n` is possible.
+    The labels of unpaired questions are left to chance: balancing them would change the base rate.
+    """
+    if n < 1:
+        raise QuestionError(f"a limit of {n} leaves no questions; give 1 or more")
+    units: dict[str, dict[str, list[int]]] = {}
+    for place, q in enumerate(questions):
+        units.setdefault(q.group, {}).setdefault(f"pair {q.pair}" if q.pair else f"id {q.id}", []).append(place)
+    rng = random.Random(seed)
+    piles = [rng.sample(list(group.values()), len(group)) for group in units.values()]
+    chosen: list[int] = []
+    while len(chosen) < n and any(piles):
+        for pile in piles:
+            if pile and len(chosen) < n:
+                chosen.extend(pile.pop())
+    return [questions[place] for place in sorted(chosen)]

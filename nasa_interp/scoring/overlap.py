@@ -1,0 +1,56 @@
+"""Do two data sets name the same heads? Rank overlap against chance."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import hypergeom, spearmanr
+
+from ..errors import ResultError
+from ..heads import Head
+from .scores import HeadScores
+
+
+@dataclass(frozen=True)
+class RankOverlap:
+    """How far two rankings agree.
+
+    Args:
+        k: heads taken from the top of each.
+        shared: heads in both tops, in the order of the first.
+        expected: how many two random rankings would share on average.
+        p: probability that random rankings share as many or more (hypergeometric).
+        spearman: rank correlation over all heads measured in both.
+        by: what was ranked.
+    """
+
+    k: int
+    shared: tuple[Head, ...]
+    expected: float
+    p: float
+    spearman: float
+    by: str
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.shared)} of the top {self.k} by {self.by} are shared (chance {self.expected:.1f}, "
+            f"p = {self.p:.1e}); rank correlation over all heads {self.spearman:.2f}"
+        )
+
+
+def rank_overlap(a: HeadScores, b: HeadScores, k: int = 10, by: str = "values") -> RankOverlap:
+    """Compares the rankings of the same model's heads on two data sets.
+
+    Raises:
+        ResultError: where the two have another number of heads.
+
+    Source: the paper reports that the top heads are largely the same across data sets; the test is ours.
+    """
+    if a.shape != b.shape:
+        raise ResultError(f"rankings of {a.shape} and {b.shape} heads can't be compared: two models")
+    measured = ~np.isnan(a.get(by)) & ~np.isnan(b.get(by))
+    top_a, top_b = a.top(k, by), b.top(k, by)
+    shared = tuple(head for head in top_a if head in top_b)
+    n = int(measured.sum())
+    p = float(hypergeom.sf(len(shared) - 1, n, len(top_a), len(top_b)))
+    rho = float(spearmanr(a.get(by)[measured], b.get(by)[measured]).statistic)
+    return RankOverlap(k, shared, len(top_a) * len(top_b) / n, p, rho, by)

@@ -1,0 +1,83 @@
+"""Whole attention patterns of a few heads, labelled by token, for exploring."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from ..errors import HeadError
+from ..heads import Head, HeadList
+from ..models import as_model
+from ..models.bridge import pattern_hook, run_hooked
+from ..prompts import PromptBatch
+
+
+@dataclass(frozen=True, repr=False)
+class AttentionPatterns:
+    """Attention after the softmax, for chosen heads on chosen prompts.
+
+    Args:
+        values: [prompt, head, query, key]; rows and columns past a prompt's end are NaN.
+        heads: the heads in the order of the second axis.
+        tokens: each prompt's tokens as text.
+        prompts: what they were computed on; spans and queries are found there.
+    """
+
+    values: Float[np.ndarray, "prompt head query key"]
+    heads: tuple[Head, ...]
+    tokens: tuple[tuple[str, ...], ...]
+    prompts: PromptBatch
+
+    def to_dataframe(self, prompt: int, head: Any) -> pd.DataFrame:
+        """One head's pattern on one prompt: a row for each query, a column for each key, both named "place token"."""
+        found = Head.parse(head)
+        if found not in self.heads:
+            raise HeadError(f"no pattern of head {found}; there are {', '.join(map(str, self.heads))}")
+        names = [f"{place} {token}" for place, token in enumerate(self.tokens[prompt])]
+        grid = self.values[prompt, self.heads.index(found), : len(names), : len(names)]
+        return pd.DataFrame(grid, index=names, columns=names)
+
+    def __repr__(self) -> str:
+        return f"AttentionPatterns({len(self.tokens)} prompts, heads {', '.join(map(str, self.heads))})"
+
+
+@torch.no_grad()
+def attention_patterns(model: Any, prompts: PromptBatch, heads: HeadList | Sequence[Any]) -> AttentionPatterns:
+    """The patterns themselves, from TransformerLens hooks; for a few prompts, as each takes [query, key] a head.
+
+    Args:
+        model: a Model, or what `load_model` accepts besides names.
+        prompts: what `build_prompts` made.
+        heads: heads, pairs or names.
+
+    Raises:
+        HeadError: where a head is outside the model.
+    """
+    model = as_model(model)
+    wanted = HeadList.of(heads).check(model.n_layers, model.n_heads).heads
+    length = prompts.tokens.shape[1]
+    values = np.full((len(prompts), len(wanted), length, length), np.nan, dtype=np.float32)
+
+    def reader(layer: int):
+        places = [i for i, head in enumerate(wanted) if head.layer == layer]
+        indices = [wanted[i].index for i in places]
+
+        def read(pattern, hook) -> None:
+            values[:, places] = pattern[:, indices].float().cpu().numpy()
+
+        return read
+
+    hooks = [(pattern_hook(layer), reader(layer)) for layer in sorted({head.layer for head in wanted})]
+    run_hooked(model.bridge, prompts.tokens.to(model.device), prompts.mask.to(model.device), hooks)
+    pad = ~prompts.mask.numpy()
+    values[np.broadcast_to((pad[:, None, :, None] | pad[:, None, None, :]), values.shape)] = np.nan
+    lengths = (prompts.last_pos + 1).tolist()
+    tokens = tuple(
+        tuple(model.tokenizer.decode([token]) for token in row[:n].tolist())
+        for row, n in zip(prompts.tokens, lengths, strict=True)
+    )
+    return AttentionPatterns(values, wanted, tokens, prompts)
