@@ -26,7 +26,7 @@ SeedOpt = Annotated[int, typer.Option(help="seed of sampling and of the bootstra
 DeviceOpt = Annotated[str | None, typer.Option(help="such as cpu or cuda:0; auto spreads over all devices")]
 DtypeOpt = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto")]
 LimitOpt = Annotated[int | None, typer.Option(min=1, help="use so many questions only, evenly from the groups")]
-BatchOpt = Annotated[int, typer.Option(min=1, help="prompts in a forward pass; changes time and memory alone")]
+BatchOpt = Annotated[int | None, typer.Option(min=1, help="prompts in a forward pass; changes time and memory alone")]
 OutOpt = Annotated[Path | None, typer.Option(help="write the result here, whole or not at all")]
 InstructionOpt = Annotated[str | None, typer.Option(help="your instruction; {first} and {second} are the candidates")]
 CandidatesOpt = Annotated[str | None, typer.Option(help="the answer candidates, the yes one first: True,False")]
@@ -43,7 +43,7 @@ def decide(
     instruction: InstructionOpt = None,
     candidates: CandidatesOpt = None,
     kind: KindOpt = "auto",
-    batch_size: BatchOpt = 16,
+    batch_size: BatchOpt = None,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
     device: DeviceOpt = None,
@@ -54,7 +54,7 @@ def decide(
     from . import decisions, generation
 
     style, questions = _style(instruction, candidates, kind), _load_data(data, limit, seed)
-    options = {"style": style, "batch_size": batch_size, "seed": seed}
+    options = {"style": style, "seed": seed}
     if by == "generation":
         found = generation.decide_by_generation(_load(model, device, dtype), questions, order, **options)  # type: ignore[arg-type]
         if out:
@@ -81,13 +81,13 @@ def score(
     data: DataOpt = "builtin:verify#probe",
     out: OutOpt = None,
     order: OrderOpt = "both",
-    engine: Annotated[str, typer.Option(help="auto or hooked")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, fused or hooked")] = "auto",
     per: Annotated[str, typer.Option(help="prompt sums over queries as the paper does, query divides")] = "prompt",
     top: Annotated[int, typer.Option(min=1, help="heads to print")] = 10,
     instruction: InstructionOpt = None,
     candidates: CandidatesOpt = None,
     kind: KindOpt = "auto",
-    batch_size: BatchOpt = 16,
+    batch_size: BatchOpt = None,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
     device: DeviceOpt = None,

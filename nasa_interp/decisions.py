@@ -18,15 +18,19 @@ from tqdm.auto import tqdm
 
 from .bootstrap import DRAWS, cluster_index, draw_weights, interval
 from .errors import ResultError
+from .forward import run_fused
 from .measures import Measures, measure
-from .models import as_model
+from .models import Model, as_model
 from .prompts import ORDERS, Order, PromptBatch, PromptStyle, build_prompts
 from .questions import BinaryQuestion
 from .run import RunInfo, read_json, write_json
 from .scoring.batches import length_sorted
+from .scoring.engine import fused_refusal
 from .session import describe_run, resolve_questions
 
 LOW_MASS = 0.5
+# Prompts in a batch of models that don't go through the fused engine.
+PLAIN_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,7 @@ def decide(
     style: PromptStyle | None = None,
     *,
     limit: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     seed: int = 0,
     draws: int = DRAWS,
     progress: bool = True,
@@ -251,7 +255,7 @@ def decide(
         order: the order of the candidates in the instruction; both by default, as it matters as much as polarity.
         style: wording and candidates.
         limit: ask about so many questions only, drawn evenly from the groups.
-        batch_size: prompts a forward pass; changes time and memory alone.
+        batch_size: prompts a forward pass, by default from a memory estimate; changes time and memory alone.
         seed, draws: of the draw under `limit` and of the bootstrap.
         progress: show a bar.
 
@@ -263,33 +267,36 @@ def decide(
     model = as_model(model)
     questions = resolve_questions(data, limit, seed)
     start = time.perf_counter()
-    differences, masses, asked, orders = [], [], [], []
-    for each in ORDERS if order == "both" else (order,):
-        prompts = build_prompts(model, questions, each, style)
-        d, mass = answer_differences(model, prompts, batch_size, progress)
-        differences.append(d)
-        masses.append(mass)
-        asked.extend(questions)
-        orders.extend([each] * len(questions))
-    run = describe_run(model, questions, tuple(dict.fromkeys(orders)), prompts, style, seed, draws, start)
-    report = BinaryReport(np.concatenate(differences), np.concatenate(masses), tuple(orders), tuple(asked), run)
+    batches = [build_prompts(model, questions, each, style) for each in (ORDERS if order == "both" else (order,))]
+    answers = [answer_differences(model, prompts, batch_size, progress) for prompts in batches]
+    report = BinaryReport(
+        np.concatenate([d for d, _ in answers]),
+        np.concatenate([mass for _, mass in answers]),
+        tuple(prompts.order for prompts in batches for _ in questions),
+        tuple(questions) * len(batches),
+        describe_run(model, questions, batches, style, seed, draws, start),
+    )
     for message in report.warnings:
         warnings.warn(message, stacklevel=2)
     return report
 
 
 def answer_differences(
-    model: Any, prompts: PromptBatch, batch_size: int = 16, progress: bool = True
+    model: Model, prompts: PromptBatch, batch_size: int | None = None, progress: bool = True
 ) -> tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " prompt"]]:
     """d = logit(No) - logit(Yes) and P(Yes) + P(No) at the first answer position of each prompt."""
     d, mass = torch.empty(len(prompts)), torch.empty(len(prompts))
-    bar = tqdm(total=len(prompts), desc=f"deciding, {prompts.order}", unit="prompt", disable=not progress)
-    for places in length_sorted(prompts, batch_size):
-        batch = prompts.select(places)
-        logits = model.answer_logits(batch.tokens, batch.mask)
-        d[places], mass[places] = compare_answers(logits, prompts)
-        bar.update(len(places))
-    bar.close()
+    title = f"deciding, {prompts.order}"
+    if fused_refusal(model, prompts) is None:
+        for batch in run_fused(model, prompts, batch_size=batch_size, progress=progress, title=title):
+            d[batch.places], mass[batch.places] = compare_answers(batch.logits, prompts)
+    else:
+        bar = tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress)
+        for places in length_sorted(prompts, batch_size or PLAIN_BATCH):
+            some = prompts.select(places)
+            d[places], mass[places] = compare_answers(model.answer_logits(some.tokens, some.mask), prompts)
+            bar.update(len(places))
+        bar.close()
     return d.double().numpy(), mass.double().numpy()
 
 

@@ -232,7 +232,7 @@ def _render(
     tokenizer: Any, style: PromptStyle, kind: Literal["chat", "plain"], instruction: str, question: str
 ) -> tuple[str, int]:
     """The prompt's text and the character at which the instruction starts in it."""
-    content = f"{instruction}\n\n{style.question.replace('{question}', question)}"
+    content = f"{instruction}\n\n{style.question.replace('{question}', question.strip())}"
     if kind == "plain":
         text = f"{content}\nAnswer:"
     else:
@@ -248,9 +248,9 @@ def _render(
         )
     # A template may hold the BOS token itself, a tokenizer may add one: exactly one of the two is let through.
     bos = getattr(tokenizer, "bos_token", None)
-    adds_bos = bos is not None and tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
-    if adds_bos and not text.startswith(bos):
-        text = bos + text
+    if bos is not None and not text.startswith(bos):
+        adds_bos = tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
+        text = bos + text if adds_bos else text
     # The user's turn is the last place where the content stands: a template's own text comes before it.
     start = text.rfind(content)
     if start < 0:

@@ -54,7 +54,7 @@ class RunInfo:
     def from_dict(cls, content: dict[str, Any]) -> "RunInfo":
         """The inverse of `to_dict`; raises ResultError where a field is missing or unknown."""
         try:
-            known = {k: tuple(v) if k in ("orders", "notes") else v for k, v in content.items()}
+            known: dict[str, Any] = {k: tuple(v) if k in ("orders", "notes") else v for k, v in content.items()}
             known["seconds"] = math.nan if known.get("seconds") is None else known["seconds"]
             return cls(**known)
         except (TypeError, AttributeError) as error:
@@ -117,7 +117,11 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> Path:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a text file whole."""
-    return write_whole(path, lambda part: part.write_text(text, encoding="utf-8") and None)
+
+    def write(part: Path) -> None:
+        part.write_text(text, encoding="utf-8")
+
+    return write_whole(path, write)
 
 
 def write_json(path: str | Path, content: Any) -> Path:

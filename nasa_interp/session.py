@@ -37,27 +37,33 @@ def _describe(questions: list[BinaryQuestion]) -> str:
 def describe_run(
     model: Model,
     questions: QuestionList,
-    orders: tuple[str, ...],
-    prompts: PromptBatch,
+    batches: Sequence[PromptBatch],
     style: PromptStyle | None,
     seed: int,
     draws: int,
     start: float,
     engine: str = "",
+    notes: tuple[str, ...] = (),
 ) -> RunInfo:
-    """The run's details; `start` is the value of time.perf_counter() when the computation began."""
+    """The run's details.
+
+    Args:
+        batches: the prompts, one batch a candidate order.
+        start: time.perf_counter() when the computation began.
+        notes: what the user should know of the computation, besides the notes of the prompts.
+    """
     return RunInfo(
         model=model.name,
         model_hash=model.weights_hash(),
         data=questions.name,
         n_questions=len(questions),
-        orders=orders,
-        template={**(style or PromptStyle()).to_dict(), "kind": prompts.kind},
+        orders=tuple(batch.order for batch in batches),
+        template={**(style or PromptStyle()).to_dict(), "kind": batches[0].kind},
         seed=seed,
         draws=draws,
         engine=engine,
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         seconds=round(time.perf_counter() - start, 3),
-        notes=prompts.notes,
+        notes=(*batches[0].notes, *notes),
     )

@@ -5,7 +5,7 @@ import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .slices import HeadLayout, head_layout, head_slices
 
-Hook = Callable[[Tensor, Any], Tensor | None]
+Hook = Callable[..., Any]
 
 
 def scores_hook(layer: int) -> str:
@@ -219,7 +219,7 @@ def _quiet():
 
 
 def run_hooked(
-    hooked: Any, tokens: Tensor, mask: Tensor, hooks: list[tuple[str, Hook]], logits: bool = False
+    hooked: Any, tokens: Tensor, mask: Tensor, hooks: Sequence[tuple[str, Hook]], logits: bool = False
 ) -> Float[Tensor, "batch pos d_vocab"] | None:
     """Runs right-padded prompts through the hooked model with temporary hooks.
 
@@ -237,6 +237,6 @@ def run_hooked(
         raise ModelError(f"the hooked model has no hook point {missing[0]!r}; this architecture can't be scored hooked")
     keep = {} if logits or is_hooked_transformer(hooked) else {"logits_to_keep": 1}
     out = hooked.run_with_hooks(
-        tokens, return_type="logits", fwd_hooks=hooks, attention_mask=mask.to(tokens).long(), **keep
+        tokens, return_type="logits", fwd_hooks=list(hooks), attention_mask=mask.to(tokens).long(), **keep
     )
     return out if logits else None

@@ -78,9 +78,9 @@ def _convert(path: Path, folder: Path, source: dict[str, Any]) -> None:
             raise ModelError(f"transformers can't read {path} ({_first_line(error)})") from error
         # The weights are plain fp32 now; with the quantization marks left on, saving is refused.
         if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.hf_quantizer = None
-        model.is_quantized = False
+            delattr(model.config, "quantization_config")
+        unmarked: Any = model
+        unmarked.hf_quantizer, unmarked.is_quantized = None, False
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         (part / "source.json").write_text(json.dumps(source, indent=1))

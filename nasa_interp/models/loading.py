@@ -90,7 +90,9 @@ def _from_pretrained(source: str, name: str, device: str, dtype: Any, revision: 
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, revision=revision, **placed)
-            return (model if placed else model.to(device)).eval(), tokenizer
+            if not placed:
+                model.to(device)  # type: ignore[arg-type]
+            return model.eval(), tokenizer
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(

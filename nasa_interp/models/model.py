@@ -37,6 +37,8 @@ class Model:
         self._copies: Copies | None = None
         # What `check_hooks` measured, once it has.
         self.hook_check: Any = None
+        # Whether fused attention is exact, once it was tried: (None,) or (the reason why not,).
+        self.fused_check: tuple[str | None] | None = None
 
     @property
     def hf(self) -> Any:

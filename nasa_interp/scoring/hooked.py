@@ -93,5 +93,5 @@ def _read_candidates(
         logs.append(log_mean_attention(columns, log_sum, real))
     queries = torch.arange(start, pre_softmax.shape[2])
     counted = counted_queries(batch.first_query, batch.last_pos, batch.yes_span, batch.no_span, queries, window)
-    nas = negative_attention_score(*logs, counted[:, None].to(device))
+    nas = negative_attention_score(logs[0], logs[1], counted[:, None].to(device))
     return nas.cpu(), counted.sum(-1).float()

@@ -1,6 +1,7 @@
 """Scoring every head of a model on a set of questions."""
 
 import time
+import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -9,12 +10,15 @@ import torch
 from ..bootstrap import DRAWS
 from ..errors import ModelError
 from ..models import as_model
-from ..prompts import ORDERS, Order, PromptStyle, build_prompts
+from ..prompts import ORDERS, PromptStyle, build_prompts
 from ..session import describe_run, resolve_questions
+from .engine import Engine, choose_engine
+from .fused import score_fused
 from .hooked import score_hooked
 from .scores import HeadScores
 
-Engine = Literal["auto", "hooked"]
+# Patterns are materialized there, so batches stay small.
+HOOKED_BATCH = 16
 
 
 def score_heads(
@@ -26,7 +30,7 @@ def score_heads(
     engine: Engine = "auto",
     per: Literal["prompt", "query"] = "prompt",
     limit: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     seed: int = 0,
     draws: int = DRAWS,
     progress: bool = True,
@@ -38,11 +42,12 @@ def score_heads(
         data: questions, or a data specification such as "builtin:verify#probe".
         order: with both candidate orders the scores part into polarity and order; with one they can't.
         style: wording and candidates.
-        engine: what computes it; "auto" takes the fastest that is exact for the architecture.
+        engine: "fused", "hooked", or "auto": fused where it is exact for the architecture, else hooked, with a
+            warning that says why. The two are checked against each other on a sample at the start of each run.
         per: "prompt" sums over a prompt's queries as the paper does; "query" divides by their number, so that long
             questions weigh no more than short ones.
         limit: score so many questions only, drawn evenly from the groups.
-        batch_size: prompts a forward pass; changes time and memory alone.
+        batch_size: prompts a forward pass, by default from a memory estimate; changes time and memory alone.
         seed, draws: of the draw under `limit` and of the bootstrap.
         progress: show a bar.
 
@@ -52,19 +57,24 @@ def score_heads(
     Source: the paper, section on NAS; both orders and `per="query"` are ours.
     """
     model = as_model(model)
-    if engine not in ("auto", "hooked"):
-        raise ModelError(f"engine {engine!r} is unknown; use 'auto' or 'hooked'")
     if per not in ("prompt", "query"):
         raise ModelError(f"per={per!r} is unknown; use 'prompt' or 'query'")
     questions = resolve_questions(data, limit, seed)
     start = time.perf_counter()
-    per_prompt: dict[Order, np.ndarray] = {}
-    for each in ORDERS if order == "both" else (order,):
-        prompts = build_prompts(model, questions, each, style)
-        scores, counts = score_hooked(model, prompts, batch_size, progress)
+    batches = [build_prompts(model, questions, each, style) for each in (ORDERS if order == "both" else (order,))]
+    choice = choose_engine(model, batches[0], engine)
+    if choice.engine == "hooked" and choice.note:
+        warnings.warn(choice.note, stacklevel=2)
+    per_prompt: dict[str, np.ndarray] = {}
+    for prompts in batches:
+        if choice.engine == "fused":
+            scores, counts = score_fused(model, prompts, batch_size, progress)
+        else:
+            scores, counts = score_hooked(model, prompts, batch_size or HOOKED_BATCH, progress)
         if per == "query":
             scores = scores / counts[:, :, None]
-        per_prompt[each] = scores.to(torch.float32).numpy()
-    run = describe_run(model, questions, tuple(per_prompt), prompts, style, seed, draws, start, "hooked")
+        per_prompt[prompts.order] = scores.to(torch.float32).numpy()
+    notes = (choice.note,) if choice.note else ()
+    run = describe_run(model, questions, batches, style, seed, draws, start, choice.engine, notes)
     unit = "nats, summed over queries" if per == "prompt" else "nats a query"
     return HeadScores.from_prompts(per_prompt, questions, run, unit, draws)

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
 from ..errors import HeadError, ResultError
 from ..heads import Head, HeadList
-from ..prompts import Order
 from ..questions import BinaryQuestion
 from ..run import RunInfo, read_json, write_json, write_whole
 
@@ -45,7 +44,7 @@ class HeadScores:
     order: Float[np.ndarray, "layer head"]
     intervals: dict[str, Float[np.ndarray, "2 layer head"]]
     run: RunInfo
-    per_prompt: dict[Order, Float[np.ndarray, "prompt layer head"]] = field(default_factory=dict)
+    per_prompt: dict[str, Float[np.ndarray, "prompt layer head"]] = field(default_factory=dict)
     ids: tuple[str, ...] = ()
     pairs: tuple[str | None, ...] = ()
     quantity: str = "NAS"
@@ -54,7 +53,7 @@ class HeadScores:
     @classmethod
     def from_prompts(
         cls,
-        per_prompt: dict[Order, Float[np.ndarray, "prompt layer head"]],
+        per_prompt: dict[str, Float[np.ndarray, "prompt layer head"]],
         questions: Sequence[BinaryQuestion],
         run: RunInfo,
         unit: str = "nats, summed over queries",
@@ -211,7 +210,7 @@ def _weighted_mean(
         return np.where(counts > 0, totals / counts, np.nan).reshape(-1, *scores.shape[1:])
 
 
-def _quantities(means: dict[Order, Float[np.ndarray, "draw layer head"]]) -> dict[str, Any]:
+def _quantities(means: dict[str, Float[np.ndarray, "draw layer head"]]) -> dict[str, Any]:
     """The three quantities from the means in each order; NaN where an order is missing."""
     missing = np.full_like(next(iter(means.values())), np.nan)
     yes_no, no_yes = means.get("yes_no", missing), means.get("no_yes", missing)

@@ -1,0 +1,82 @@
+"""Which engine computes a score: fused where it is exact for the architecture, else hooked; checked on a sample."""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+
+from ..errors import ModelError
+from ..forward import run_fused
+from ..models import Model
+from ..prompts import PromptBatch
+from .fused import score_fused
+from .hooked import score_hooked
+
+Engine = Literal["auto", "fused", "hooked"]
+ENGINES: tuple[Engine, ...] = ("auto", "fused", "hooked")
+
+SAMPLE = 2
+# Largest difference on the sample, in parts of the layer's largest score: rounding stays far below, a mask that is
+# missing or a head that is another's far above.
+TOLERANCE = {torch.float32: 1e-3}
+LOW_PRECISION_TOLERANCE = 0.2
+
+
+class Choice(NamedTuple):
+    """The engine that was taken, and what the user should know of the choice."""
+
+    engine: Literal["fused", "hooked"]
+    note: str
+
+
+def choose_engine(model: Model, prompts: PromptBatch, wanted: Engine = "auto") -> Choice:
+    """Takes the engine for a run, after a sample of its shortest prompts gave the same scores by both.
+
+    Raises:
+        ModelError: for an unknown engine, where the wanted engine refuses the model, where none takes it, or where
+            the two disagree.
+    """
+    if wanted not in ENGINES:
+        raise ModelError(f"engine {wanted!r} is unknown; use one of {', '.join(ENGINES)}")
+    if wanted == "hooked":
+        return Choice("hooked", "")
+    refusal = fused_refusal(model, prompts)
+    if refusal is not None:
+        if wanted == "fused":
+            raise ModelError(f"the fused engine refuses {model.name}: {refusal}")
+        return Choice("hooked", f"scored with the hooked engine, as the fused one refuses the model: {refusal}")
+    sample = prompts.select(torch.argsort(prompts.last_pos, stable=True)[:SAMPLE])
+    fused, _ = score_fused(model, sample, progress=False)
+    try:
+        hooked, _ = score_hooked(model, sample, progress=False)
+    except ModelError as error:
+        return Choice("fused", f"not checked against the hooked engine: {error}")
+    _compare(model, fused, hooked)
+    return Choice("fused", f"checked against the hooked engine on {len(sample)} prompts")
+
+
+def fused_refusal(model: Model, prompts: PromptBatch) -> str | None:
+    """Why fused attention isn't exact for this model, or None; found out by running a prompt, once a model."""
+    if model.fused_check is None:
+        if not model.has_hf:
+            return "it was handed over hooked"
+        try:
+            for _ in run_fused(model, prompts.select([0]), read=True):
+                pass
+            model.fused_check = (None,)
+        except ModelError as error:
+            model.fused_check = (str(error),)
+    return model.fused_check[0]
+
+
+def _compare(model: Model, fused: torch.Tensor, hooked: torch.Tensor) -> None:
+    off = (fused - hooked).abs().nan_to_num(0.0).amax((0, 2))
+    reach = hooked.abs().nan_to_num(0.0).amax((0, 2)).clamp_min(1e-3)
+    worst = int((off / reach).argmax())
+    allowed = TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE)
+    found = float(off[worst] / reach[worst])
+    if not math.isfinite(found) or found > allowed or bool((fused.isnan() != hooked.isnan()).any()):
+        raise ModelError(
+            f"the two engines disagree on {model.name}: in layer {worst} by {found:.1e} of its largest score; "
+            f"use engine='hooked' and report the model"
+        )
