@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .bootstrap import DRAWS, cluster_index, draw_weights, interval
 from .errors import ResultError
 from .forward import run_fused
-from .measures import Measures, measure
+from .measures import Measures, measure, measure_draws
 from .models import Model, as_model
 from .prompts import ORDERS, Order, PromptBatch, PromptStyle, build_prompts
 from .questions import BinaryQuestion
@@ -104,8 +104,8 @@ class BinaryReport:
         d, label, mass = self.logit_differences[rows], self.label[rows], self.answer_masses[rows]
         weights = self._weights[:, rows]
         # A draw may miss a small group altogether.
-        samples = measure(d, label, mass, weights[weights.sum(1) > 0])
-        ends = {name: interval(getattr(samples, name)) for name in Measures.names()}
+        samples = measure_draws(d, label, mass, weights[weights.sum(1) > 0])
+        ends = {name: interval(values) for name, values in samples.items()}
         low, high = (Measures(**{name: float(ends[name][i]) for name in ends}) for i in (0, 1))
         return Estimates(measure(d, label, mass), low, high, int(rows.sum()))
 

@@ -1,19 +1,32 @@
 """Can this model be scored, by which engine, at what price? Found out by looking and by measuring, not by a list."""
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from .decisions import LOW_MASS, answer_differences
-from .errors import NasaInterpError
+from .errors import ModelError, NasaInterpError
 from .models import Model, as_model
+from .models.bridge import eager_twin, processed
 from .models.check import HookCheck, check_hooks
-from .models.slices import group_of
+from .models.slices import attention_modules, group_of, norm_spans_heads
 from .models.windows import attention_windows
-from .prompts import ORDERS, PromptStyle, build_prompts
+from .prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
 from .questions import load_questions
 from .run import jsonable
+from .scoring.engine import fused_refusal
+from .scoring.formula import nas_terms
+from .scoring.fused import score_fused
 
 SAMPLE = 16
+# Two computations of a score agree within this share of its absolute terms; roundings of narrow dtypes take more.
+AGREEMENT = 1e-4
+NARROW_STEPS = 16
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -23,18 +36,22 @@ class Diagnosis:
     Args:
         family: the model's class.
         n_layers, n_heads: size in heads; `group_sizes` the query heads that share a key and value head, by layer.
-        windows: each layer's sliding window, None where attention is full.
+        windows: each layer's sliding window, None where attention is full; empty where that is unknown.
         engines: for each engine, None where it is exact, or the reason why it is refused.
         tuning: None where the heads' weights can be tuned, or the reason why not.
         check: the hooks against plain eager attention on one prompt; None where it couldn't run.
+        fused_off: fused scores against plain eager attention on that prompt, the largest difference over the sum of
+            absolute terms; NaN where it couldn't run.
         kind, yes_token, no_token: how prompts are written, and the tokens that are compared.
         answer_mass: mean P(Yes) + P(No) over a sample of 16 built-in questions and both orders.
-        memory: bytes of weights, and of scoring one prompt of `length` tokens by each engine.
+        memory: bytes of the weights, and of scoring one prompt of `length` tokens by each engine, weights included.
         notes: anything else that a user should know.
     """
 
     model: str
     family: str
+    dtype: str
+    device: str
     n_layers: int
     n_heads: int
     group_sizes: list[int]
@@ -42,6 +59,7 @@ class Diagnosis:
     engines: dict[str, str | None]
     tuning: str | None
     check: HookCheck | None
+    fused_off: float
     kind: str
     yes_token: str
     no_token: str
@@ -51,42 +69,40 @@ class Diagnosis:
     notes: list[str]
 
     @property
+    def engine(self) -> Literal["fused", "hooked"] | None:
+        """The engine that scoring takes by itself: fused where it is exact, else hooked; None where both refuse."""
+        exact: tuple[Literal["fused", "hooked"], ...] = ("fused", "hooked")
+        return next((name for name in exact if self.engines[name] is None), None)
+
+    @property
     def ok(self) -> bool:
         """Whether at least one engine takes the model."""
-        return any(reason is None for reason in self.engines.values())
+        return self.engine is not None
 
     def text(self) -> str:
         """What a reader wants to know, a line each."""
-        heads = f"{self.n_layers} layers x {self.n_heads} heads"
-        shared = sorted(set(self.group_sizes))
-        if shared and shared != [1]:
-            heads += f", {' or '.join(map(str, shared))} query heads share a key and value head"
-        windows = sorted({w for w in self.windows if w is not None})
-        lines = [f"model       {self.model} ({self.family})", f"heads       {heads}"]
-        if windows:
-            count = sum(w is not None for w in self.windows)
-            lines.append(
-                f"windows     {count} of {self.n_layers} layers look back {' or '.join(map(str, windows))} keys"
-            )
-        for engine, reason in self.engines.items():
-            lines.append(f"{engine:<12}{'exact' if reason is None else 'refused: ' + reason}")
-        if self.check is not None:
-            c = self.check
-            lines.append(
-                f"self-check  hooks against eager attention: patterns {c.patterns:.1e}, logits {c.logits:.1e} of their "
-                f"range; reads {c.reads}"
-            )
-        lines.append(f"tuning      {'possible' if self.tuning is None else 'refused: ' + self.tuning}")
-        lines.append(f"prompts     {self.kind}; compares {self.no_token!r} with {self.yes_token!r}")
         low = "" if self.answer_mass >= LOW_MASS else "  (low: the model means to say something else)"
-        lines.append(f"answer mass {self.answer_mass:.2f} on {SAMPLE} built-in questions in both orders{low}")
-        sizes = ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in self.memory.items())
-        lines.append(f"memory      {sizes} (one prompt of {self.length} tokens)")
-        return "\n".join([*lines, *(f"note        {note}" for note in self.notes)])
+        sizes = ", ".join(f"{name} {size / MIB:,.0f} MiB" for name, size in self.memory.items())
+        lines = {
+            "model": f"{self.model} ({self.family}), {self.dtype} on {self.device}",
+            "heads": f"{self.n_layers} layers x {self.n_heads} heads",
+            "groups": _groups_text(self.group_sizes),
+            "windows": _windows_text(self.windows),
+            **{name: "exact" if reason is None else f"refused: {reason}" for name, reason in self.engines.items()},
+            "engine": self.engine or "none: the model can't be scored",
+            "hook check": _check_text(self.check),
+            "fused check": "" if math.isnan(self.fused_off) else f"scores {self.fused_off:.1e} of their terms off eager's",
+            "tuning": "possible" if self.tuning is None else f"refused: {self.tuning}",
+            "prompts": f"{self.kind}; compares {self.no_token!r} with {self.yes_token!r}",
+            "answer mass": f"{self.answer_mass:.2f} on {SAMPLE} built-in questions in both orders{low}",
+            "memory": f"{sizes} (one prompt of {self.length} tokens; an estimate)",
+        }
+        said = [f"{name:<13}{text}" for name, text in lines.items() if text]
+        return "\n".join([*said, *(f"{'note':<13}{note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return jsonable(asdict(self) | {"ok": self.ok})
+        return jsonable(asdict(self) | {"ok": self.ok, "engine": self.engine})
 
 
 def diagnose(model: Any, length: int = 1024, style: PromptStyle | None = None) -> Diagnosis:
@@ -98,58 +114,172 @@ def diagnose(model: Any, length: int = 1024, style: PromptStyle | None = None) -
         style: wording and candidates.
 
     Raises:
-        NasaInterpError: where not even a prompt can be written for it.
+        NasaInterpError: where the model has no heads to score (an encoder and a decoder, recurrent layers), or where
+            not even a prompt can be written for it.
     """
     model = as_model(model)
     questions = load_questions("builtin:verify#probe", limit=SAMPLE)
     batches = [build_prompts(model, questions, order, style) for order in ORDERS]
-    first = batches[0]
-    check, hooked = _hooked(model, first.tokens[0, : int(first.last_pos[0]) + 1])
+    first = batches[0].select([0])
+    check, hooked = _hooked(model, first)
+    fused_off, fused = _fused(model, first)
     masses = [answer_differences(model, batch, progress=False)[1] for batch in batches]
     return Diagnosis(
         model=model.name,
         family=type(model.module).__name__,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
         n_layers=model.n_layers,
         n_heads=model.n_heads,
         group_sizes=_group_sizes(model),
-        windows=attention_windows(model),
-        engines={"hooked": hooked},
+        windows=_windows(model),
+        engines={"fused": fused, "hooked": hooked},
         tuning=tuning_refusal(model),
         check=check,
+        fused_off=fused_off,
         kind=first.kind,
         yes_token=model.tokenizer.decode([first.yes_token]),
         no_token=model.tokenizer.decode([first.no_token]),
         answer_mass=float(sum(m.mean() for m in masses) / len(masses)),
         length=length,
         memory=memory_estimate(model, length),
-        notes=list(first.notes),
+        notes=[*first.notes, *_notes(model)],
     )
-
-
-def _hooked(model: Model, tokens: Any) -> tuple[HookCheck | None, str | None]:
-    try:
-        check = check_hooks(model, tokens)
-    except NasaInterpError as error:
-        return None, str(error)
-    return check, check.problem
-
-
-def _group_sizes(model: Model) -> list[int]:
-    if not model.has_hf:
-        return []
-    return [len(group_of(model.hf, layer, 0)) for layer in range(model.n_layers)]
 
 
 def tuning_refusal(model: Model) -> str | None:
     """Why a model's heads can't be tuned, or None."""
     if not model.has_hf:
+        if processed(model.bridge):
+            return "its weights are processed (folded, centred) and no longer the model's own; load_model the original"
         return "it was handed over hooked; load_model the transformers model itself"
     if getattr(model.hf, "hf_quantizer", None) is not None or getattr(model.hf, "is_quantized", False):
         return "its weights are quantized; load it unquantized"
+    try:
+        for layer in range(model.n_layers):
+            group_of(model.hf, layer, 0)
+    except ModelError as error:
+        return str(error)
     return None
 
 
 def memory_estimate(model: Model, length: int) -> dict[str, int]:
-    """Bytes of the weights, and of one prompt's attention where patterns are materialized (three copies, fp32)."""
+    """Bytes of the weights, and with them of scoring one prompt: an estimate, good to about a factor of two.
+
+    The fused engine adds one layer's activations and all layers' keys and values; the hooked engine adds to that
+    three fp32 copies of one layer's [head, query, key].
+    """
+    config, size = model.config, model.dtype.itemsize
     weights = sum(p.numel() * p.element_size() for p in model.module.parameters())
-    return {"weights": weights, "hooked": 3 * 4 * model.n_heads * length**2}
+    width = getattr(config, "hidden_size", None) or config.d_model
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "d_mlp", None) or 4 * width
+    kept = 2 * model.n_layers * width // max(_group_sizes(model) or [1])
+    fused = weights + size * length * (8 * width + 3 * inner + kept)
+    return {"weights": weights, "fused": fused, "hooked": fused + 3 * 4 * model.n_heads * length**2}
+
+
+def _hooked(model: Model, prompt: PromptBatch) -> tuple[HookCheck | None, str | None]:
+    """The self-check of the hooks, and why the hooked engine is refused."""
+    try:
+        check = check_hooks(model, prompt.tokens[0])
+        attention_windows(model)
+    except NasaInterpError as error:
+        return None, str(error)
+    return check, check.problem
+
+
+def _fused(model: Model, prompt: PromptBatch) -> tuple[float, str | None]:
+    """Fused scores of one prompt against eager attention, and why the fused engine is refused."""
+    refusal = fused_refusal(model, prompt)
+    if refusal is not None:
+        cause = fused_cause(model.config) if model.has_hf else None
+        return math.nan, f"{cause}: {refusal}" if cause else refusal
+    scores, size = _eager_scores(model, prompt)
+    found = score_fused(model, prompt, progress=False)[0][0]
+    off = float(((found - scores).abs() / size).nan_to_num(0.0).max())
+    allowed = max(AGREEMENT, NARROW_STEPS * torch.finfo(model.dtype).eps)
+    if off > allowed or bool((found.isnan() != scores.isnan()).any()):
+        return off, f"its scores are {off:.1e} of their terms off those of plain eager attention"
+    return off, None
+
+
+def fused_cause(config: Any) -> str | None:
+    """What in a configuration keeps fused attention from being exact, in plain words, where that is known."""
+    if cap := getattr(config, "attn_logit_softcapping", None):
+        return f"scores are soft-capped at {cap:g}"
+    if getattr(config, "model_type", "") == "gpt_oss":
+        return "attention sinks take part of the attention"
+    if getattr(config, "alibi", False):
+        return "positions are biases on the scores (ALiBi)"
+    return None
+
+
+@torch.no_grad()
+def _eager_scores(
+    model: Model, prompt: PromptBatch
+) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
+    """One prompt's scores from eager attention matrices, and the sums of their absolute terms."""
+    out = eager_twin(model.hf)(prompt.tokens.to(model.device), output_attentions=True, use_cache=False)
+    first = int(prompt.first_query[0])
+    scores, sizes = [], []
+    for attention in out.attentions:
+        late = attention[0, :, first:].float().cpu()
+        yes, no = (late[..., slice(*span[0].tolist())] for span in (prompt.yes_span, prompt.no_span))
+        # What eager attention masks is exactly 0.
+        counted = (yes > 0).all(-1) & (no > 0).all(-1)
+        terms = nas_terms(yes.mean(-1).log(), no.mean(-1).log()).masked_fill(~counted, 0)
+        none = ~counted.any(-1)
+        scores.append(terms.sum(-1).masked_fill(none, math.nan))
+        sizes.append(terms.abs().sum(-1))
+    return torch.stack(scores), torch.stack(sizes)
+
+
+def _group_sizes(model: Model) -> list[int]:
+    if not model.has_hf:
+        return []
+    try:
+        return [len(group_of(model.hf, layer, 0)) for layer in range(model.n_layers)]
+    except ModelError:
+        return []
+
+
+def _windows(model: Model) -> list[int | None]:
+    try:
+        return attention_windows(model)
+    except ModelError:
+        return []
+
+
+def _notes(model: Model) -> list[str]:
+    """What a user should know besides."""
+    if not model.has_hf:
+        return []
+    try:
+        spans = [layer for layer in range(len(attention_modules(model.hf))) if norm_spans_heads(model.hf, layer)]
+    except ModelError:
+        return []
+    return ["queries are normed over all heads together: tuning one head also rescales the others"] if spans else []
+
+
+def _groups_text(sizes: list[int]) -> str:
+    if not sizes:
+        return ""
+    if set(sizes) == {1}:
+        return "each head has its own key and value"
+    return f"{' or '.join(map(str, sorted(set(sizes))))} heads share a key and a value"
+
+
+def _windows_text(windows: list[int | None]) -> str:
+    found = [window for window in windows if window is not None]
+    if not found:
+        return ""
+    return f"{len(found)} of {len(windows)} layers look back {' or '.join(map(str, sorted(set(found))))} keys"
+
+
+def _check_text(check: HookCheck | None) -> str:
+    if check is None:
+        return ""
+    reads = f"reads the {'scores' if check.reads == 'scores' else 'pattern, as the score hooks carry no scores'}"
+    if math.isnan(check.logits):
+        return f"no plain view to compare with; {reads}"
+    return f"patterns {check.patterns:.1e} off eager's, logits {check.logits:.1e} of their range; {reads}"

@@ -1,24 +1,28 @@
-"""The fused forward pass behind decisions, scores and interventions: shared prefix, sorted suffixes, one answer position.
+"""The fused forward pass behind decisions, scores and interventions: shared prefix, sorted suffixes, one answer each.
 
 All prompts of one candidate order begin with the same tokens. Those are run once and their keys and values cached;
 what follows is sorted by length, padded on the right and run in batches against that cache. Only positions that end
-some prompt are unembedded. None of this changes a result beyond rounding.
+some prompt are unembedded. A pass can restart at a layer from the residual stream that enters it, so that what lies
+below an intervention is computed once. None of this changes a result beyond rounding.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import psutil
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from .attention import CandidateAttention, Edit, Recording, Spans, instrumented
 from .errors import ModelError
 from .models import Model
+from .models.slices import attention_modules
 from .prompts import PromptBatch
 
 # More tokens in a batch than these no longer make a token cheaper.
@@ -27,6 +31,8 @@ TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}
 MEMORY_SHARE = 0.25
 
 EditsOf = Callable[[PromptBatch, range], Mapping[int, Sequence[Edit]]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class FusedBatch:
 
     Args:
         places: which prompts, in the order of the rows.
-        logits: at each prompt's last position, fp32 on the CPU.
+        logits: at each prompt's last position, fp32 on the CPU; of no width where none were asked for.
         readings: for each layer what the queries pay to the candidates; empty where nothing was to be read.
         queries: positions of those queries in the prompts.
     """
@@ -46,28 +52,47 @@ class FusedBatch:
     queries: Int[Tensor, " query"]
 
 
+class PrefixLayer(DynamicLayer):
+    """One layer's keys and values of a prefix, which those of a batch are put behind; it keeps none of them.
+
+    So one cache serves all batches, a batch holds one layer's keys at a time, and the prefix is copied once. With
+    several variants of the prefix, `variant` says which one each row of the batch has.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, variant: Int[Tensor, " batch"] | None = None):
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values, self.variant = keys, values, variant
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None
+        assert self.values is not None
+        return self._behind(self.keys, key_states), self._behind(self.values, value_states)
+
+    def _behind(self, prefix: Tensor, new: Tensor) -> Tensor:
+        length = prefix.shape[2]
+        both = new.new_empty(*new.shape[:2], length + new.shape[2], new.shape[3])
+        both[:, :, :length] = prefix if self.variant is None else prefix[self.variant]
+        both[:, :, length:] = new
+        return both
+
+
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens that all prompts begin with, and each layer's keys and values of them (one row, or one a variant)."""
+    """Tokens that all prompts begin with, and each layer's keys and values of them (one row, or one a variant).
+
+    Every layer is cached at full length, sliding ones too, so that positions stay.
+    """
 
     length: int
-    keys_values: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    keys_values: Sequence[tuple[Tensor, Tensor]] = ()
 
-    def cache(self, rows: int) -> Any:
-        """A cache of its own for a batch: every layer at full length, sliding ones too, so that positions stay."""
-        from transformers import DynamicCache
-
+    def cache(self, variant: Int[Tensor, " batch"] | None = None) -> Cache | None:
+        """What a batch runs behind; `variant` says whose prefix each row has, where there are several."""
         if not self.length:
             return None
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(self.keys_values):
-            repeats = rows // len(keys)
-            cache.update(_repeat(keys, repeats), _repeat(values, repeats), layer)
-        return cache
-
-
-def _repeat(tensor: Tensor, times: int) -> Tensor:
-    return tensor.expand(times, -1, -1, -1) if len(tensor) == 1 else tensor.repeat_interleave(times, 0)
+        several = [variant if len(keys) > 1 else None for keys, _ in self.keys_values]
+        return Cache(layers=[PrefixLayer(*pair, rows) for pair, rows in zip(self.keys_values, several, strict=True)])
 
 
 def shared_prefix_length(prompts: PromptBatch) -> int:
@@ -85,6 +110,7 @@ def run_fused(
     prompts: PromptBatch,
     *,
     read: bool = False,
+    logits: bool = True,
     edits: EditsOf | None = None,
     batch_size: int | None = None,
     share_prefix: bool = True,
@@ -97,6 +123,7 @@ def run_fused(
         model: with a plain view.
         prompts: what `build_prompts` made.
         read: read the attention that every layer pays to the candidates.
+        logits: False, where only the readings are wanted, ends each pass with the last layer's attention.
         edits: what to change on the way: called with the prompts of a batch and the positions that are being run,
             returns the edits of each layer. It is called for the shared prefix too, with the first prompt alone.
         batch_size: prompts in a batch; None takes it from a memory estimate. Out of memory, a batch is halved.
@@ -112,65 +139,93 @@ def run_fused(
     prefix = run_prefix(model, prompts, edits) if share_prefix else Prefix(0)
     places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
     size = batch_size or batch_size_for(model, int(prompts.last_pos.max()) + 1 - prefix.length, prefix.length)
-    waiting = [places[start : start + size] for start in range(0, len(places), size)][::-1]
+
+    def run(rows: list[int]) -> FusedBatch:
+        return _run_batch(model, prompts, rows, prefix, read, logits, edits)
+
     with tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress) as bar:
-        while waiting:
-            rows = waiting.pop()
-            try:
-                batch = _run_batch(model, prompts, rows, prefix, read, edits)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if len(rows) == 1:
-                    raise ModelError(
-                        f"question {prompts.questions[rows[0]].id!r} alone doesn't fit into memory; "
-                        f"shorten it, or use a smaller dtype or another device"
-                    ) from error
-                half = len(rows) // 2
-                waiting += [rows[half:], rows[:half]]
-                continue
+        for batch in in_batches(places, size, run):
             yield batch
-            bar.update(len(rows))
+            bar.update(len(batch.places))
+
+
+def in_batches(items: list[Item], size: int, run: Callable[[list[Item]], Result]) -> Iterator[Result]:
+    """Runs the items in batches of this size, and in halves where a batch doesn't fit into memory.
+
+    Raises:
+        ModelError: where one item alone doesn't fit.
+    """
+    waiting = [items[start : start + size] for start in range(0, len(items), size)][::-1]
+    while waiting:
+        batch = waiting.pop()
+        try:
+            result = run(batch)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise ModelError(
+                    f"the prompt at place {batch[0]} alone doesn't fit into memory; "
+                    f"shorten it, or use a smaller dtype or another device"
+                ) from error
+            half = len(batch) // 2
+            waiting += [batch[half:], batch[:half]]
+            continue
+        yield result
 
 
 @torch.no_grad()
 def run_prefix(model: Model, prompts: PromptBatch, edits: EditsOf | None = None) -> Prefix:
     """The prompts' shared prefix, run once; recomputed under edits that act on it."""
-    from transformers import DynamicCache
-
     length = shared_prefix_length(prompts)
     if not length:
         return Prefix(0)
     first = prompts.select([0])
     changes = edits(first, range(length)) if edits else {}
-    cache = DynamicCache()
-    tokens = first.tokens[:, :length].to(model.device)
     with instrumented(model.hf, edits=changes):
-        model.hf(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return Prefix(length, [(layer.keys, layer.values) for layer in cache.layers])
+        return cache_prefix(model.hf, first.tokens[:, :length].to(model.device))
+
+
+def cache_prefix(hf: Any, tokens: Int[Tensor, "batch pos"], below: Prefix | None = None) -> Prefix:
+    """Runs tokens and keeps their keys and values; layers that a restart skips take theirs from `below`."""
+    cache = DynamicCache()
+    hf(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    new = [(keys, values) for keys, values, _ in cache if keys is not None and values is not None]
+    skipped = below.keys_values[: len(below.keys_values) - len(new)] if below else ()
+    return Prefix(tokens.shape[1], [*skipped, *new])
 
 
 def _run_batch(
-    model: Model, prompts: PromptBatch, rows: list[int], prefix: Prefix, read: bool, edits: EditsOf | None
+    model: Model,
+    prompts: PromptBatch,
+    rows: list[int],
+    prefix: Prefix,
+    read: bool,
+    logits: bool,
+    edits: EditsOf | None,
 ) -> FusedBatch:
-    batch, start = prompts.select(rows), prefix.length
-    device = model.device
+    batch, start, device = prompts.select(rows), prefix.length, model.device
     positions = range(start, batch.tokens.shape[1])
     first = int(batch.first_query.min()) if read else start
     spans = Spans(batch.yes_span.to(device), batch.no_span.to(device)) if read else None
     changes = edits(batch, positions) if edits else {}
-    context = instrumented(model.hf, spans=spans, first_query=first - start, edits=changes)
-    with (
-        context if (read or changes) else nullcontext(Recording()) as recording,
-        unembed_only(model.hf, batch.last_pos - start),
-    ):
-        logits = model.hf(
-            batch.tokens[:, start:].to(device),
-            position_ids=batch.position_ids[:, start:].to(device),
-            past_key_values=prefix.cache(len(rows)),
-            use_cache=bool(start),
+    hf, answers = model.hf, torch.empty(len(rows), 0)
+    context = instrumented(hf, spans=spans, first_query=first - start, edits=changes, only_read=not logits)
+    with context if (read or changes) else nullcontext(Recording()) as recording:
+        answers = answer_logits(hf, batch, start, prefix.cache())
+    return FusedBatch(rows, answers, recording.readings, torch.arange(first, positions.stop))
+
+
+def answer_logits(hf: Any, batch: PromptBatch, start: int, cache: Cache | None) -> Float[Tensor, "batch d_vocab"]:
+    """One pass over the positions from `start` on; the logits at each prompt's last position, fp32 on the CPU."""
+    with unembed_only(hf, batch.last_pos - start):
+        logits = hf(
+            batch.tokens[:, start:].to(hf.device),
+            position_ids=batch.position_ids[:, start:].to(hf.device),
+            past_key_values=cache,
+            use_cache=cache is not None,
         ).logits
-    return FusedBatch(rows, logits[:, 0].float().cpu(), recording.readings, torch.arange(first, positions.stop))
+    return logits[:, 0].float().cpu()
 
 
 @contextmanager
@@ -192,14 +247,91 @@ def unembed_only(hf: Any, position: Int[Tensor, " batch"]) -> Iterator[None]:
         handle.remove()
 
 
+def decoder_layers(hf: Any) -> list[nn.Module]:
+    """The decoder's layers, in their order."""
+    names = (name.split(f".{number}.")[0] + f".{number}" for number, name in enumerate(attention_modules(hf)))
+    return [hf.get_submodule(name) for name in names]
+
+
+@contextmanager
+def residuals_entering(hf: Any, layers: Collection[int]) -> Iterator[dict[int, Float[Tensor, "batch pos d_model"]]]:
+    """Inside, a pass leaves the residual stream that enters each of these layers in the dictionary."""
+    found: dict[int, Tensor] = {}
+    handles = []
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            found[layer] = args[0] if args else kwargs["hidden_states"]
+
+        return hook
+
+    try:
+        for number, layer in enumerate(decoder_layers(hf)):
+            if number in layers:
+                handles.append(layer.register_forward_pre_hook(keep(number), with_kwargs=True))
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def restart_at(hf: Any, layer: int, hidden: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
+    """Inside, a pass begins at this layer, with `hidden` as the residual stream that enters it.
+
+    Args:
+        hf: a transformers causal language model.
+        layer: the first layer that runs; those below it cost nothing and cache nothing.
+        hidden: as `residuals_entering` found it; the pass takes tokens (any) and positions of the same shape.
+
+    Raises:
+        ModelError: no such layer.
+
+    Caveat: behind a prefix the cache needs its keys and values in the skipped layers too: models size masks by the
+    first. Inside `instrumented`, say which layers run.
+    """
+    layers = decoder_layers(hf)
+    if not 0 <= layer < len(layers):
+        raise ModelError(f"no layer {layer} to restart at: {type(hf).__name__} has layers 0 to {len(layers) - 1}")
+    skipped = [(below, vars(below).get("forward")) for below in layers[:layer]]
+
+    def skip(*args: Any, **kwargs: Any) -> Tensor:
+        # Where a model expects a tuple and takes the first of it, it gets a row; the next layer doesn't look at it.
+        return hidden
+
+    def enter(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    handle = layers[layer].register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        for below, _ in skipped:
+            below.forward = skip
+        yield
+    finally:
+        handle.remove()
+        for below, own in skipped:
+            if own is None:
+                del below.forward
+            else:
+                below.forward = own
+
+
+def free_memory(model: Model) -> int:
+    """Bytes of the model's device that a computation may be estimated to take."""
+    cuda = model.device.type == "cuda"
+    free = torch.cuda.mem_get_info(model.device)[0] if cuda else psutil.virtual_memory().available
+    return int(MEMORY_SHARE * free)
+
+
 def batch_size_for(model: Model, length: int, prefix: int = 0) -> int:
     """How many prompts of this many tokens (behind a cached prefix) fit a batch, by a rough estimate of memory."""
-    config, kind = model.config, model.device.type
+    config = model.config
     width = 8 * config.hidden_size + 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
-    kept = 6 * model.n_layers * config.hidden_size * (prefix + length)
-    bytes_each = model.dtype.itemsize * (width * length + kept) + 8 * config.vocab_size
-    free = torch.cuda.mem_get_info(model.device)[0] if kind == "cuda" else psutil.virtual_memory().available
-    return max(1, min(int(MEMORY_SHARE * free) // bytes_each, TOKENS_AT_ONCE.get(kind, 2048) // max(length, 1)))
+    # one layer's keys and values behind the prefix, and what a layer makes of the tokens
+    bytes_each = model.dtype.itemsize * (width * length + 6 * config.hidden_size * (prefix + length))
+    bytes_each += 8 * config.vocab_size
+    at_once = TOKENS_AT_ONCE.get(model.device.type, 2048) // max(length, 1)
+    return max(1, min(free_memory(model) // bytes_each, at_once))
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ N_BINS = 15
 
 @dataclass(frozen=True)
 class Measures:
-    """Measures of a set of decisions; each a number, or an array with one entry a bootstrap draw. NaN: undefined.
+    """Measures of a set of decisions; NaN where one is undefined.
 
     A decision is Yes where d = logit(No) - logit(Yes) is below 0; a tie is No.
 
@@ -56,27 +56,38 @@ class Measures:
 
 
 def measure(
-    d: Float[np.ndarray, " item"],
-    label: Bool[np.ndarray, " item"],
-    answer_mass: Float[np.ndarray, " item"],
-    weights: Float[np.ndarray, "draw item"] | None = None,
+    d: Float[np.ndarray, " item"], label: Bool[np.ndarray, " item"], answer_mass: Float[np.ndarray, " item"]
 ) -> Measures:
-    """All measures, for each row of weights at once (libraries compute one sample at a time).
+    """All measures of one set of decisions.
 
     Args:
         d: logit(No) - logit(Yes).
         label: True where yes is right.
         answer_mass: P(Yes) + P(No).
-        weights: how often each item counts in each draw; None counts each once and returns plain numbers.
     """
-    w = np.ones((1, len(d))) if weights is None else weights.astype(np.float64)
-    d = d.astype(np.float64)
+    values = measure_draws(d, label, answer_mass, np.ones((1, len(d)), dtype=np.float32))
+    return Measures(**{name: float(value[0]) for name, value in values.items()})
+
+
+def measure_draws(
+    d: Float[np.ndarray, " item"],
+    label: Bool[np.ndarray, " item"],
+    answer_mass: Float[np.ndarray, " item"],
+    weights: Float[np.ndarray, "draw item"],
+) -> dict[str, Float[np.ndarray, " draw"]]:
+    """All measures for each row of weights at once, which libraries compute one sample at a time.
+
+    Args:
+        d, label, answer_mass: as for `measure`.
+        weights: how often each item counts in each draw.
+    """
+    w, d = weights.astype(np.float64), d.astype(np.float64)
     yes = d < 0
     with np.errstate(invalid="ignore", divide="ignore"):
         n = w.sum(1)
         tp, fp, fn = w @ (yes & label), w @ (yes & ~label), w @ (~yes & label)
         precision, recall = tp / (tp + fp), tp / (tp + fn)
-        values = {
+        return {
             "accuracy": w @ (yes == label) / n,
             "precision": precision,
             "recall": recall,
@@ -92,9 +103,6 @@ def measure(
             "answer_mass": w @ answer_mass.astype(np.float64) / n,
             "false_yes_rate": fp / (w @ ~label),
         }
-    if weights is None:
-        return Measures(**{name: float(value[0]) for name, value in values.items()})
-    return Measures(**values)
 
 
 def _auc(d, label, w) -> Float[np.ndarray, " draw"]:

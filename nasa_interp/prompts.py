@@ -6,6 +6,7 @@ on the right, so that each prompt keeps its own coordinates.
 """
 
 import datetime
+import functools
 import re
 import warnings
 from collections.abc import Sequence
@@ -239,12 +240,12 @@ def _render(
         # Names that a template doesn't use do nothing; these cover the templates known to print a date or to think.
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
+            chat_template=_pin_date(tokenizer.get_chat_template()),
             tokenize=False,
             add_generation_prompt=True,
             enable_thinking=False,
             thinking=False,
             date_string=PINNED_DATE.strftime("%d %b %Y"),
-            strftime_now=PINNED_DATE.strftime,
         )
     # A template may hold the BOS token itself, a tokenizer may add one: exactly one of the two is let through.
     bos = getattr(tokenizer, "bos_token", None)
@@ -256,6 +257,20 @@ def _render(
     if start < 0:
         raise PromptError(f"the chat template rewrites the user's turn, so positions in it are unknown: {text!r}")
     return text, start
+
+
+@functools.cache
+def _pin_date(template: str) -> str:
+    """The template with the pinned date wherever it prints the date of the day."""
+    pinned = re.sub(
+        r"strftime_now\(\s*(['\"])(.*?)\1\s*\)", lambda call: repr(PINNED_DATE.strftime(call[2])), template
+    )
+    if "strftime_now(" in pinned:
+        raise PromptError(
+            "the chat template prints the date of the day in a way that can't be pinned, so prompts would differ from "
+            "day to day; set tokenizer.chat_template to one without strftime_now"
+        )
+    return pinned
 
 
 def _locate(

@@ -154,17 +154,63 @@ FAMILIES: dict[str, Callable[[], PretrainedConfig]] = {
         **token_settings(), d_model=48, d_kv=12, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=2
     ),
     "mamba": lambda: transformers.MambaConfig(**token_settings(), hidden_size=48, state_size=4, num_hidden_layers=2),
+    "lfm2": lambda: transformers.Lfm2Config(**grouped(layer_types=["conv", "full_attention"])),
 }
 
 REFUSED = {
-    "gemma2": "soft-capped scores",
     "gpt_oss": "attention sinks",
     "t5": "an encoder and a decoder",
-    "mamba": "no attention",
+    "mamba": "no attention heads",
+    "lfm2": "layers of kind 'conv'",
 }
-"""Families that can't be scored, each with the reason."""
+"""Families that can't be scored, each with words out of the reason that is given."""
 
 SUPPORTED = tuple(family for family in FAMILIES if family not in REFUSED)
+
+ENGINE_REFUSES = {
+    ("gptj", "fused"): "doesn't support fused",
+    ("falcon", "fused"): "doesn't go through AttentionInterface",
+    ("falcon_multi_query", "fused"): "doesn't go through AttentionInterface",
+    ("gemma2", "fused"): "doesn't support fused",
+}
+"""Engines that refuse a family which the other one takes, each with words out of the reason that is given."""
+
+FULL = (None, None)
+
+LAYER_WINDOWS: dict[str, tuple[int | None, ...]] = {
+    "qwen2": (None, WINDOW),
+    "mistral": (WINDOW, WINDOW),
+    "gemma3_text": (WINDOW, None, WINDOW),
+    "phi3": (WINDOW, WINDOW),
+    "smollm3": (None,) * 4,
+    "gemma2": (WINDOW, None),
+}
+"""Each layer's window where it isn't `FULL`, written out by hand so that tests don't ask the code that they test."""
+
+PECULIARITIES = {
+    "llama": "grouped heads, biases in attention",
+    "llama_tied": "grouped heads, tied embeddings",
+    "qwen2": "grouped heads, query and key biases, a full and a sliding layer",
+    "qwen3": "grouped heads, norms of each query and key, head size of its own",
+    "mistral": "grouped heads, sliding windows",
+    "mixtral": "grouped heads, mixture of experts",
+    "gemma3_text": "grouped heads, local and global layers with rotary bases of their own, query and key norms",
+    "gpt2": "Conv1D, fused projection, learned positions, scores scaled by layer, tied embeddings",
+    "gpt_neox": "fused projection head by head, parallel blocks, partial rotary",
+    "gptj": "parallel blocks, partial rotary in interleaved pairs",
+    "olmo2": "grouped heads, queries and keys normed over all heads, norms after the blocks",
+    "phi3": "grouped heads, fused projections, sliding windows",
+    "falcon": "fused projection group by group, two norms, parallel blocks",
+    "falcon_multi_query": "one key and value head, fused projection, biases, parallel blocks",
+    "granite": "grouped heads, scaled scores, residuals, embeddings and logits",
+    "smollm3": "grouped heads, every second layer without rotary embedding",
+    "gemma2": "grouped heads, soft-capped scores, a sliding and a full layer",
+    "gpt_oss": "attention sinks, mixture of experts, a sliding and a full layer",
+    "t5": "encoder and decoder, relative positions",
+    "mamba": "recurrent layers",
+    "lfm2": "convolutions in place of attention in some layers",
+}
+"""What sets a tiny model of the family apart from the plainest transformer."""
 
 
 def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:

@@ -8,8 +8,8 @@ import torch
 import transformers as tf
 from torch import Tensor
 
-from nasa_interp import attention as module
 from nasa_interp.attention import (
+    NAME,
     AttentionInputs,
     CandidateAttention,
     CutEdges,
@@ -503,8 +503,8 @@ def test_instrumenting_twice_at_once_is_refused() -> None:
 
 
 def test_a_missing_mask_function_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.AttentionMaskInterface, "register", lambda *_: None)
-    monkeypatch.delitem(module.AttentionMaskInterface._global_mapping, module.NAME, raising=False)
+    monkeypatch.setattr(tf.AttentionMaskInterface, "register", lambda *_: None)
+    monkeypatch.delitem(tf.AttentionMaskInterface._global_mapping, NAME, raising=False)
     with pytest.raises(ModelError, match="no mask function"):
         run(build("llama"), inputs=batch("left"))
 
@@ -512,6 +512,6 @@ def test_a_missing_mask_function_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
 def test_left_behind_the_attention_refuses_to_run() -> None:
     run(build("llama"))
     model = build("llama")
-    model.set_attn_implementation(module.NAME)
+    model.set_attn_implementation(NAME)
     with pytest.raises(ModelError, match="only inside instrumented"):
         model(**batch("none"))

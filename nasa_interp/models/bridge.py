@@ -44,6 +44,12 @@ def is_hooked_transformer(model: Any) -> bool:
     return _is_a(model, "HookedTransformer")
 
 
+def processed(hooked: Any) -> bool:
+    """Whether the hooked model's weights were folded or centred, so that they are no longer the original model's."""
+    folded = getattr(getattr(hooked, "cfg", None), "normalization_type", None) in ("LNPre", "RMSPre")
+    return bool(getattr(hooked, "_weights_processed", False)) or folded
+
+
 def _is_a(model: Any, name: str) -> bool:
     return any(c.__name__ == name and c.__module__.startswith("transformer_lens") for c in type(model).__mro__)
 

@@ -1,6 +1,7 @@
 """Measured, not assumed: do the hooks of this model carry what their names say?"""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -8,11 +9,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import ModelError
-from .bridge import eager_twin, is_hooked_transformer, pattern_hook, run_hooked, scores_hook
+from .bridge import eager_twin, pattern_hook, run_hooked, scores_hook
 from .model import Model
 from .windows import attention_windows
 
 TOLERANCE = 1e-4
+# So many steps of a narrow dtype may roundings add up to: tiny random models came to 14 (bf16) and 5 (fp16).
+NARROW_STEPS = 16
 LONGEST = 256
 
 
@@ -25,25 +28,45 @@ class HookCheck:
         patterns: the pattern hooks against plain eager attention; NaN without a plain view.
         logits: the hooked model's logits against plain eager ones, over the logits' range; NaN without a plain view.
         windows: whether exactly those keys are masked that the configuration's windows say.
+        lost: the largest share of a query's attention that goes to no key, as attention sinks take it.
+        plain: the plain model's logits as it was loaded against eager ones, over their range; NaN without a plain view.
+        step: the relative step of the weights' dtype, which says what roundings may come to.
     """
 
     scores: float
     patterns: float
     logits: float
     windows: bool
+    lost: float
+    plain: float
+    step: float
+
+    @property
+    def tolerance(self) -> float:
+        """What two computations of the same logits or patterns may be apart."""
+        return max(TOLERANCE, NARROW_STEPS * self.step)
 
     @property
     def reads(self) -> Literal["scores", "pattern"]:
         """The hook that the score is read from: pre-softmax scores, or the pattern where the scores aren't scores."""
-        return "scores" if self.scores <= TOLERANCE else "pattern"
+        return "scores" if self.scores <= max(TOLERANCE, self.step) else "pattern"
 
     @property
     def problem(self) -> str | None:
         """Why the hooks can't be trusted, or None."""
-        if self.logits > TOLERANCE:
+        if self.logits > self.tolerance:
             return f"the hooked model's logits are off plain transformers' by {self.logits:.1e} of their range"
-        if self.patterns > TOLERANCE:
+        if self.patterns > self.tolerance:
             return f"the hooked attention is off plain eager attention by {self.patterns:.1e}"
+        if self.lost > max(TOLERANCE, self.step):
+            return f"something besides the keys (attention sinks?) takes part of the attention away, up to {self.lost:.0%}"
+        if self.reads == "pattern" and self.step == torch.finfo(torch.float16).eps:
+            return "its score hooks carry no scores, and in float16 the patterns underflow; load it in another dtype"
+        if self.plain > self.tolerance:
+            return (
+                f"the model as it was loaded computes other logits than with eager attention, by {self.plain:.1e} of "
+                f'their range; load it with attn_implementation="eager"'
+            )
         if not self.windows:
             return "the attention masks other keys than the configuration's sliding windows say"
         return None
@@ -62,6 +85,7 @@ def check_hooks(model: Model, tokens: Int[Tensor, " pos"]) -> HookCheck:
 
 @torch.no_grad()
 def _measure(model: Model, tokens: Int[Tensor, "1 pos"]) -> HookCheck:
+    windows = attention_windows(model)
     scores: dict[int, Tensor] = {}
     patterns: dict[int, Tensor] = {}
     hooks: list[tuple[str, Any]] = []
@@ -74,16 +98,30 @@ def _measure(model: Model, tokens: Int[Tensor, "1 pos"]) -> HookCheck:
             f"the pattern hooks of {model.n_layers - len(patterns)} layers never fired; this model can't be scored "
             f"hooked: see `nasa-interp doctor`"
         )
-    softmax_off = max((s.softmax(-1) - patterns[layer]).abs().max().item() for layer, s in scores.items())
-    windows = all(_window_holds(patterns[layer], w) for layer, w in enumerate(attention_windows(model)))
-    if not model.has_hf or is_hooked_transformer(model.bridge):
-        return HookCheck(softmax_off, float("nan"), float("nan"), windows)
-    plain = eager_twin(model.hf)(tokens, output_attentions=True, use_cache=False)
-    attentions = [a for a in plain.attentions if a is not None]
-    off = max((a.float() - patterns[layer]).abs().max().item() for layer, a in enumerate(attentions))
-    reach = (plain.logits.max() - plain.logits.min()).item()
+    found = HookCheck(
+        scores=max((_off(s.softmax(-1), patterns[layer]) for layer, s in scores.items()), default=math.nan),
+        patterns=math.nan,
+        logits=math.nan,
+        windows=all(_window_holds(patterns[layer], w) for layer, w in enumerate(windows)),
+        lost=max((1 - p.sum(-1)).max().item() for p in patterns.values()),
+        plain=math.nan,
+        step=torch.finfo(model.dtype).eps,
+    )
+    if not model.has_hf:
+        return found
+    eager = eager_twin(model.hf)(tokens, output_attentions=True, use_cache=False)
+    reach = (eager.logits.max() - eager.logits.min()).item()
     assert logits is not None
-    return HookCheck(softmax_off, off, (logits - plain.logits).abs().max().item() / reach, windows)
+    return replace(
+        found,
+        patterns=max(_off(a, patterns[layer]) for layer, a in enumerate(eager.attentions)),
+        logits=_off(logits, eager.logits) / reach,
+        plain=_off(model.hf(tokens, use_cache=False).logits, eager.logits) / reach,
+    )
+
+
+def _off(one: Tensor, other: Tensor) -> float:
+    return (one.float() - other.float()).abs().max().item()
 
 
 def _keep(found: dict[int, Tensor], layer: int):

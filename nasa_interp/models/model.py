@@ -10,6 +10,8 @@ from torch import Tensor
 from ..errors import ModelError
 from .bridge import Copies, build_bridge, is_bridge, is_hooked_transformer
 
+HEAD_COUNTS = ("num_attention_heads", "n_heads", "n_head")
+
 
 class Model:
     """A language model that can be asked, scored and hooked; made by `load_model`.
@@ -29,6 +31,8 @@ class Model:
     def __init__(self, name: str, hf: Any, tokenizer: Any, hooked: Any = None, license: str | None = None):
         if hf is None and hooked is None:
             raise ModelError(f"model {name!r} has neither a plain nor a hooked view; load it with load_model")
+        if reason := no_heads_reason(_config(hf, hooked)):
+            raise ModelError(f"model {name!r} can't be scored: {reason}")
         self.name = name
         self.tokenizer = tokenizer
         self.license = license
@@ -70,10 +74,7 @@ class Model:
     @property
     def config(self) -> Any:
         """The transformers configuration of the text model; TransformerLens's own for a HookedTransformer."""
-        source = self._hf if self._hf is not None else getattr(self._hooked, "original_model", None)
-        if source is None:
-            return self._hooked.cfg
-        return source.config.get_text_config()
+        return _config(self._hf, self._hooked)
 
     @property
     def n_layers(self) -> int:
@@ -83,7 +84,7 @@ class Model:
     @property
     def n_heads(self) -> int:
         """Number of query heads in a layer."""
-        return _first(self.config, ("num_attention_heads", "n_heads", "n_head"))
+        return _first(self.config, HEAD_COUNTS)
 
     @property
     def context_length(self) -> int | None:
@@ -166,6 +167,27 @@ def as_model(model: Any, tokenizer: Any = None) -> Model:
         f"{type(model).__name__} is not a model; give a name for load_model, a transformers causal language model, "
         f"or a TransformerBridge"
     )
+
+
+def no_heads_reason(config: Any) -> str | None:
+    """Why heads aren't defined for models of this configuration, or None.
+
+    Every layer must attend with softmax attention over the prompt's own earlier tokens.
+    """
+    architecture = type(config).__name__
+    if getattr(config, "is_encoder_decoder", False):
+        return f"it has an encoder and a decoder ({architecture}); heads are defined for decoder-only models"
+    if _first(config, HEAD_COUNTS, default=None) is None:
+        return f"it has no attention heads ({architecture}): recurrent layers have no attention to score"
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
+    if strange := sorted({kind for kind in kinds if "attention" not in kind or kind == "linear_attention"}):
+        return f"it has layers of kind {strange[0]!r} ({architecture}), which have no attention to score"
+    return None
+
+
+def _config(hf: Any, hooked: Any) -> Any:
+    source = hf if hf is not None else getattr(hooked, "original_model", None)
+    return hooked.cfg if source is None else source.config.get_text_config()
 
 
 _MISSING = object()

@@ -1,13 +1,22 @@
 """How far back each layer's queries may look, read from the configuration."""
 
+from ..errors import ModelError
 from .model import Model
+
+KNOWN = ("full_attention", "sliding_attention")
 
 
 def attention_windows(model: Model) -> list[int | None]:
-    """Each layer's sliding window in keys, the query's own included; None where attention is full."""
+    """Each layer's sliding window in keys, the query's own included; None where attention is full.
+
+    Raises:
+        ModelError: a layer that hides keys in another way, such as in chunks (Llama 4).
+    """
     config = model.config
     window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
     kinds = getattr(config, "layer_types", None)
+    if strange := sorted(set(kinds or ()) - set(KNOWN)):
+        raise ModelError(f"which keys a layer of kind {strange[0]!r} sees is unknown here; use the fused engine")
     if window is None:
         return [None] * model.n_layers
     if kinds is not None:

@@ -11,6 +11,7 @@ from ..prompts import PromptBatch
 from .formula import negative_attention_score
 
 
+@torch.no_grad()
 def score_fused(
     model: Model,
     prompts: PromptBatch,
@@ -42,6 +43,7 @@ def score_fused(
         model,
         prompts,
         read=True,
+        logits=False,
         edits=edits,
         batch_size=batch_size,
         share_prefix=share_prefix,

@@ -1,0 +1,212 @@
+"""Every head for itself: the answer's logit difference under an intervention on one head at a time.
+
+What lies below a head's layer is the same with and without the intervention: it is computed once, and each layer's
+variants restart there. The heads of a layer are rows of one batch, each behind its own variant of the shared prefix.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..attention import Edit, ScaleHeads, instrumented
+from ..decisions import compare_answers
+from ..forward import (
+    Prefix,
+    answer_logits,
+    batch_size_for,
+    cache_prefix,
+    free_memory,
+    in_batches,
+    residuals_entering,
+    restart_at,
+    shared_prefix_length,
+)
+from ..heads import Head, HeadList
+from ..models import Model, as_model
+from ..prompts import PromptBatch
+
+RowEdits = Callable[[Sequence[int], PromptBatch, range], Sequence[Edit]]
+"""Called with each row's head (of one layer), each row's prompt and the positions that run: the layer's edits."""
+
+
+@dataclass(frozen=True)
+class HeadSweep:
+    """The logit difference d = logit(No) - logit(Yes) at the answer, for each head changed alone.
+
+    Args:
+        heads: the heads that were changed, in the order of the rows of `d`.
+        d: under the intervention on that head.
+        base: of the model as it is.
+    """
+
+    heads: tuple[Head, ...]
+    d: Float[np.ndarray, "head prompt"]
+    base: Float[np.ndarray, " prompt"]
+
+    @property
+    def effect(self) -> Float[np.ndarray, " head"]:
+        """Mean change of the logit difference; below 0, the head made the model say No."""
+        return (self.d - self.base).mean(1)
+
+
+def sweep_heads(
+    model: Any, prompts: PromptBatch, heads: HeadList | Iterable[Any] | None = None, factor: float = 0.0, **options: Any
+) -> HeadSweep:
+    """Scales one head after another, at all positions.
+
+    Args:
+        model: a Model with a plain view, or what `load_model` accepts besides names.
+        prompts: what `build_prompts` made.
+        heads: heads, pairs or names; None takes all.
+        factor: what the head's output is multiplied by; 0 is zero ablation.
+        options: as for `sweep`.
+
+    Returns:
+        The logit differences of all heads and prompts, the same as from one whole pass a head (to rounding).
+
+    Source: ours.
+    """
+
+    def scale(row_heads: Sequence[int], rows: PromptBatch, positions: range) -> Sequence[Edit]:
+        some = sorted(set(row_heads))
+        own = torch.tensor(row_heads)[:, None] == torch.tensor(some)
+        return [ScaleHeads(tuple(some), torch.where(own, factor, 1.0))]
+
+    return sweep(model, prompts, heads, scale, **options)
+
+
+@torch.no_grad()
+def sweep(
+    model: Any,
+    prompts: PromptBatch,
+    heads: HeadList | Iterable[Any] | None,
+    edits: RowEdits,
+    *,
+    batch_size: int | None = None,
+    share_prefix: bool = True,
+    progress: bool = False,
+) -> HeadSweep:
+    """Changes one head after another by any edit.
+
+    Args:
+        model, prompts, heads: as for `sweep_heads`.
+        edits: the edits of one layer in a batch whose rows are pairs of a head and a prompt: each row's edit must
+            change that row's head alone. For the shared prefix the rows are heads, each with the first prompt; no
+            edits there leave the prefix as it is.
+        batch_size: rows in a batch; None takes it from a memory estimate. Out of memory, a batch is halved.
+        share_prefix: False runs every prompt whole.
+        progress: a bar over heads.
+
+    Raises:
+        HeadError: a head outside the model.
+        ModelError: where fused attention isn't exact for the model, or one prompt alone doesn't fit into memory.
+    """
+    model = as_model(model)
+    everything = [Head(layer, index) for layer in range(model.n_layers) for index in range(model.n_heads)]
+    chosen = HeadList.of(everything if heads is None else heads).check(model.n_layers, model.n_heads).heads
+    layers: dict[int, list[int]] = {}
+    for head in sorted(chosen):
+        layers.setdefault(head.layer, []).append(head.index)
+    d, base = torch.full((len(chosen), len(prompts)), torch.nan), torch.full((len(prompts),), torch.nan)
+    length = shared_prefix_length(prompts) if share_prefix else 0
+    places = torch.argsort(prompts.last_pos, descending=True, stable=True)
+    with tqdm(total=len(chosen), desc="sweeping heads", unit="head", disable=not progress) as bar:
+        for some in places.split(_prompts_at_once(model, prompts, length, len(layers))):
+            base_pass = _BasePass.of(model, prompts.select(some), length, sorted(layers), batch_size)
+            base[some] = base_pass.d
+            for layer, indices in layers.items():
+                for index, differences in _sweep_layer(model, base_pass, layer, indices, edits, batch_size):
+                    d[chosen.index(Head(layer, index)), some] = differences
+                bar.update(len(indices) * len(some) / len(prompts))
+    return HeadSweep(chosen, d.double().numpy(), base.double().numpy())
+
+
+@dataclass(frozen=True)
+class _BasePass:
+    """Prompts run once as they are: their logit differences, and what entered each layer, prefix and rest apart."""
+
+    prompts: PromptBatch
+    d: Float[Tensor, " prompt"]
+    prefix: Prefix
+    entering_prefix: dict[int, Float[Tensor, "1 pos d_model"]]
+    entering: dict[int, Float[Tensor, "prompt pos d_model"]]
+
+    @classmethod
+    def of(
+        cls, model: Model, prompts: PromptBatch, length: int, layers: Sequence[int], batch_size: int | None
+    ) -> "_BasePass":
+        hf, prefix, entering_prefix = model.hf, Prefix(0), {}
+        if length:
+            with residuals_entering(hf, layers) as entering_prefix, instrumented(hf):
+                prefix = cache_prefix(hf, prompts.tokens[:1, :length].to(model.device))
+        shape = (len(prompts), prompts.tokens.shape[1] - length, model.config.hidden_size)
+        entering = {layer: torch.zeros(shape, dtype=model.dtype, device=model.device) for layer in layers}
+        d = torch.full((len(prompts),), torch.nan)
+
+        def run(rows: list[int]) -> None:
+            batch = prompts.select(rows)
+            with residuals_entering(hf, layers) as found, instrumented(hf):
+                logits = answer_logits(hf, batch, length, prefix.cache())
+            d[rows] = compare_answers(logits, prompts)[0]
+            for layer, hidden in found.items():
+                entering[layer][rows, : hidden.shape[1]] = hidden.to(model.device)
+
+        for _ in in_batches(list(range(len(prompts))), batch_size or batch_size_for(model, shape[1], length), run):
+            pass
+        return cls(prompts, d, prefix, entering_prefix, entering)
+
+
+def _sweep_layer(
+    model: Model, base: _BasePass, layer: int, indices: list[int], edits: RowEdits, batch_size: int | None
+) -> Iterator[tuple[int, Float[Tensor, " prompt"]]]:
+    """The logit differences of all prompts under each of these heads of a layer."""
+    hf, prompts, length = model.hf, base.prompts, base.prefix.length
+    at_once = batch_size or batch_size_for(model, length, length) if length else len(indices)
+    for start in range(0, len(indices), at_once):
+        group = indices[start : start + at_once]
+        prefix = _variants(hf, base, layer, group, edits)
+        d = torch.full((len(group), len(prompts)), torch.nan)
+
+        def run(rows: list[tuple[int, int]], prefix: Prefix = prefix, group: list[int] = group, d: Tensor = d) -> None:
+            variant, places = (torch.tensor(column) for column in zip(*rows, strict=True))
+            batch = prompts.select(places)
+            end = batch.tokens.shape[1]
+            changes = {layer: edits([group[i] for i in variant.tolist()], batch, range(length, end))}
+            hidden = base.entering[layer][places, : end - length]
+            with restart_at(hf, layer, hidden), instrumented(hf, edits=changes, layers=range(layer, model.n_layers)):
+                logits = answer_logits(hf, batch, length, prefix.cache(variant))
+            d[variant, places] = compare_answers(logits, prompts)[0]
+
+        # by prompt, so that the rows of a batch are of similar length
+        pairs = [(variant, place) for place in range(len(prompts)) for variant in range(len(group))]
+        rest = prompts.tokens.shape[1] - length
+        for _ in in_batches(pairs, batch_size or batch_size_for(model, rest, length), run):
+            pass
+        yield from zip(group, d, strict=True)
+
+
+def _variants(hf: Any, base: _BasePass, layer: int, group: list[int], edits: RowEdits) -> Prefix:
+    """The shared prefix from this layer on, once for each head."""
+    length = base.prefix.length
+    if not length:
+        return base.prefix
+    rows = base.prompts.select([0] * len(group))
+    changes = edits(group, rows, range(length))
+    if not changes:
+        return base.prefix
+    hidden = base.entering_prefix[layer].expand(len(group), -1, -1)
+    running = range(layer, len(base.prefix.keys_values))
+    with restart_at(hf, layer, hidden), instrumented(hf, edits={layer: changes}, layers=running):
+        return cache_prefix(hf, rows.tokens[:, :length].to(hidden.device), base.prefix)
+
+
+def _prompts_at_once(model: Model, prompts: PromptBatch, prefix: int, layers: int) -> int:
+    """How many prompts' residual streams, entering so many layers, may be kept at a time."""
+    rest = prompts.tokens.shape[1] - prefix
+    return max(1, free_memory(model) // (rest * model.config.hidden_size * model.dtype.itemsize * layers))

@@ -1,0 +1,57 @@
+"""Shapes and types of the whole package are checked at run time in every test run."""
+
+from jaxtyping import install_import_hook
+
+# Before any test module imports the package.
+install_import_hook("nasa_interp", "beartype.beartype")
+
+import os  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The embedded model; part of the installation, so never skipped."""
+    from nasa_interp import load_model
+
+    return load_model("demo")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A tiny random Llama with grouped heads and a chat template, ready to be scored."""
+    from families import tiny_model, tiny_tokenizer
+
+    from nasa_interp import load_model
+
+    return load_model(tiny_model("llama"), tokenizer=tiny_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def questions():
+    """Six questions in two groups, one of them a pair."""
+    from nasa_interp import BinaryQuestion
+
+    return [
+        BinaryQuestion("Is Tom's ball red?", True, "a", "facts", "p"),
+        BinaryQuestion("Is Tom's ball blue, or is it not?", False, "b", "facts", "p"),
+        BinaryQuestion("Is 12 + 7 = 19?", True, "c", "sums"),
+        BinaryQuestion("Is 34 + 8 = 45? None of this is easy, No?", False, "d", "sums"),
+        BinaryQuestion("Is the moon a planet?", False, "e", "sums"),
+        BinaryQuestion("Does Anna have a car?", True, "f", "facts"),
+    ]
+
+
+@pytest.fixture
+def shared_data():
+    """The public question sets, where they lie beside the checkout."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.exists():
+        pytest.skip("the public data sets are not here; the fixture files cover the loader")
+    return folder

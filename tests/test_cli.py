@@ -1,0 +1,171 @@
+"""The command line as a user meets it: real processes, exit statuses, one line for each mistake, no half-written file."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from families import tiny_model, tiny_tokenizer
+
+# All bad calls go through one process, as importing takes seconds; each is a fresh call of the program's entry.
+RUNNER = """
+import contextlib, io, json, sys
+from nasa_interp.cli import main
+for arguments in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
+    print(json.dumps([status, out.getvalue(), err.getvalue()]))
+"""
+
+
+def call(*calls, cwd=None):
+    """Status, stdout and stderr of each call."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps([list(map(str, c)) for c in calls]),
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a tiny model, a good question file and several bad ones."""
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_model("llama").save_pretrained(folder / "tiny")
+    tiny_tokenizer().save_pretrained(folder / "tiny")
+    rows = [{"question": f"Is {i} even?", "label": i % 2 == 0, "group": "even"} for i in range(8)]
+    (folder / "good.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "field.jsonl").write_text('{"question": "a?"}')
+    (folder / "label.csv").write_text("question,label\na?,yes\nb?,maybe\n")
+    (folder / "empty.jsonl").write_text("")
+    (folder / "long.jsonl").write_text(json.dumps({"question": "word " * 4000, "label": True, "id": "long-one"}))
+    (folder / "random.gguf").write_bytes(os.urandom(4096))
+    return folder
+
+
+def test_bad_input_is_one_clear_line_and_status_1(place):
+    good = ["--data", "good.jsonl"]
+    cases = {
+        "line 1: no field 'label'": ["score", "tiny", "--data", "field.jsonl"],
+        "line 3: label 'maybe' is none of": ["decide", "tiny", "--data", "label.csv"],
+        "empty.jsonl holds no questions": ["score", "tiny", "--data", "empty.jsonl"],
+        "unknown data 'foo'": ["score", "tiny", "--data", "foo"],
+        "holds it 0 times": ["score", "tiny", *good, "--instruction", "Answer Yes."],
+        "holds it 2 times": ["decide", "tiny", *good, "--instruction", "Yes or No? No!"],
+        "'long-one' makes a prompt of": ["decide", "tiny", "--data", "long.jsonl"],
+        "'nobody/nothing' can't be loaded": ["decide", "nobody/nothing", *good],
+        "random.gguf is not a whole GGUF file": ["doctor", "random.gguf"],
+        "missing.gguf can't be read": ["doctor", "missing.gguf"],
+        "engine 'quick' is unknown": ["score", "tiny", *good, "--engine", "quick"],
+        "per='token' is unknown": ["score", "tiny", *good, "--per", "token"],
+        "order 'up' is unknown": ["score", "tiny", *good, "--order", "up"],
+        "prompt kind 'song' is unknown": ["score", "tiny", *good, "--prompt", "song"],
+        "dtype 'int3' is unknown": ["score", "tiny", *good, "--dtype", "int3"],
+        "nowhere.json does not exist": ["heads", "nowhere.json"],
+        "good.jsonl can't be read as JSON": ["heads", "good.jsonl"],
+    }
+    calls = [[*c, "--out", "half.json"] if c[0] in ("score", "decide") else c for c in cases.values()]
+    for (says, asked), (status, out, err) in zip(cases.items(), call(*calls, cwd=place), strict=True):
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert status == 1, (asked, err)
+        assert len(errors) == 1, (asked, err)
+        assert says in errors[0], (asked, errors)
+        assert out == ""
+        assert "Traceback" not in err
+    assert not list(place.glob("half*"))
+    assert not list(place.glob(".half*"))
+
+
+def test_wrong_usage_is_status_2(place):
+    cases = [["decide"], ["decide", "tiny", "--bogus"], ["fly"], ["decide", "tiny", "--limit", "0"]]
+    cases += [["decide", "tiny", "--by", "dice"], ["decide", "tiny", "--candidates", "Yes"]]
+    for status, out, err in call(*cases, cwd=place):
+        assert status == 2, err
+        assert "Traceback" not in err
+
+
+def test_the_whole_path_on_a_tiny_model(place):
+    good = ["tiny", "--data", "good.jsonl"]
+    results = call(
+        ["decide", *good, "--out", "report.json"],
+        ["decide", *good, "--json"],
+        ["decide", *good, "--by", "generation", "--out", "answers.csv"],
+        ["score", *good, "--out", "scores.json"],
+        ["score", *good, "--json", "--limit", "2"],
+        ["heads", "scores.json", "--top", "3", "--by", "polarity", "--out", "heads.json", "--pasta", "pasta.json"],
+        ["heads", "scores.json", "--json"],
+        ["doctor", "tiny"],
+        ["doctor", "tiny", "--json"],
+        cwd=place,
+    )
+    assert [status for status, _, _ in results] == [0] * len(results), results
+    decided, as_json, generated, scored, scored_json, listed, listed_json, looked, looked_json = (r[1] for r in results)
+    assert "even" in decided
+    assert json.loads(as_json)["all"]["n"] == 16
+    assert "neither" in generated
+    assert "top 8 heads by values" in scored
+    assert len(json.loads(scored_json)) == 8
+    assert len(listed.splitlines()) == 4
+    assert json.loads(listed_json)[0]["rank"] == 1
+    assert "refused" not in looked
+    assert json.loads(looked_json)["ok"] is True
+    report = json.loads((place / "report.json").read_text())
+    assert report["run"]["data"] == "good.jsonl"
+    assert len((place / "answers.csv").read_text().splitlines()) == 17
+    assert len(json.loads((place / "heads.json").read_text())["heads"]) == 3
+
+
+def test_an_unwritable_place_is_one_clear_line(place):
+    (place / "file").write_text("")
+    [(status, _, err)] = call(["score", "tiny", "--data", "good.jsonl", "--out", "file/scores.json"], cwd=place)
+    assert status == 1
+    assert "can't be written" in err
+
+
+def test_help_and_module_entry():
+    done = subprocess.run([sys.executable, "-m", "nasa_interp", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    for command in ("decide", "score", "heads", "doctor", "demo"):
+        assert command in done.stdout
+    for status, out, _ in call(["score", "--help"], ["demo", "--help"]):
+        assert status == 0
+        for option in ("--json", "--seed", "--device", "--dtype", "--limit"):
+            assert option in out
+
+
+def test_the_demo_writes_its_run_folder(tmp_path):
+    [(status, out, err)] = call(["demo", "--limit", "8", "--out", "run"], cwd=tmp_path)
+    assert status == 0, err
+    assert "Negative bias" in out
+    assert "top 10 heads by polarity" in out
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"decisions.json", "scores.json", "scores.safetensors", "heads_polarity.csv", "demo.json"} <= written
+    assert {"decisions.html", "heatmap_values.html", "heatmap_polarity.html", "heatmap_order.html"} <= written
+    assert set(json.loads((tmp_path / "run" / "demo.json").read_text())["seconds"]) >= {"load", "decide", "score"}
+
+
+def test_interrupting_keeps_what_is_finished(tmp_path):
+    command = [sys.executable, "-m", "nasa_interp", "demo", "--limit", "64"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "runs" / "demo"
+    deadline = time.monotonic() + 300
+    while not (run / "decisions.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "interrupted; what was finished is kept" in err
+    assert "Traceback" not in err
+    assert json.loads((run / "decisions.json").read_text())["kind"] == "binary_report"
+    assert not (run / "demo.json").exists()
+    assert not list(run.glob(".*"))

@@ -1,0 +1,194 @@
+"""Prompts: candidates found exactly, one BOS, both orders, templates that behave badly."""
+
+import copy
+
+import pytest
+import torch
+from families import tiny_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasa_interp import BinaryQuestion, PromptStyle, build_prompts
+from nasa_interp.errors import PromptError
+from nasa_interp.prompts import find_candidates
+
+TOKENIZER = tiny_tokenizer()
+PLAIN = tiny_tokenizer(chat=False)
+ONE = [BinaryQuestion("Is it None, No or Yes?", True, "q")]
+
+
+def texts(tokenizer, prompts, row=0):
+    """What the spans, the first query and the last position decode to."""
+    tokens = prompts.tokens[row]
+    spans = [tokenizer.decode(tokens[a:b]) for a, b in (prompts.yes_span[row].tolist(), prompts.no_span[row].tolist())]
+    first, last = int(prompts.first_query[row]), int(prompts.last_pos[row])
+    return *(s.strip() for s in spans), tokenizer.decode(tokens[first : last + 1])
+
+
+@pytest.mark.parametrize("order", ["yes_no", "no_yes"])
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, PLAIN], ids=["chat", "plain"])
+def test_spans_decode_to_the_candidates_of_the_instruction(tokenizer, order):
+    style = PromptStyle(kind="chat" if tokenizer is TOKENIZER else "plain")
+    prompts = build_prompts(tokenizer, ONE, order, style)
+    yes, no, rest = texts(tokenizer, prompts)
+    assert (yes, no) == ("Yes", "No")
+    assert (prompts.yes_span[0, 0] < prompts.no_span[0, 0]) == (order == "yes_no")
+    assert rest.startswith("\n\nQuestion: Is it None")
+    assert rest.endswith("assistant\n" if tokenizer is TOKENIZER else "Answer:")
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"), [("True", "False"), ("correct", "incorrect"), ("it is right", "it is wrong"), ("ja", "nein")]
+)
+def test_other_candidates_of_any_length(yes, no):
+    prompts = build_prompts(TOKENIZER, ONE, "no_yes", PromptStyle(yes=yes, no=no))
+    assert texts(TOKENIZER, prompts)[:2] == (yes, no)
+    assert prompts.yes_token != prompts.no_token
+
+
+def test_shared_leading_tokens_are_appended_to_the_prompt():
+    style = PromptStyle(yes="it is right", no="it is wrong", kind="plain")
+    plain = build_prompts(PLAIN, ONE, "yes_no", PromptStyle(kind="plain"))
+    prompts = build_prompts(PLAIN, ONE, "yes_no", style)
+    assert texts(PLAIN, prompts)[2].endswith("Answer: it is")
+    assert PLAIN.decode([prompts.yes_token]).strip() != PLAIN.decode([prompts.no_token]).strip()
+    assert texts(PLAIN, plain)[2].endswith("Answer:")
+
+
+def test_answers_take_a_leading_space_only_after_a_plain_prompt():
+    assert PLAIN.decode([build_prompts(PLAIN, ONE, "yes_no", PromptStyle(kind="plain")).yes_token]) == " Yes"
+    chat = build_prompts(TOKENIZER, ONE, "yes_no")
+    assert TOKENIZER.decode([chat.yes_token]) == "Yes"
+    variants = {TOKENIZER.decode([token]) for token in chat.yes_variants}
+    assert {"Yes", " Yes"} <= variants
+    assert not set(chat.yes_variants) & set(chat.no_variants)
+
+
+def test_own_instruction_in_both_orders():
+    style = PromptStyle("Nothing but No, or Yes.")
+    assert style.render_instruction("no_yes") == "Nothing but No, or Yes."
+    assert style.render_instruction("yes_no") == "Nothing but Yes, or No."
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("Answer Yes.", 0), ("Yes or No, No!", 2), ("Yes or None", 0), ("Yes, no", 0), ("Yes-NoNo", 0)]
+)
+def test_a_candidate_that_is_not_there_once_is_refused_with_the_text(text, count):
+    with pytest.raises(PromptError, match=f"holds it {count} times") as error:
+        PromptStyle(text).render_instruction("yes_no")
+    assert text in str(error.value)
+
+
+def test_a_candidate_within_the_other_is_not_looked_for_there():
+    assert find_candidates("correct or not correct", "correct", "not correct") == ((0, 7), (11, 22))
+
+
+@given(st.text(alphabet="abc NoYes.,?!\n", max_size=40), st.text(alphabet="xyz YesNo\n", max_size=40))
+@settings(max_examples=40, deadline=None)
+def test_whatever_the_question_says_the_candidates_are_those_of_the_instruction(first, second):
+    asked = [BinaryQuestion(f"q {first}", True, "a"), BinaryQuestion(f"{second} q", False, "b")]
+    prompts = build_prompts(TOKENIZER, asked, "yes_no")
+    for row in range(2):
+        assert texts(TOKENIZER, prompts, row)[:2] == ("Yes", "No")
+    assert torch.equal(prompts.yes_span[0], prompts.yes_span[1])
+
+
+def test_a_question_that_repeats_the_instruction_changes_nothing():
+    style = PromptStyle("Say Yes or No.")
+    prompts = build_prompts(TOKENIZER, [BinaryQuestion("Say Yes or No.", True, "a")], "yes_no", style)
+    assert texts(TOKENIZER, prompts)[2].startswith("\n\nQuestion: Say")
+
+
+def test_padding_is_on_the_right_and_marked():
+    prompts = build_prompts(TOKENIZER, [*ONE, BinaryQuestion("Short?", False, "s")], "yes_no")
+    assert prompts.mask.sum(1).tolist() == (prompts.last_pos + 1).tolist()
+    assert (prompts.tokens[~prompts.mask] == TOKENIZER.pad_token_id).all()
+    assert prompts.position_ids[1].tolist() == list(range(prompts.tokens.shape[1]))
+    short = prompts.select([1])
+    assert short.tokens.shape[1] == int(short.last_pos[0]) + 1
+    assert short.questions[0].id == "s"
+
+
+def bos_adding(template_too):
+    """A tokenizer that adds a BOS token by itself, with a template that holds one or not."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = copy.deepcopy(TOKENIZER)
+    bos = tokenizer.bos_token
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
+    )
+    if template_too:
+        tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    return tokenizer
+
+
+@pytest.mark.parametrize("template_too", [True, False])
+@pytest.mark.parametrize("kind", ["chat", "plain"])
+def test_one_bos_never_two(template_too, kind):
+    tokenizer = bos_adding(template_too)
+    prompts = build_prompts(tokenizer, ONE, "yes_no", PromptStyle(kind=kind))
+    assert (prompts.tokens[0] == tokenizer.bos_token_id).sum() == 1
+    assert prompts.tokens[0, 0] == tokenizer.bos_token_id
+
+
+def test_no_bos_where_the_tokenizer_adds_none():
+    assert (build_prompts(TOKENIZER, ONE, "yes_no").tokens != TOKENIZER.bos_token_id).all()
+
+
+def test_the_date_is_pinned_and_thinking_is_off():
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = (
+        "{{ date_string }}|{{ strftime_now('%Y-%m-%d') }}|{% if enable_thinking %}think{% endif %}|"
+        "{{ messages[0]['content'] }}\n"
+    )
+    text = build_prompts(tokenizer, ONE, "yes_no").texts[0]
+    assert text.startswith("26 Jul 2024|2024-07-26||You are given")
+
+
+def test_a_model_without_a_template_falls_back_and_says_so():
+    with pytest.warns(UserWarning, match="no chat template"):
+        prompts = build_prompts(PLAIN, ONE, "yes_no")
+    assert prompts.kind == "plain"
+    assert prompts.notes
+    with pytest.raises(PromptError, match="no chat template"):
+        build_prompts(PLAIN, ONE, "yes_no", PromptStyle(kind="chat"))
+
+
+def test_a_template_that_rewrites_the_turn_is_refused():
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = "{{ messages[0]['content'] | upper }}"
+    with pytest.raises(PromptError, match="rewrites the user's turn"):
+        build_prompts(tokenizer, ONE, "yes_no")
+
+
+def test_a_prompt_longer_than_the_context_names_the_question(tiny):
+    long = BinaryQuestion("word " * 3000, True, "too-long")
+    with pytest.raises(PromptError, match=r"'too-long' makes a prompt of \d+ tokens, more than the model's context"):
+        build_prompts(tiny, [*ONE, long], "yes_no")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"yes": "Yes", "no": "Yes"}, "two different"),
+        ({"yes": " "}, "two different"),
+        ({"question": "Q:"}, "has no {question}"),
+    ],
+)
+def test_a_style_that_makes_no_sense_is_refused(arguments, says):
+    with pytest.raises(PromptError, match=says):
+        PromptStyle(**arguments)
+
+
+def test_one_candidate_that_begins_the_other_is_refused():
+    with pytest.raises(PromptError, match="begin with the same tokens"):
+        build_prompts(TOKENIZER, ONE, "yes_no", PromptStyle(yes="right", no="right or wrong"))
+
+
+def test_a_slow_tokenizer_is_refused():
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(PromptError, match="no character offsets"):
+        build_prompts(Slow(), ONE, "yes_no")
