@@ -3,8 +3,10 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LEGACY := .venv-legacy
+LEGACY_STAMP := $(LEGACY)/.installed
 
-.PHONY: help install test demo lint types bench clean
+.PHONY: help install test families legacy demo lint types bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -22,6 +24,17 @@ $(STAMP): pyproject.toml constraints.txt demo-model.txt
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest
 
+families: $(STAMP)  ## write docs/families.md anew from what the laws find
+	NASA_INTERP_FAMILIES=1 $(BIN)/python -m pytest tests/test_families.py
+
+legacy: $(LEGACY_STAMP)  ## scores on a HookedTransformer, in a second environment with TransformerLens 3
+	$(LEGACY)/bin/python -m pytest tests/legacy
+
+$(LEGACY_STAMP): tests/legacy/requirements.txt
+	test -x $(LEGACY)/bin/python || $(PYTHON) -m venv $(LEGACY)
+	$(LEGACY)/bin/python -m pip install --quiet -r tests/legacy/requirements.txt
+	@touch $(LEGACY_STAMP)
+
 demo: $(STAMP)  ## the whole story on the embedded model, into runs/demo
 	$(BIN)/nasa-interp demo
 
@@ -33,4 +46,4 @@ types: $(STAMP)  ## pyright
 	$(BIN)/pyright
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LEGACY) runs .pytest_cache .ruff_cache

@@ -18,11 +18,11 @@ from tqdm.auto import tqdm
 
 from .bootstrap import DRAWS, cluster_index, draw_weights, interval
 from .errors import ResultError
-from .forward import run_fused
+from .forward import EditsOf, run_fused
 from .measures import Measures, measure, measure_draws
 from .models import Model, as_model
 from .prompts import ORDERS, Order, PromptBatch, PromptStyle, build_prompts
-from .questions import BinaryQuestion
+from .questions import BinaryQuestion, QuestionList
 from .run import RunInfo, read_json, write_json
 from .scoring.batches import length_sorted
 from .scoring.engine import fused_refusal
@@ -266,31 +266,57 @@ def decide(
     """
     model = as_model(model)
     questions = resolve_questions(data, limit, seed)
-    start = time.perf_counter()
     batches = [build_prompts(model, questions, each, style) for each in (ORDERS if order == "both" else (order,))]
-    answers = [answer_differences(model, prompts, batch_size, progress) for prompts in batches]
-    report = BinaryReport(
+    report = report_decisions(model, questions, batches, style, seed, draws, batch_size=batch_size, progress=progress)
+    for message in report.warnings:
+        warnings.warn(message, stacklevel=2)
+    return report
+
+
+@torch.no_grad()
+def report_decisions(
+    model: Model,
+    questions: QuestionList,
+    batches: Sequence[PromptBatch],
+    style: PromptStyle | None,
+    seed: int,
+    draws: int,
+    *,
+    batch_size: int | None = None,
+    progress: bool = True,
+    edits: EditsOf | None = None,
+) -> BinaryReport:
+    """The report on prompts that are built already: one batch a candidate order, of the same questions."""
+    start = time.perf_counter()
+    answers = [answer_differences(model, prompts, batch_size, progress, edits) for prompts in batches]
+    return BinaryReport(
         np.concatenate([d for d, _ in answers]),
         np.concatenate([mass for _, mass in answers]),
         tuple(prompts.order for prompts in batches for _ in questions),
         tuple(questions) * len(batches),
         describe_run(model, questions, batches, style, seed, draws, start),
     )
-    for message in report.warnings:
-        warnings.warn(message, stacklevel=2)
-    return report
 
 
+@torch.no_grad()
 def answer_differences(
-    model: Model, prompts: PromptBatch, batch_size: int | None = None, progress: bool = True
+    model: Model,
+    prompts: PromptBatch,
+    batch_size: int | None = None,
+    progress: bool = True,
+    edits: EditsOf | None = None,
 ) -> tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " prompt"]]:
-    """d = logit(No) - logit(Yes) and P(Yes) + P(No) at the first answer position of each prompt."""
+    """d = logit(No) - logit(Yes) and P(Yes) + P(No) at the first answer position of each prompt.
+
+    `edits` are interventions, as for `run_fused`; a model that doesn't go through the fused engine takes none.
+    """
     d, mass = torch.empty(len(prompts)), torch.empty(len(prompts))
     title = f"deciding, {prompts.order}"
     if fused_refusal(model, prompts) is None:
-        for batch in run_fused(model, prompts, batch_size=batch_size, progress=progress, title=title):
+        for batch in run_fused(model, prompts, edits=edits, batch_size=batch_size, progress=progress, title=title):
             d[batch.places], mass[batch.places] = compare_answers(batch.logits, prompts)
     else:
+        assert edits is None
         bar = tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress)
         for places in length_sorted(prompts, batch_size or PLAIN_BATCH):
             some = prompts.select(places)

@@ -25,8 +25,8 @@ from .models import Model
 from .models.slices import attention_modules
 from .prompts import PromptBatch
 
-# More tokens in a batch than these no longer make a token cheaper.
-TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}
+# More tokens in a batch than these no longer make a token cheaper, and mixed lengths cost pads (measured on the CPU).
+TOKENS_AT_ONCE = {"cpu": 512, "cuda": 16384}
 # Share of the memory that is free which a batch may be estimated to take.
 MEMORY_SHARE = 0.25
 
@@ -182,16 +182,25 @@ def run_prefix(model: Model, prompts: PromptBatch, edits: EditsOf | None = None)
         return Prefix(0)
     first = prompts.select([0])
     changes = edits(first, range(length)) if edits else {}
-    with instrumented(model.hf, edits=changes):
-        return cache_prefix(model.hf, first.tokens[:, :length].to(model.device))
+    return cache_prefix(model.hf, first.tokens[:, :length].to(model.device), changes)
 
 
-def cache_prefix(hf: Any, tokens: Int[Tensor, "batch pos"], below: Prefix | None = None) -> Prefix:
-    """Runs tokens and keeps their keys and values; layers that a restart skips take theirs from `below`."""
+def cache_prefix(
+    hf: Any,
+    tokens: Int[Tensor, "batch pos"],
+    edits: Mapping[int, Sequence[Edit]] | None = None,
+    below: Prefix | None = None,
+    layers: range | None = None,
+) -> Prefix:
+    """Runs tokens up to the last layer's attention and keeps their keys and values.
+
+    Where the pass restarts at a layer, `layers` are those that run, and those that it skips take theirs from `below`.
+    """
     cache = DynamicCache()
-    hf(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    with instrumented(hf, edits=edits, layers=layers, only_read=True):
+        hf(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
     new = [(keys, values) for keys, values, _ in cache if keys is not None and values is not None]
-    skipped = below.keys_values[: len(below.keys_values) - len(new)] if below else ()
+    skipped = below.keys_values[: layers.start] if below and layers else ()
     return Prefix(tokens.shape[1], [*skipped, *new])
 
 
@@ -218,9 +227,11 @@ def _run_batch(
 
 def answer_logits(hf: Any, batch: PromptBatch, start: int, cache: Cache | None) -> Float[Tensor, "batch d_vocab"]:
     """One pass over the positions from `start` on; the logits at each prompt's last position, fp32 on the CPU."""
+    # No mask is needed behind the last real token; without pad tokens transformers doesn't advise one either.
+    tokens = torch.where(batch.mask, batch.tokens, batch.tokens[:, :1])
     with unembed_only(hf, batch.last_pos - start):
         logits = hf(
-            batch.tokens[:, start:].to(hf.device),
+            tokens[:, start:].to(hf.device),
             position_ids=batch.position_ids[:, start:].to(hf.device),
             past_key_values=cache,
             use_cache=cache is not None,
@@ -330,7 +341,7 @@ def batch_size_for(model: Model, length: int, prefix: int = 0) -> int:
     # one layer's keys and values behind the prefix, and what a layer makes of the tokens
     bytes_each = model.dtype.itemsize * (width * length + 6 * config.hidden_size * (prefix + length))
     bytes_each += 8 * config.vocab_size
-    at_once = TOKENS_AT_ONCE.get(model.device.type, 2048) // max(length, 1)
+    at_once = TOKENS_AT_ONCE.get(model.device.type, 512) // max(length, 1)
     return max(1, min(free_memory(model) // bytes_each, at_once))
 
 

@@ -12,6 +12,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from nasa_interp.questions import BinaryQuestion
+
 WINDOW = 8
 """Sliding window of the families that have one: shorter than any prompt of the tests."""
 
@@ -211,6 +213,22 @@ PECULIARITIES = {
     "lfm2": "convolutions in place of attention in some layers",
 }
 """What sets a tiny model of the family apart from the plainest transformer."""
+
+
+QUESTIONS = tuple(
+    BinaryQuestion(question, label, str(number), "facts" if number < 3 else "sums")
+    for number, (question, label) in enumerate(
+        (
+            ("Is Tom's ball red?", True),
+            ("Is Tom's ball blue, or is it not?", False),
+            ("Is this review positive? A dull, slow and empty story that nobody should have to watch.", False),
+            ("Is 12 + 7 = 19?", True),
+            ("Is 34 + 8 = 45? None of this is easy, No?", False),
+            ("The list holds bread, milk, salt and tea. Does it hold milk?", True),
+        )
+    )
+)
+"""Six questions of unequal length."""
 
 
 def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:

@@ -385,6 +385,38 @@ def test_removed_head_is_a_zeroed_output_projection() -> None:
     assert (recording.outputs[1][:, :, 0] != 0).any()
 
 
+def test_factors_of_each_row_make_the_rows_variants() -> None:
+    inputs = random_inputs()
+    factors = torch.tensor([[0.0, 1.0], [2.0, -1.0]])
+    together = attend(inputs, edits=[ScaleHeads((4, 1), factors)])[0]
+    for row in range(2):
+        alone = attend(inputs, edits=[ScaleHeads((4, 1), factors[row])])[0]
+        assert torch.equal(together[row], alone[row])
+    assert not torch.equal(together[0], attend(inputs, edits=[ScaleHeads((4, 1), factors[1])])[0][0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_reading_reads_the_same_and_ends_the_block(family: str) -> None:
+    model, inputs = build(family), batch("left")
+    logits = None
+    with torch.no_grad():
+        with instrumented(model, spans=SPANS, first_query=FIRST) as whole:
+            model(**inputs)
+        with instrumented(model, spans=SPANS, first_query=FIRST, only_read=True) as read:
+            logits = model(**inputs).logits
+    assert logits is None
+    for layer, reading in whole.readings.items():
+        assert torch.equal(read.readings[layer].log_yes.nan_to_num(), reading.log_yes.nan_to_num())
+        assert torch.equal(read.readings[layer].log_no.nan_to_num(), reading.log_no.nan_to_num())
+
+
+def test_only_the_named_layers_must_run() -> None:
+    with pytest.raises(ModelError, match=r"Layer 0 .* fired 1 times, expected 0"):
+        run(build("llama"), layers=[1, 2])
+    with pytest.raises(ModelError, match=r"Layers \[0\] have no attention that runs"):
+        run(build("llama"), layers=[1, 2], edits={0: []})
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patching_a_run_with_itself_changes_nothing(family: str) -> None:
     model, inputs = build(family), batch("left")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 from families import tiny_model, tiny_tokenizer
 
@@ -121,7 +122,7 @@ def test_the_whole_path_on_a_tiny_model(place):
     assert json.loads(looked_json)["ok"] is True
     report = json.loads((place / "report.json").read_text())
     assert report["run"]["data"] == "good.jsonl"
-    assert len((place / "answers.csv").read_text().splitlines()) == 17
+    assert len(pd.read_csv(place / "answers.csv")) == 16
     assert len(json.loads((place / "heads.json").read_text())["heads"]) == 3
 
 
@@ -155,11 +156,11 @@ def test_the_demo_writes_its_run_folder(tmp_path):
 
 
 def test_interrupting_keeps_what_is_finished(tmp_path):
-    command = [sys.executable, "-m", "nasa_interp", "demo", "--limit", "64"]
+    command = [sys.executable, "-m", "nasa_interp", "demo", "--limit", "16"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     run = tmp_path / "runs" / "demo"
     deadline = time.monotonic() + 300
-    while not (run / "decisions.json").exists() and time.monotonic() < deadline:
+    while not (run / "decisions.json").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)

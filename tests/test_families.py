@@ -25,6 +25,7 @@ from families import (
     FULL,
     LAYER_WINDOWS,
     PECULIARITIES,
+    QUESTIONS,
     REFUSED,
     SUPPORTED,
     tiny_model,
@@ -33,7 +34,6 @@ from families import (
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from nasa_interp import load_questions
 from nasa_interp.doctor import tuning_refusal
 from nasa_interp.errors import ModelError
 from nasa_interp.models import Model, load_model
@@ -81,7 +81,7 @@ def plain_eager(hf: PreTrainedModel) -> PreTrainedModel:
 @functools.cache
 def prompts_of(order: str, style: PromptStyle | None) -> PromptBatch:
     """Six prompts of unequal length, so that batches are padded."""
-    prompts = build_prompts(tiny_tokenizer(), load_questions("builtin:verify#probe", limit=6), order, style)
+    prompts = build_prompts(tiny_tokenizer(), QUESTIONS, order, style)
     assert len(set(prompts.last_pos.tolist())) > 2
     return prompts
 
@@ -147,17 +147,13 @@ def compare_scores(family: str, score: Callable[[Model, PromptBatch], tuple[Tens
 
 def law_hooked_scores(family: str) -> float:
     """The hooked engine's scores are those of a plain loop over eager attention."""
-    return compare_scores(family, lambda model, prompts: score_hooked(model, prompts, 4, progress=False))
+    return compare_scores(family, functools.partial(score_hooked, batch_size=4, progress=False))
 
 
 def law_fused_scores(family: str) -> float:
     """So are the fused engine's, with a shared prefix and without."""
-    return max(
-        compare_scores(
-            family, lambda model, prompts: score_fused(model, prompts, 4, progress=False, share_prefix=share)
-        )
-        for share in (True, False)
-    )
+    score = functools.partial(score_fused, batch_size=4, progress=False)
+    return max(compare_scores(family, functools.partial(score, share_prefix=share)) for share in (True, False))
 
 
 @torch.no_grad()
@@ -193,7 +189,8 @@ def law_one_set_of_weights(family: str) -> float:
             worst = max(worst, apart(hooked, plain))
             assert worst <= AGREEMENT, f"after an edit of {name} in {view} the views are {worst:.1e} apart"
             # Without rotary embedding a key bias adds the same to all of a query's scores, which changes nothing.
-            assert family == "gpt2" and "attn.k" in name or not torch.equal(plain, before), f"{view} {name}: no effect"
+            nothing = family == "gpt2" and "attn.k" in name and name.endswith("bias")
+            assert nothing or not torch.equal(plain, before), f"an edit of {name} in {view} had no effect"
             before = plain
     return worst
 
@@ -246,7 +243,7 @@ def used(model: Model) -> None:
 
 @torch.no_grad()
 def law_left_alone(family: str) -> None:
-    """Scoring leaves both views' logits, their hooks, the attention setting and the global random state, bit for bit."""
+    """Scoring leaves both views' logits, their hooks, the settings and the random state, bit for bit."""
     model, prompts = wrapped(family), prompts_of("yes_no", None)
 
     def state() -> tuple:
@@ -382,7 +379,7 @@ def test_a_saved_model_is_loaded_and_scored_in_any_dtype(family: str, device: st
         tiny_tokenizer().save_pretrained(tmp_path)
     model, expected = load_model(tmp_path, device=device, dtype=dtype), looped(family, "yes_no", None)
     assert model.dtype == getattr(torch, dtype)
-    allowed = {"float32": AGREEMENT, "bfloat16": 0.5, "float16": 0.1}[dtype]
+    allowed = {"float32": AGREEMENT, "bfloat16": 0.3, "float16": 0.03}[dtype]
     for score in (score_fused, score_hooked):
         scores, counts = score(model, prompts_of("yes_no", None), 4, progress=False)
         assert torch.equal(counts, expected.counts)

@@ -144,19 +144,13 @@ def test_a_bridge_with_weights_of_its_own(monkeypatch):
     assert fails(laws.law_one_set_of_weights, "llama")
 
 
-def test_a_bridge_around_the_plain_model_itself(monkeypatch):
-    monkeypatch.setattr(bridge, "eager_twin", lambda hf: hf)
-    assert fails(laws.law_names, "llama")
-    assert fails(laws.law_left_alone, "llama")
-
-
 def test_weights_written_otherwise(monkeypatch):
     used = laws.used
 
     def touch(model):
         used(model)
         with torch.no_grad():
-            next(model.hf.parameters()).view(-1)[0] += 1e-3
+            next(model.hf.parameters()).mul_(1.001)
 
     monkeypatch.setattr(laws, "used", touch)
     assert all(fails(law, "llama") for law in (laws.law_names, laws.law_bytes, laws.law_left_alone))

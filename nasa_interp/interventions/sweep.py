@@ -135,7 +135,7 @@ class _BasePass:
     d: Float[Tensor, " prompt"]
     prefix: Prefix
     entering_prefix: dict[int, Float[Tensor, "1 pos d_model"]]
-    entering: dict[int, Float[Tensor, "prompt pos d_model"]]
+    entering: dict[int, Float[Tensor, "prompt rest d_model"]]
 
     @classmethod
     def of(
@@ -143,7 +143,7 @@ class _BasePass:
     ) -> "_BasePass":
         hf, prefix, entering_prefix = model.hf, Prefix(0), {}
         if length:
-            with residuals_entering(hf, layers) as entering_prefix, instrumented(hf):
+            with residuals_entering(hf, layers) as entering_prefix:
                 prefix = cache_prefix(hf, prompts.tokens[:1, :length].to(model.device))
         shape = (len(prompts), prompts.tokens.shape[1] - length, model.config.hidden_size)
         entering = {layer: torch.zeros(shape, dtype=model.dtype, device=model.device) for layer in layers}
@@ -202,8 +202,8 @@ def _variants(hf: Any, base: _BasePass, layer: int, group: list[int], edits: Row
         return base.prefix
     hidden = base.entering_prefix[layer].expand(len(group), -1, -1)
     running = range(layer, len(base.prefix.keys_values))
-    with restart_at(hf, layer, hidden), instrumented(hf, edits={layer: changes}, layers=running):
-        return cache_prefix(hf, rows.tokens[:, :length].to(hidden.device), base.prefix)
+    with restart_at(hf, layer, hidden):
+        return cache_prefix(hf, rows.tokens[:, :length].to(hidden.device), {layer: changes}, base.prefix, running)
 
 
 def _prompts_at_once(model: Model, prompts: PromptBatch, prefix: int, layers: int) -> int:

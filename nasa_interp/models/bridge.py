@@ -158,9 +158,9 @@ class Copies:
         Raises:
             ModelError: where both sides of a copy were edited since the last time, differently.
         """
-        for place, (mine, theirs, rows) in enumerate(self.pairs):
-            if torch.equal(mine, theirs[rows]):
-                continue
+        apart = [place for place, (mine, theirs, rows) in enumerate(self.pairs) if not torch.equal(mine, theirs[rows])]
+        for place in apart:
+            mine, theirs, rows = self.pairs[place]
             edited, original = _hash_tensor(mine) != self.hashes[place][0], self._original_edited(place)
             if edited and original:
                 raise ModelError("a fused projection was edited both in the bridge and in the plain model; undo one")
@@ -169,7 +169,8 @@ class Copies:
                     theirs[rows] = mine
                 else:
                     mine.copy_(theirs[rows])
-        if self.pairs:
+        # Hashing takes seconds in large models, and this runs at every access: only after something was carried.
+        if apart:
             self.hashes = self._hash()
 
     def _original_edited(self, place: int) -> bool:

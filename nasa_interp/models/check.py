@@ -59,7 +59,7 @@ class HookCheck:
         if self.patterns > self.tolerance:
             return f"the hooked attention is off plain eager attention by {self.patterns:.1e}"
         if self.lost > max(TOLERANCE, self.step):
-            return f"something besides the keys (attention sinks?) takes part of the attention away, up to {self.lost:.0%}"
+            return f"something besides the keys (attention sinks?) takes attention away, up to {self.lost:.0%}"
         if self.reads == "pattern" and self.step == torch.finfo(torch.float16).eps:
             return "its score hooks carry no scores, and in float16 the patterns underflow; load it in another dtype"
         if self.plain > self.tolerance:

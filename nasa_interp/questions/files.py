@@ -1,6 +1,7 @@
 """Questions from the user's own file: JSON lines or CSV with the columns `question` and `label`."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,11 +45,11 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except OSError as error:
         raise QuestionError(f"{path} can't be read ({error.strerror}); check the path") from error
     if path.suffix == ".csv":
-        reader = csv.DictReader(text.splitlines(keepends=True))
+        reader = csv.DictReader(io.StringIO(text, newline=""))
         for row in reader:
             yield f"{path}, line {reader.line_num}", row
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         place = f"{path}, line {number}"
         if not line.strip():
             continue

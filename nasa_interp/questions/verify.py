@@ -58,14 +58,18 @@ def _questions(group: str, split: str) -> list[list[BinaryQuestion]]:
 
 def _sentiment(split: str, rng: Random) -> list[Pair]:
     def ask(review: str) -> str:
-        return f"{review} Is this review positive?"
+        return f"{review} Would you say that the review is positive?"
 
     return [(ask(row["positive"]), ask(row["negative"])) for row in _table("reviews.tsv", split)]
 
 
 def _stated_fact(split: str, rng: Random) -> list[Pair]:
-    rows = _table("facts.tsv", split)
-    return [(f"{row['fact']} {row['yes_question']}", f"{row['fact']} {row['no_question']}") for row in rows]
+    def ask(stated: str, asked: str) -> str:
+        return f"{stated} Would you say {asked[0].lower()}{asked[1:-1]}?"
+
+    # A fact and its contrary take turns in being stated: every question is right once and wrong once.
+    rows = [(row["fact"], row["contrary"]) for row in _table("facts.tsv", split)]
+    return [(ask(fact, fact), ask(fact, other)) for row in rows for fact, other in (row, row[::-1])]
 
 
 def _same_word(split: str, rng: Random) -> list[Pair]:
@@ -74,7 +78,7 @@ def _same_word(split: str, rng: Random) -> list[Pair]:
     for index in range(PAIRS[split]):
         word, other = next(words), next(words)
         first, second = (word, other) if index % 2 else (other, word)
-        question = 'Is "{}" the same word as "{}"?'
+        question = 'Is "the {}" the same as "the {}"?'
         pairs.append((question.format(word, word), question.format(first, second)))
     return pairs
 
@@ -86,18 +90,18 @@ def _category(split: str, rng: Random) -> list[Pair]:
         for index, member in enumerate(row["members"].split()):
             # Round the other categories in turn, so that each is the wrong one as often as it is the right one.
             other = rows[(row_index + 1 + index % (len(rows) - 1)) % len(rows)]["category"]
-            question = f"Is {'an' if member[0] in 'aeiou' else 'a'} {member} a kind of "
-            pairs.append((f"{question}{row['category']}?", f"{question}{other}?"))
+            question = f"There was {_a(member)}. Would you say there was "
+            pairs.append((f"{question}{_a(row['category'])}?", f"{question}{_a(other)}?"))
     return pairs
 
 
-def _in_list(split: str, rng: Random) -> list[Pair]:
-    words = _share(_lines("list_words.txt"), split)
+def _presence(split: str, rng: Random) -> list[Pair]:
+    things = _share(_lines("things.txt"), split)
     pairs = []
     for index in range(PAIRS[split]):
-        absent, *listed = _shuffled(words, rng)[:5]
-        question = f'Here is a list of words: {", ".join(listed)}. Is the word "{{}}" in the list?'
-        pairs.append((question.format(listed[index % len(listed)]), question.format(absent)))
+        absent, *present = _shuffled(things, rng)[:3]
+        question = f"There was {_a(present[0])} and {_a(present[1])}. Would you say there was "
+        pairs.append((f"{question}{_a(present[index % 2])}?", f"{question}{_a(absent)}?"))
     return pairs
 
 
@@ -140,12 +144,16 @@ _GROUP_PAIRS: dict[str, Callable[[str, Random], list[Pair]]] = {
     "stated_fact": _stated_fact,
     "same_word": _same_word,
     "category": _category,
-    "in_list": _in_list,
+    "presence": _presence,
     "sum": _sum,
     "capital": _capital,
     "larger": _larger,
 }
 GROUPS = tuple(_GROUP_PAIRS)
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _lines(name: str) -> list[str]:

@@ -54,8 +54,7 @@ def score_hooked(
 
         def read(found: Tensor, hook, layer: int, batch: PromptBatch = batch, places: list[int] = places) -> None:
             fired[layer] += 1
-            # The logarithm of a pattern is its scores less the row's log-sum-exp: the same formula reads both.
-            pre_softmax = found.float() if check.reads == "scores" else found.float().log()
+            pre_softmax = found.float() if check.reads == "scores" else _log_pattern(found)
             nas, counted = _read_candidates(pre_softmax, batch, windows[layer])
             scores[places, layer], counts[places, layer] = nas, counted
 
@@ -95,3 +94,11 @@ def _read_candidates(
     counted = counted_queries(batch.first_query, batch.last_pos, batch.yes_span, batch.no_span, queries, window)
     nas = negative_attention_score(logs[0], logs[1], counted[:, None].to(device))
     return nas.cpu(), counted.sum(-1).float()
+
+
+def _log_pattern(pattern: Tensor) -> Float[Tensor, "batch head query key"]:
+    """The logarithm of a pattern is its scores less the row's log-sum-exp, so the same formula reads both.
+
+    Attention that underflowed to 0 is taken for the smallest number there is; masked keys aren't counted anyway.
+    """
+    return pattern.float().clamp_min(torch.finfo(torch.float32).tiny).log()

@@ -40,6 +40,12 @@ def test_csv_reads_quotes_groups_and_pairs(tmp_path):
     ]
 
 
+def test_a_line_separator_within_a_question_is_no_end_of_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "a\u2028b?", "label": 1}\n{"question": "c?", "label": 0}\n')
+    assert [q.question for q in load_questions(str(path))] == ["a\u2028b?", "c?"]
+
+
 def test_a_split_picks_its_rows(tmp_path):
     rows = [{"question": f"{i}?", "label": i % 2, "split": "dev" if i < 2 else "test"} for i in range(5)]
     path = write(tmp_path / "a.jsonl", rows)

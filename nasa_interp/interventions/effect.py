@@ -1,0 +1,287 @@
+"""What an intervention on chosen heads does to the decisions: paired with the model as it is, question by question."""
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
+from ..decisions import BinaryReport, report_decisions
+from ..errors import ModelError
+from ..heads import HeadList
+from ..measures import measure, measure_draws
+from ..models import as_model
+from ..prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
+from ..run import write_json
+from ..scoring.engine import fused_refusal
+from ..session import resolve_questions
+from .values import Intervention, Zero, edits_of
+
+MEASURES = (
+    "mean_logit_difference",
+    "imbalance",
+    "yes_rate",
+    "accuracy",
+    "oracle_accuracy",
+    "auc",
+    "answer_mass",
+)
+STEPS = (1, 2, 3, 5, 8, 13, 20, 40)
+
+
+@dataclass(frozen=True, repr=False)
+class AblationEffect:
+    """The decisions with and without an intervention.
+
+    Args:
+        heads: the heads that were changed.
+        intervention: what was done to them.
+        base, changed: the decisions of the model as it is, and under the intervention; the same questions in the same
+            order.
+    """
+
+    heads: HeadList
+    intervention: Intervention
+    base: BinaryReport
+    changed: BinaryReport
+
+    @cached_property
+    def changes(self) -> pd.DataFrame:
+        """For each measure: before, after, change, and the ends of the change's paired bootstrap interval (95%)."""
+        return self.estimate()
+
+    def estimate(self, order: str | None = None) -> pd.DataFrame:
+        """The changes over both candidate orders, or in one."""
+        rows = np.array([order in (None, o) for o in self.base.order])
+        run = self.base.run
+        weights = draw_weights(cluster_index(self.base.questions), run.draws, run.seed)[:, rows]
+        sides = [(r.logit_differences[rows], r.label[rows], r.answer_masses[rows]) for r in (self.base, self.changed)]
+        before, after = (measure(*side) for side in sides)
+        drawn_before, drawn_after = (measure_draws(*side, weights) for side in sides)
+        found = []
+        for name in MEASURES:
+            low, high = interval(drawn_after[name] - drawn_before[name])
+            old, new = getattr(before, name), getattr(after, name)
+            found.append((name, old, new, new - old, float(low), float(high)))
+        return pd.DataFrame(found, columns=["measure", "before", "after", "change", "low", "high"]).set_index("measure")
+
+    def change(self, name: str) -> float:
+        """The change of one measure over both orders."""
+        return float(self.changes.loc[name, "change"])  # type: ignore[arg-type]
+
+    mean_logit_difference_change = property(
+        lambda self: self.change("mean_logit_difference"), doc="Below 0: the model moved toward Yes."
+    )
+    imbalance_change = property(lambda self: self.change("imbalance"), doc="Below 0: Yes is said more often.")
+    auc_change = property(lambda self: self.change("auc"), doc="Below 0: the model sorts worse.")
+    accuracy_change = property(lambda self: self.change("accuracy"), doc="Change of the rate of right decisions.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: heads, intervention, changes over both orders and in each."""
+        orders = dict.fromkeys(self.base.order)
+        return {
+            "kind": "ablation_effect",
+            "heads": [str(head) for head in self.heads],
+            "by": self.heads.by,
+            "intervention": repr(self.intervention),
+            "changes": self.changes.to_dict(orient="index"),
+            "orders": {order: self.estimate(order).to_dict(orient="index") for order in orders},
+            "run": self.changed.run.to_dict(),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Writes JSON."""
+        return write_json(path, self.to_dict())
+
+    def __repr__(self) -> str:
+        row = self.changes.loc["mean_logit_difference"]
+        return (
+            f"AblationEffect({self.intervention} on {len(self.heads)} heads: mean logit difference "
+            f"{row.before:+.2f} -> {row.after:+.2f} [{row.low:+.2f}, {row.high:+.2f}], "
+            f"AUC {self.changes.before['auc']:.2f} -> {self.changes.after['auc']:.2f})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.changes.to_html(float_format='%.3f')}"
+
+
+class Ablator:
+    """Asks the same questions under one intervention after another; the model as it is is asked once.
+
+    Args:
+        model, data, order, style, limit, seed, draws: as for `decide`.
+
+    Raises:
+        ModelError: where fused attention isn't exact for the model, so that it can't be intervened on.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        order: Literal["both", "yes_no", "no_yes"] = "both",
+        style: PromptStyle | None = None,
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+        draws: int = DRAWS,
+        progress: bool = True,
+    ):
+        self.model, self.style, self.seed, self.draws, self.progress = as_model(model), style, seed, draws, progress
+        self.questions = resolve_questions(data, limit, seed)
+        orders = ORDERS if order == "both" else (order,)
+        self.batches: Sequence[PromptBatch] = [build_prompts(self.model, self.questions, o, style) for o in orders]
+        refusal = fused_refusal(self.model, self.batches[0])
+        if refusal is not None:
+            raise ModelError(f"interventions run on the fused engine, which refuses {self.model.name}: {refusal}")
+        self.base = self._report(None)
+
+    def effect(self, heads: HeadList | Iterable[Any], intervention: Intervention | None = None) -> AblationEffect:
+        """The effect on these heads; without heads, nothing changes.
+
+        Raises:
+            HeadError: where a head is outside the model.
+        """
+        chosen = HeadList.of(heads).check(self.model.n_layers, self.model.n_heads)
+        what = intervention or Zero()
+        changed = self._report(edits_of(chosen, what)) if len(chosen) else self.base
+        return AblationEffect(chosen, what, self.base, changed)
+
+    def _report(self, edits: Any) -> BinaryReport:
+        return report_decisions(
+            self.model,
+            self.questions,
+            self.batches,
+            self.style,
+            self.seed,
+            self.draws,
+            progress=self.progress,
+            edits=edits,
+        )
+
+
+def ablation_effect(
+    model: Any,
+    data: Any,
+    heads: HeadList | Iterable[Any],
+    intervention: Intervention | None = None,
+    order: Literal["both", "yes_no", "no_yes"] = "both",
+    style: PromptStyle | None = None,
+    **options: Any,
+) -> AblationEffect:
+    """Changes the heads and asks again: how far does the answer move, and what does it cost in sorting power?
+
+    Args:
+        model: a Model with a plain view, or what `load_model` accepts besides names.
+        data: questions, or a data specification.
+        heads: heads, pairs or names.
+        intervention: `Zero()` by default.
+        order, style: as for `decide`.
+        options: `limit`, `seed`, `draws`, `progress`, as for `decide`.
+
+    Returns:
+        Change of the mean logit difference, imbalance, yes rate, accuracy, oracle accuracy, AUC and answer mass, with
+        paired bootstrap intervals. The model is left as it was.
+
+    Source: the paper validates its heads by intervening on them; the measures and intervals are ours.
+    """
+    return Ablator(model, data, order, style, **options).effect(heads, intervention)
+
+
+def cumulative_effect(
+    model: Any, data: Any, heads: HeadList | Iterable[Any], intervention: Intervention | None = None, **options: Any
+) -> pd.DataFrame:
+    """The effect on the first k heads of a ranking, for k = 1, 2, 3, 5, 8, 13, 20, 40 as far as it goes.
+
+    Returns:
+        One row a k: change of each measure with its interval.
+    """
+    ranked = HeadList.of(heads)
+    ablator = Ablator(model, data, **options)
+    ks = [k for k in STEPS if k < len(ranked)] + ([len(ranked)] if len(ranked) and len(ranked) <= STEPS[-1] else [])
+    rows = []
+    for k in sorted(set(ks)):
+        changes = ablator.effect(ranked[:k], intervention).changes
+        flat = {
+            f"{name}_{column}": changes.loc[name, column] for name in MEASURES for column in ("change", "low", "high")
+        }
+        rows.append({"k": k, **flat})
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class RandomControl:
+    """The chosen heads against random ones.
+
+    Args:
+        effect: change of the mean logit difference under the intervention on the chosen heads.
+        random: the same for each random set.
+        p: (r + 1) / (n + 1), r the number of random sets that move it toward Yes as far or farther.
+        matched: whether random sets take as many heads from each layer.
+    """
+
+    effect: float
+    random: tuple[float, ...]
+    p: float
+    matched: bool
+
+    def __str__(self) -> str:
+        kind = "layer-matched" if self.matched else "unmatched"
+        mean = float(np.mean(self.random)) if self.random else math.nan
+        sets = f"{len(self.random)} {kind} random sets"
+        return f"{self.effect:+.2f} against {mean:+.2f} on average of {sets}, p = {self.p:.2f}"
+
+
+def random_control(
+    ablator: Ablator,
+    heads: HeadList | Iterable[Any],
+    intervention: Intervention | None = None,
+    n: int = 19,
+    matched: bool = True,
+    seed: int = 0,
+) -> RandomControl:
+    """Does the choice of heads matter? The same intervention on random sets of the same size.
+
+    Args:
+        ablator: asks the questions.
+        heads: the chosen heads; random sets never hold one of them.
+        n: random sets; 99 for a claim, fewer for a look.
+        matched: as many heads from each layer, from neighbouring layers where it has too few left.
+        seed: of the draws.
+
+    Source: ours.
+    """
+    chosen = HeadList.of(heads)
+    own = ablator.effect(chosen, intervention).mean_logit_difference_change
+    rng = np.random.default_rng(seed)
+    shape = (ablator.model.n_layers, ablator.model.n_heads)
+    random = tuple(
+        ablator.effect(random_heads(chosen, *shape, rng, matched), intervention).mean_logit_difference_change
+        for _ in range(n)
+    )
+    return RandomControl(own, random, (sum(r <= own for r in random) + 1) / (n + 1), matched)
+
+
+def random_heads(
+    chosen: HeadList, n_layers: int, n_heads: int, rng: np.random.Generator, matched: bool = True
+) -> HeadList:
+    """As many random heads, none of them chosen; matched by layer, or from the nearest layer that has any left.
+
+    Raises:
+        ModelError: where the model has too few other heads.
+    """
+    left = [(layer, index) for layer in range(n_layers) for index in range(n_heads) if (layer, index) not in chosen]
+    if len(left) < len(chosen):
+        raise ModelError(f"the model has {len(left)} other heads, too few for a random set of {len(chosen)}")
+    picked = []
+    for head in chosen:
+        distance = [abs(layer - head.layer) if matched else 0 for layer, _ in left]
+        nearest = [place for place, far in enumerate(distance) if far == min(distance)]
+        picked.append(left.pop(nearest[rng.integers(len(nearest))]))
+    return HeadList.of(picked)

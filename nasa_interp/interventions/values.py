@@ -1,0 +1,118 @@
+"""Interventions as small values: what is done to a head, and at which positions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..attention import CutEdges, Edit, ScaleHeads, Spans, SwapEdges
+from ..errors import HeadError
+from ..forward import EditsOf
+from ..heads import HeadList
+from ..prompts import PromptBatch
+
+Positions = Literal["all", "after", "last"]
+"""All positions, those after the instruction, or the last one, which predicts the answer."""
+
+
+class Intervention(Protocol):
+    """Anything that can say how a layer's heads are changed in a pass."""
+
+    def edit(self, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
+        """The edit of these heads of one layer; None where nothing changes at these positions."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiplies a head's output by a factor."""
+
+    factor: float
+    positions: Positions = "all"
+
+    def edit(self, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
+        """See `Intervention`."""
+        queries = marked_queries(batch, positions, self.positions)
+        if not queries.any():
+            return None
+        return ScaleHeads(heads, torch.full((len(heads),), self.factor), queries)
+
+
+@dataclass(frozen=True)
+class Zero:
+    """Zero ablation: takes a head's output away."""
+
+    positions: Positions = "all"
+
+    def edit(self, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
+        """See `Intervention`."""
+        return Scale(0.0, self.positions).edit(heads, batch, positions)
+
+
+@dataclass(frozen=True)
+class Knockout:
+    """Attention knockout: cuts a head's attention from later queries to both candidates, and nothing else of it.
+
+    Args:
+        renormalize: True as if the candidates were masked before the softmax, so that other keys take their attention
+            over; False loses it.
+        positions: "all" means all queries from which the candidates can be seen.
+    """
+
+    renormalize: bool = True
+    positions: Positions = "after"
+
+    def edit(self, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
+        """See `Intervention`."""
+        queries = marked_queries(batch, positions, self.positions)
+        if not queries.any():
+            return None
+        keys = torch.arange(positions.stop)
+        columns = torch.zeros(len(batch), positions.stop, dtype=torch.bool)
+        for span in (batch.yes_span, batch.no_span):
+            columns |= (keys >= span[:, :1]) & (keys < span[:, 1:])
+        return CutEdges(heads, columns, queries, self.renormalize)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Exchanges the attention that a head pays to the two candidates."""
+
+    positions: Positions = "after"
+
+    def edit(self, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
+        """See `Intervention`."""
+        queries = marked_queries(batch, positions, self.positions)
+        return SwapEdges(heads, Spans(batch.yes_span, batch.no_span), queries) if queries.any() else None
+
+
+def marked_queries(batch: PromptBatch, positions: range, where: Positions) -> Bool[Tensor, "batch query"]:
+    """Which of the running positions an intervention acts on, prompt by prompt.
+
+    Raises:
+        HeadError: where `where` is none of the known places.
+    """
+    place = torch.arange(positions.start, positions.stop).expand(len(batch), -1)
+    if where == "all":
+        return torch.ones_like(place, dtype=torch.bool)
+    if where == "after":
+        return place >= batch.first_query[:, None]
+    if where == "last":
+        return place == batch.last_pos[:, None]
+    raise HeadError(f"positions {where!r} are unknown; use one of {', '.join(get_args(Positions))}")
+
+
+def edits_of(heads: HeadList | Iterable[Any], intervention: Intervention) -> EditsOf:
+    """The intervention on all of these heads, as the fused forward pass takes it."""
+    layers: dict[int, list[int]] = {}
+    for head in HeadList.of(heads):
+        layers.setdefault(head.layer, []).append(head.index)
+
+    def edits(batch: PromptBatch, positions: range) -> Mapping[int, Sequence[Edit]]:
+        found = {layer: intervention.edit(tuple(indices), batch, positions) for layer, indices in layers.items()}
+        return {layer: [edit] for layer, edit in found.items() if edit is not None}
+
+    return edits
