@@ -3,12 +3,14 @@
 import json
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .errors import NasaInterpError
+from .run import jsonable, write_json
 
 app = typer.Typer(
     name="nasa-interp",
@@ -138,6 +140,45 @@ def heads(
 
 
 @app.command()
+def ablate(
+    model: ModelArg,
+    heads: Annotated[Path, typer.Option("--heads", help="a head list: what `heads --out` wrote, CSV, or PASTA JSON")],
+    data: DataOpt = "builtin:verify#val",
+    out: OutOpt = None,
+    by: Annotated[str, typer.Option("--do", help="zero, knockout, swap, or a factor such as 0.5")] = "zero",
+    positions: Annotated[str, typer.Option(help="all, after (the instruction), or last")] = "all",
+    controls: Annotated[int, typer.Option(min=0, help="layer-matched random sets; 99 for a claim")] = 9,
+    order: OrderOpt = "both",
+    instruction: InstructionOpt = None,
+    candidates: CandidatesOpt = None,
+    kind: KindOpt = "auto",
+    json_: JsonOpt = False,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = None,
+    dtype: DtypeOpt = None,
+    limit: LimitOpt = None,
+) -> None:
+    """Do these heads make the model say No? The effect of changing them, against random heads."""
+    from .heads import HeadList
+    from .interventions import Ablator, random_control
+
+    chosen, what = HeadList.load(heads), _intervention(by, positions)
+    style, questions = _style(instruction, candidates, kind), _load_data(data, limit, seed)
+    ablator = Ablator(_load(model, device, dtype), questions, order, style, seed=seed)  # type: ignore[arg-type]
+    effect = ablator.effect(chosen, what)
+    control = random_control(ablator, chosen, what, controls, seed=seed) if controls else None
+    found = {**effect.to_dict(), "control": None if control is None else asdict(control)}
+    if out:
+        write_json(out, found)
+    if json_:
+        _print(found, True)
+        return
+    typer.echo(effect.changes.to_string(float_format=lambda x: f"{x:+.3f}", na_rep="undefined"))
+    if control is not None:
+        typer.echo(f"\nmean logit difference: {control}")
+
+
+@app.command()
 def doctor(
     model: ModelArg,
     length: Annotated[int, typer.Option(min=8, help="prompt length in tokens for the memory estimate")] = 1024,
@@ -229,9 +270,20 @@ def _style(instruction: str | None, candidates: str | None, kind: str) -> Any:
     return style
 
 
-def _print(content: Any, as_json: bool) -> None:
-    from .run import jsonable
+def _intervention(name: str, positions: str) -> Any:
+    from .interventions import Knockout, Scale, Swap, Zero
 
+    known: dict[str, Any] = {"zero": Zero, "knockout": Knockout, "swap": Swap}
+    if name in known:
+        return known[name](positions=positions)
+    try:
+        return Scale(float(name), positions)  # type: ignore[arg-type]
+    except ValueError:
+        message = f"{name!r} is none of {', '.join(known)}, nor a factor"
+        raise typer.BadParameter(message, param_hint="--do") from None
+
+
+def _print(content: Any, as_json: bool) -> None:
     typer.echo(json.dumps(jsonable(content), indent=1) if as_json else content)
 
 

@@ -2,11 +2,10 @@
 
 All prompts of one candidate order begin with the same tokens. Those are run once and their keys and values cached;
 what follows is sorted by length, padded on the right and run in batches against that cache. Only positions that end
-some prompt are unembedded. A pass can restart at a layer from the residual stream that enters it, so that what lies
-below an intervention is computed once. None of this changes a result beyond rounding.
+some prompt are unembedded. None of this changes a result beyond rounding.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
@@ -22,7 +21,6 @@ from transformers.cache_utils import Cache, DynamicLayer
 from .attention import CandidateAttention, Edit, Recording, Spans, instrumented
 from .errors import ModelError
 from .models import Model
-from .models.slices import attention_modules
 from .prompts import PromptBatch
 
 # More tokens in a batch than these no longer make a token cheaper, and mixed lengths cost pads (measured on the CPU).
@@ -256,75 +254,6 @@ def unembed_only(hf: Any, position: Int[Tensor, " batch"]) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def decoder_layers(hf: Any) -> list[nn.Module]:
-    """The decoder's layers, in their order."""
-    names = (name.split(f".{number}.")[0] + f".{number}" for number, name in enumerate(attention_modules(hf)))
-    return [hf.get_submodule(name) for name in names]
-
-
-@contextmanager
-def residuals_entering(hf: Any, layers: Collection[int]) -> Iterator[dict[int, Float[Tensor, "batch pos d_model"]]]:
-    """Inside, a pass leaves the residual stream that enters each of these layers in the dictionary."""
-    found: dict[int, Tensor] = {}
-    handles = []
-
-    def keep(layer: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            found[layer] = args[0] if args else kwargs["hidden_states"]
-
-        return hook
-
-    try:
-        for number, layer in enumerate(decoder_layers(hf)):
-            if number in layers:
-                handles.append(layer.register_forward_pre_hook(keep(number), with_kwargs=True))
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def restart_at(hf: Any, layer: int, hidden: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
-    """Inside, a pass begins at this layer, with `hidden` as the residual stream that enters it.
-
-    Args:
-        hf: a transformers causal language model.
-        layer: the first layer that runs; those below it cost nothing and cache nothing.
-        hidden: as `residuals_entering` found it; the pass takes tokens (any) and positions of the same shape.
-
-    Raises:
-        ModelError: no such layer.
-
-    Caveat: behind a prefix the cache needs its keys and values in the skipped layers too: models size masks by the
-    first. Inside `instrumented`, say which layers run.
-    """
-    layers = decoder_layers(hf)
-    if not 0 <= layer < len(layers):
-        raise ModelError(f"no layer {layer} to restart at: {type(hf).__name__} has layers 0 to {len(layers) - 1}")
-    skipped = [(below, vars(below).get("forward")) for below in layers[:layer]]
-
-    def skip(*args: Any, **kwargs: Any) -> Tensor:
-        # Where a model expects a tuple and takes the first of it, it gets a row; the next layer doesn't look at it.
-        return hidden
-
-    def enter(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
-
-    handle = layers[layer].register_forward_pre_hook(enter, with_kwargs=True)
-    try:
-        for below, _ in skipped:
-            below.forward = skip
-        yield
-    finally:
-        handle.remove()
-        for below, own in skipped:
-            if own is None:
-                del below.forward
-            else:
-                below.forward = own
 
 
 def free_memory(model: Model) -> int:

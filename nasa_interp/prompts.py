@@ -262,9 +262,7 @@ def _render(
 @functools.cache
 def _pin_date(template: str) -> str:
     """The template with the pinned date wherever it prints the date of the day."""
-    pinned = re.sub(
-        r"strftime_now\(\s*(['\"])(.*?)\1\s*\)", lambda call: repr(PINNED_DATE.strftime(call[2])), template
-    )
+    pinned = re.sub(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)", lambda call: repr(PINNED_DATE.strftime(call[2])), template)
     if "strftime_now(" in pinned:
         raise PromptError(
             "the chat template prints the date of the day in a way that can't be pinned, so prompts would differ from "

@@ -21,9 +21,10 @@ def loop_scores(hf, prompts, windows=None):
         last = int(prompts.last_pos[i])
         attentions = eager_attentions(hf, prompts.tokens[i, : last + 1])
         yes, no = range(*prompts.yes_span[i].tolist()), range(*prompts.no_span[i].tolist())
+        first, reach = int(prompts.first_query[i]), windows or {}
         rows = [
-            [_score(a[h], yes, no, int(prompts.first_query[i]), last, (windows or {}).get(layer)) for h in range(len(a))]
-            for layer, a in enumerate(attentions)
+            [_score(head, yes, no, first, last, reach.get(layer)) for head in attention]
+            for layer, attention in enumerate(attentions)
         ]
         nas.append([[n for n, _ in row] for row in rows])
         size.append([[s for _, s in row] for row in rows])

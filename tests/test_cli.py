@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, exit statuses, one line for each mistake, no half-written file."""
+"""The command line as a user meets it: real processes, exit statuses, one line a mistake, no half-written file."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_bad_input_is_one_clear_line_and_status_1(place):
 def test_wrong_usage_is_status_2(place):
     cases = [["decide"], ["decide", "tiny", "--bogus"], ["fly"], ["decide", "tiny", "--limit", "0"]]
     cases += [["decide", "tiny", "--by", "dice"], ["decide", "tiny", "--candidates", "Yes"]]
-    for status, out, err in call(*cases, cwd=place):
+    for status, _, err in call(*cases, cwd=place):
         assert status == 2, err
         assert "Traceback" not in err
 

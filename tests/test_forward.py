@@ -16,16 +16,14 @@ from nasa_interp.forward import (
     PrefixLayer,
     answer_logits,
     cache_prefix,
-    decoder_layers,
     in_batches,
-    residuals_entering,
-    restart_at,
     run_fused,
     run_prefix,
     shared_prefix_length,
 )
 from nasa_interp.models import Model
 from nasa_interp.prompts import PromptBatch, build_prompts
+from nasa_interp.restart import decoder_layers, residuals_entering, restart_at
 from nasa_interp.scoring.fused import score_fused
 from nasa_interp.scoring.hooked import score_hooked
 

@@ -23,13 +23,12 @@ from ..forward import (
     cache_prefix,
     free_memory,
     in_batches,
-    residuals_entering,
-    restart_at,
     shared_prefix_length,
 )
 from ..heads import Head, HeadList
 from ..models import Model, as_model
 from ..prompts import PromptBatch
+from ..restart import residuals_entering, restart_at
 
 RowEdits = Callable[[Sequence[int], PromptBatch, range], Sequence[Edit]]
 """Called with each row's head (of one layer), each row's prompt and the positions that run: the layer's edits."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Bool
@@ -18,6 +18,7 @@ Positions = Literal["all", "after", "last"]
 """All positions, those after the instruction, or the last one, which predicts the answer."""
 
 
+@runtime_checkable
 class Intervention(Protocol):
     """Anything that can say how a layer's heads are changed in a pass."""
 

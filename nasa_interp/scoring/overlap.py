@@ -52,5 +52,5 @@ def rank_overlap(a: HeadScores, b: HeadScores, k: int = 10, by: str = "values") 
     shared = tuple(head for head in top_a if head in top_b)
     n = int(measured.sum())
     p = float(hypergeom.sf(len(shared) - 1, n, len(top_a), len(top_b)))
-    rho, _ = spearmanr(a.get(by)[measured], b.get(by)[measured])
+    rho = np.asarray(spearmanr(a.get(by)[measured], b.get(by)[measured]))[0]
     return RankOverlap(k, shared, len(top_a) * len(top_b) / n, p, float(rho), by)

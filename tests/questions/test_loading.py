@@ -16,8 +16,10 @@ def write(path, rows):
 
 @pytest.mark.parametrize(
     ("value", "label"),
-    [(True, True), ("true", True), ("Yes", True), (1, True), ("1", True), (1.0, True)]
-    + [(False, False), ("FALSE", False), ("no", False), (0, False), (" 0 ", False)],
+    [
+        *((value, True) for value in (True, "true", "Yes", 1, "1", 1.0)),
+        *((value, False) for value in (False, "FALSE", "no", 0, " 0 ")),
+    ],
 )
 def test_labels_in_every_accepted_form(tmp_path, value, label):
     path = write(tmp_path / "a.jsonl", [{"question": "Is it?", "label": value}])
@@ -27,7 +29,7 @@ def test_labels_in_every_accepted_form(tmp_path, value, label):
 @pytest.mark.parametrize("value", ["maybe", 2, "", -1, 0.5, [], "y"])
 def test_any_other_label_names_the_row(tmp_path, value):
     path = write(tmp_path / "a.jsonl", [{"question": "a?", "label": 1}, {"question": "b?", "label": value}])
-    with pytest.raises(QuestionError, match="line 2: label .* is none of true/false, yes/no, 1/0"):
+    with pytest.raises(QuestionError, match=r"line 2: label .* is none of true/false, yes/no, 1/0"):
         load_questions(path)
 
 
