@@ -30,9 +30,10 @@ families: $(STAMP)  ## write docs/families.md anew from what the laws find
 legacy: $(LEGACY_STAMP)  ## scores on a HookedTransformer, in a second environment with TransformerLens 3
 	$(LEGACY)/bin/python -m pytest tests/legacy
 
-$(LEGACY_STAMP): tests/legacy/requirements.txt
+$(LEGACY_STAMP): tests/legacy/requirements.txt constraints.txt
 	test -x $(LEGACY)/bin/python || $(PYTHON) -m venv $(LEGACY)
-	$(LEGACY)/bin/python -m pip install --quiet -r tests/legacy/requirements.txt
+	grep -v '^transformer-lens' constraints.txt > $(LEGACY)/constraints.txt
+	$(LEGACY)/bin/python -m pip install --quiet -c $(LEGACY)/constraints.txt -r tests/legacy/requirements.txt
 	@touch $(LEGACY_STAMP)
 
 demo: $(STAMP)  ## the whole story on the embedded model, into runs/demo

@@ -1,8 +1,12 @@
 """The command line: arguments in, calls, printing out."""
 
 import json
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +15,9 @@ import typer
 
 from .errors import NasaInterpError
 from .run import jsonable, write_json
+
+# An interrupt came and may have been dropped.
+_INTERRUPTED = threading.Event()
 
 app = typer.Typer(
     name="nasa-interp",
@@ -208,7 +215,7 @@ def demo(
     """The whole story on the embedded model, into a run folder."""
     from .demo import run_demo
 
-    story = run_demo(out, quick=quick, seed=seed, device=device, dtype=dtype, limit=limit, say=_say)
+    story = run_demo(out, quick=quick, seed=seed, device=device, dtype=dtype, limit=limit, say=_say_stage)
     if json_:
         _print(story.to_dict(), True)
     else:
@@ -221,7 +228,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0 done, 1 a NasaInterpError, 2 usage, 130 interrupted."""
     warnings.showwarning = _show_warning
     try:
-        result = app(arguments, standalone_mode=False)
+        with _interruptible():
+            result = app(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except NasaInterpError as error:
         _say(f"error: {error}")
@@ -238,6 +246,34 @@ def main(arguments: list[str] | None = None) -> int:
             error.show()  # type: ignore[attr-defined]
             return 2
         raise
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Makes sure that Ctrl-C is not lost: Python drops an interrupt that happens to hit a destructor."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        _INTERRUPTED.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+        if _INTERRUPTED.is_set():
+            raise KeyboardInterrupt
+    finally:
+        _INTERRUPTED.clear()
+        signal.signal(signal.SIGINT, before)
+
+
+def _say_stage(text: str) -> None:
+    """Says a line at the start of a stage, unless an interrupt was dropped in the one before."""
+    if _INTERRUPTED.is_set():
+        raise KeyboardInterrupt
+    _say(text)
 
 
 def _load(name: str, device: str | None, dtype: str | None) -> Any:

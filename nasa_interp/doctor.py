@@ -92,9 +92,7 @@ class Diagnosis:
             **{name: "exact" if reason is None else f"refused: {reason}" for name, reason in self.engines.items()},
             "engine": self.engine or "none: the model can't be scored",
             "hook check": _check_text(self.check),
-            "fused check": ""
-            if math.isnan(self.fused_off)
-            else f"scores {self.fused_off:.1e} of their terms off eager's",
+            "fused check": _fused_text(self.fused_off),
             "tuning": "possible" if self.tuning is None else f"refused: {self.tuning}",
             "prompts": f"{self.kind}; compares {self.no_token!r} with {self.yes_token!r}",
             "answer mass": f"{self.answer_mass:.2f} on {SAMPLE} built-in questions in both orders{low}",

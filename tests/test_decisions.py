@@ -198,10 +198,13 @@ def test_generation_continues_each_prompt_as_if_it_were_alone(demo):
     assert list(together.texts) == alone
 
 
+@pytest.mark.filterwarnings("ignore:answer mass under")
 def test_the_embedded_model_says_no_and_knows_better(demo):
     report = ni.decide(demo, "builtin:verify#val", limit=120, progress=False)
     assert report.recall < 0.1
     assert report.imbalance > 0.4
     assert report.verdict.startswith("Negative bias")
-    assert report.estimate("sentiment", "yes_no").point.auc > 0.7
-    assert report.estimate("same_word", "yes_no").point.auc > 0.6
+    for group in ("same_word", "stated_fact", "presence"):
+        for order in ("yes_no", "no_yes"):
+            assert report.estimate(group, order).point.auc > 0.75, (group, order)
+    assert report.estimate("sentiment", "yes_no").point.auc > 0.75

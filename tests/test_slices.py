@@ -36,7 +36,7 @@ MORE_LAYOUTS: dict[str, Callable] = {
     "phi": lambda: transformers.PhiConfig(**base(intermediate_size=64, num_key_value_heads=2)),
 }
 
-LAYOUTS = (*SUPPORTED, "gemma2", "gpt_oss", *MORE_LAYOUTS)
+LAYOUTS = (*SUPPORTED, "gpt_oss", *MORE_LAYOUTS)
 
 LAYER = 1
 

@@ -7,8 +7,8 @@ import re
 from collections import Counter
 from functools import cache
 from importlib import resources
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from itertools import combinations
 
 import pytest
@@ -167,9 +167,8 @@ def test_loading_does_not_depend_on_the_global_generator(split):
 @each_split
 def test_loading_leaves_the_global_generator_alone(split):
     # A copy loaded past the import hook: the type checker of every test run draws from the global generator itself.
-    name = "nasa_interp.questions.unchecked_verify"
-    loader = SourceFileLoader(name, verify.__file__)
-    unchecked = module_from_spec(spec_from_loader(name, loader))
+    loader = SourceFileLoader("nasa_interp.questions.unchecked_verify", verify.__file__)
+    unchecked = module_from_spec(ModuleSpec(loader.name, loader))
     loader.exec_module(unchecked)
     state = random.getstate()
     unchecked.load_verify(split)
