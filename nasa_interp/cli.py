@@ -259,7 +259,13 @@ def _interruptible() -> Iterator[None]:
         _INTERRUPTED.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    def unraisable(dropped: Any) -> None:
+        # The dropped interrupt is raised again; only others are worth a traceback.
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            hook(dropped)
+
+    before, hook = signal.signal(signal.SIGINT, interrupt), sys.unraisablehook
+    sys.unraisablehook = unraisable
     try:
         yield
         if _INTERRUPTED.is_set():
@@ -267,6 +273,7 @@ def _interruptible() -> Iterator[None]:
     finally:
         _INTERRUPTED.clear()
         signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
 
 
 def _say_stage(text: str) -> None:
