@@ -190,13 +190,15 @@ def doctor(
     model: ModelArg,
     length: Annotated[int, typer.Option(min=8, help="prompt length in tokens for the memory estimate")] = 1024,
     json_: JsonOpt = False,
+    seed: SeedOpt = 0,
     device: DeviceOpt = None,
     dtype: DtypeOpt = None,
+    limit: LimitOpt = None,
 ) -> None:
     """Can this model be scored, by which engine, how much memory? Checks the hooks against eager attention."""
-    from .doctor import diagnose
+    from .doctor import SAMPLE, diagnose
 
-    found = diagnose(_load(model, device, dtype), length)
+    found = diagnose(_load(model, device, dtype), length, limit=limit or SAMPLE, seed=seed)
     _print(found.to_dict() if json_ else found.text(), json_)
     if not found.ok:
         raise NasaInterpError(f"{model} can't be scored: {'; '.join(filter(None, found.engines.values()))}")
@@ -332,11 +334,14 @@ def _print(content: Any, as_json: bool) -> None:
 
 def _print_report(report: Any) -> None:
     columns = ["part", "n", "accuracy", "precision", "recall", "imbalance", "yes_rate", "auc", "oracle_accuracy", "ece"]
-    frame = report.summary_dataframe()[[*columns, "mean_logit_difference", "answer_mass"]]
-    frame = frame.rename(
-        columns={"oracle_accuracy": "oracle", "mean_logit_difference": "mean d", "answer_mass": "mass"}
-    )
-    typer.echo(frame.to_string(index=False, float_format=lambda x: f"{x:.2f}", na_rep="undefined"))
+    within = [f"auc_{order}" for order in report.orders] if len(report.orders) > 1 else []
+    frame = report.summary_dataframe()[[*columns, "mean_logit_difference", "answer_mass", *within]]
+    short = {"oracle_accuracy": "oracle", "mean_logit_difference": "mean d", "answer_mass": "mass"}
+    frame = frame.rename(columns=short).set_index("part").astype(object)
+    # Precision without a single Yes is undefined; an AUC within an order is given for groups only.
+    frame["precision"] = [f"{x:.2f}" if x == x else "undefined" for x in frame["precision"]]
+    frame[within] = frame[within].map(lambda x: f"{x:.2f}" if x == x else "")
+    typer.echo(frame.to_string(index_names=False, float_format=lambda x: f"{x:.2f}", na_rep="undefined"))
     typer.echo("\n" + report.verdict)
 
 

@@ -125,6 +125,11 @@ class BinaryReport:
         """Per candidate order, all groups together."""
         return {o: self.estimate(order=o) for o in dict.fromkeys(self.order)}
 
+    @cached_property
+    def cells(self) -> dict[str, dict[Order, Estimates]]:
+        """Per group and candidate order: what a group's AUC is where nothing else shifts the threshold."""
+        return {group: {order: self.estimate(group, order) for order in self.orders} for group in self.groups}
+
     @property
     def parts(self) -> dict[str, Estimates]:
         """All, then each order, then each group."""
@@ -187,8 +192,16 @@ class BinaryReport:
         )
 
     def summary_dataframe(self) -> pd.DataFrame:
-        """One row for all, for each order and for each group; one column a measure."""
-        return pd.DataFrame([{"part": name, "n": e.n, **e.point.to_dict()} for name, e in self.parts.items()])
+        """One row for all, for each order and for each group; one column a measure, and the AUC within each order.
+
+        The pooled AUC asks for one threshold in both orders; where the orders shift d apart, the AUC within an order
+        tells better what the model knows.
+        """
+        rows = []
+        for name, e in self.parts.items():
+            within = {f"auc_{order}": cell.point.auc for order, cell in self.cells.get(name, {}).items()}
+            rows.append({"part": name, "n": e.n, **e.point.to_dict(), **within})
+        return pd.DataFrame(rows)
 
     def save(self, path: str | Path) -> Path:
         """Writes JSON: the measures for readers, the decisions for `load`."""
@@ -203,6 +216,7 @@ class BinaryReport:
                 "overall": self.overall.to_dict(),
                 "orders": {name: e.to_dict() for name, e in self.orders.items()},
                 "groups": {name: e.to_dict() for name, e in self.groups.items()},
+                "cells": {name: {o: e.to_dict() for o, e in cell.items()} for name, cell in self.cells.items()},
                 "run": self.run.to_dict(),
                 "decisions": decisions.astype(object).where(decisions.notna(), None).to_dict(orient="records"),
             },
@@ -251,7 +265,7 @@ def decide(
     """Asks the model every question and compares its logits of No and Yes at the first answer position.
 
     Args:
-        model: a Model, its name, or what `load_model` accepts.
+        model: a Model, or what `load_model` accepts besides names.
         data: questions, or a data specification such as "builtin:verify#test".
         order: the order of the candidates in the instruction; both by default, as it matters as much as polarity.
         style: wording and candidates.

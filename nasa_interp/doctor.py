@@ -44,7 +44,7 @@ class Diagnosis:
         fused_off: fused scores against plain eager attention on that prompt, the largest difference over the sum of
             absolute terms; NaN where it couldn't run or, in float16, where eager attention underflows.
         kind, yes_token, no_token: how prompts are written, and the tokens that are compared.
-        answer_mass: mean P(Yes) + P(No) over a sample of 16 built-in questions and both orders.
+        answer_mass: mean P(Yes) + P(No) over `n_questions` built-in questions and both orders.
         memory: bytes of the weights, and of scoring one prompt of `length` tokens by each engine, weights included.
         notes: anything else that a user should know.
     """
@@ -65,6 +65,7 @@ class Diagnosis:
     yes_token: str
     no_token: str
     answer_mass: float
+    n_questions: int
     length: int
     memory: dict[str, int]
     notes: list[str]
@@ -95,7 +96,7 @@ class Diagnosis:
             "fused check": _fused_text(self.fused_off),
             "tuning": "possible" if self.tuning is None else f"refused: {self.tuning}",
             "prompts": f"{self.kind}; compares {self.no_token!r} with {self.yes_token!r}",
-            "answer mass": f"{self.answer_mass:.2f} on {SAMPLE} built-in questions in both orders{low}",
+            "answer mass": f"{self.answer_mass:.2f} on {self.n_questions} built-in questions in both orders{low}",
             "memory": f"{sizes} (one prompt of {self.length} tokens; an estimate)",
         }
         said = [f"{name:<13}{text}" for name, text in lines.items() if text]
@@ -107,20 +108,23 @@ class Diagnosis:
 
 
 @torch.no_grad()
-def diagnose(model: Any, length: int = 1024, style: PromptStyle | None = None) -> Diagnosis:
+def diagnose(
+    model: Any, length: int = 1024, style: PromptStyle | None = None, limit: int = SAMPLE, seed: int = 0
+) -> Diagnosis:
     """Finds out whether a model can be scored and tuned, by which engine, and at what price.
 
     Args:
         model: a Model, or what `load_model` accepts besides names.
         length: prompt length in tokens for the memory estimate.
         style: wording and candidates.
+        limit, seed: size and draw of the sample of questions that the answer mass is measured on.
 
     Raises:
         NasaInterpError: where the model has no heads to score (an encoder and a decoder, recurrent layers), or where
             not even a prompt can be written for it.
     """
     model = as_model(model)
-    questions = load_questions("builtin:verify#probe", limit=SAMPLE)
+    questions = load_questions("builtin:verify#probe", limit=limit, seed=seed)
     batches = [build_prompts(model, questions, order, style) for order in ORDERS]
     first = batches[0].select([0])
     check, hooked = _hooked(model, first)
@@ -143,6 +147,7 @@ def diagnose(model: Any, length: int = 1024, style: PromptStyle | None = None) -
         yes_token=model.tokenizer.decode([first.yes_token]),
         no_token=model.tokenizer.decode([first.no_token]),
         answer_mass=float(sum(m.mean() for m in masses) / len(masses)),
+        n_questions=len(questions),
         length=length,
         memory=memory_estimate(model, length),
         notes=[*first.notes, *_notes(model)],

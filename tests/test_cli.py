@@ -50,6 +50,8 @@ def place(tmp_path_factory):
     (folder / "label.csv").write_text("question,label\na?,yes\nb?,maybe\n")
     (folder / "empty.jsonl").write_text("")
     (folder / "long.jsonl").write_text(json.dumps({"question": "word " * 4000, "label": True, "id": "long-one"}))
+    (folder / "outside.json").write_text('["9.9"]')
+    (folder / "inside.json").write_text('["1.2"]')
     (folder / "random.gguf").write_bytes(os.urandom(4096))
     return folder
 
@@ -72,10 +74,12 @@ def test_bad_input_is_one_clear_line_and_status_1(place):
         "order 'up' is unknown": ["score", "tiny", *good, "--order", "up"],
         "prompt kind 'song' is unknown": ["score", "tiny", *good, "--prompt", "song"],
         "dtype 'int3' is unknown": ["score", "tiny", *good, "--dtype", "int3"],
+        "9.9 is outside the model": ["ablate", "tiny", *good, "--heads", "outside.json"],
+        "positions 'end' are unknown": ["ablate", "tiny", *good, "--heads", "inside.json", "--positions", "end"],
         "nowhere.json does not exist": ["heads", "nowhere.json"],
         "good.jsonl can't be read as JSON": ["heads", "good.jsonl"],
     }
-    calls = [[*c, "--out", "half.json"] if c[0] in ("score", "decide") else c for c in cases.values()]
+    calls = [[*c, "--out", "half.json"] if c[0] in ("score", "decide", "ablate") else c for c in cases.values()]
     for (says, asked), (status, out, err) in zip(cases.items(), call(*calls, cwd=place), strict=True):
         errors = [line for line in err.splitlines() if line.startswith("error: ")]
         assert status == 1, (asked, err)
@@ -105,12 +109,27 @@ def test_the_whole_path_on_a_tiny_model(place):
         ["score", *good, "--json", "--limit", "2"],
         ["heads", "scores.json", "--top", "3", "--by", "polarity", "--out", "heads.json", "--pasta", "pasta.json"],
         ["heads", "scores.json", "--json"],
+        ["ablate", *good, "--heads", "heads.json", "--controls", "2", "--out", "effect.json"],
+        [
+            "ablate",
+            *good,
+            "--heads",
+            "pasta.json",
+            "--do",
+            "knockout",
+            "--positions",
+            "after",
+            "--controls",
+            "0",
+            "--json",
+        ],
         ["doctor", "tiny"],
         ["doctor", "tiny", "--json"],
         cwd=place,
     )
     assert [status for status, _, _ in results] == [0] * len(results), results
-    decided, as_json, generated, scored, scored_json, listed, listed_json, looked, looked_json = (r[1] for r in results)
+    decided, as_json, generated, scored, scored_json, listed, listed_json = (out for _, out, _ in results[:7])
+    ablated, ablated_json, looked, looked_json = (out for _, out, _ in results[7:])
     assert "even" in decided
     assert json.loads(as_json)["all"]["n"] == 16
     assert "neither" in generated
@@ -118,6 +137,9 @@ def test_the_whole_path_on_a_tiny_model(place):
     assert len(json.loads(scored_json)) == 8
     assert len(listed.splitlines()) == 4
     assert json.loads(listed_json)[0]["rank"] == 1
+    assert "2 layer-matched random sets" in ablated
+    assert json.loads(ablated_json)["control"] is None
+    assert json.loads((place / "effect.json").read_text())["control"]["p"] in (1 / 3, 2 / 3, 1.0)
     assert "refused" not in looked
     assert json.loads(looked_json)["ok"] is True
     report = json.loads((place / "report.json").read_text())
@@ -136,9 +158,9 @@ def test_an_unwritable_place_is_one_clear_line(place):
 def test_help_and_module_entry():
     done = subprocess.run([sys.executable, "-m", "nasa_interp", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for command in ("decide", "score", "heads", "doctor", "demo"):
+    for command in ("decide", "score", "heads", "ablate", "doctor", "demo"):
         assert command in done.stdout
-    for status, out, _ in call(["score", "--help"], ["demo", "--help"]):
+    for status, out, _ in call(*([name, "--help"] for name in ("decide", "score", "ablate", "doctor", "demo"))):
         assert status == 0
         for option in ("--json", "--seed", "--device", "--dtype", "--limit"):
             assert option in out
