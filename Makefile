@@ -46,5 +46,8 @@ lint: $(STAMP)  ## ruff, style and format
 types: $(STAMP)  ## pyright
 	$(BIN)/pyright
 
+bench: $(STAMP)  ## the fused engine beside what one would write without it; an hour on two cores
+	$(BIN)/python benchmarks/scoring.py
+
 clean:  ## remove what the targets made
 	rm -rf $(VENV) $(LEGACY) runs .pytest_cache .ruff_cache

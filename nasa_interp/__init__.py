@@ -1,4 +1,4 @@
-"""Find and cure negative bias in language models, head by head."""
+"""Find negative bias in language models, head by head."""
 
 from .decisions import BinaryReport, decide
 from .errors import NasaInterpError

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from .errors import ResultError
+
 DRAWS = 1000
 LEVEL = 0.95
 
@@ -20,6 +22,8 @@ def draw_weights(
     clusters: Int[np.ndarray, " item"], draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, "draw item"]:
     """How often each item occurs in each bootstrap draw: clusters are drawn with replacement, items follow theirs."""
+    if draws < 1:
+        raise ResultError(f"{draws} bootstrap draws give no interval; ask for 1 or more")
     n = int(clusters.max()) + 1
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
     return counts[:, clusters].astype(np.float32)

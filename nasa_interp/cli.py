@@ -21,7 +21,7 @@ _INTERRUPTED = threading.Event()
 
 app = typer.Typer(
     name="nasa-interp",
-    help="Find and cure negative bias in language models, head by head.",
+    help="Find negative bias in language models, head by head.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -63,7 +63,9 @@ def decide(
     from . import decisions, generation
 
     style, questions = _style(instruction, candidates, kind), _load_data(data, limit, seed)
-    options = {"style": style, "seed": seed}
+    options: dict[str, Any] = {"style": style, "seed": seed}
+    if batch_size is not None:
+        options["batch_size"] = batch_size
     if by == "generation":
         found = generation.decide_by_generation(_load(model, device, dtype), questions, order, **options)  # type: ignore[arg-type]
         if out:
@@ -153,7 +155,9 @@ def ablate(
     data: DataOpt = "builtin:verify#val",
     out: OutOpt = None,
     by: Annotated[str, typer.Option("--do", help="zero, knockout, swap, or a factor such as 0.5")] = "zero",
-    positions: Annotated[str, typer.Option(help="all, after (the instruction), or last")] = "all",
+    positions: Annotated[
+        str | None, typer.Option(help="all, after (the instruction), or last; by default all, for edges after")
+    ] = None,
     controls: Annotated[int, typer.Option(min=0, help="layer-matched random sets; 99 for a claim")] = 9,
     order: OrderOpt = "both",
     instruction: InstructionOpt = None,
@@ -170,6 +174,8 @@ def ablate(
     from .interventions import Ablator, random_control
 
     chosen, what = HeadList.load(heads), _intervention(by, positions)
+    if not len(chosen):
+        raise NasaInterpError(f"{heads} lists no heads; write one with `nasa-interp heads`")
     style, questions = _style(instruction, candidates, kind), _load_data(data, limit, seed)
     ablator = Ablator(_load(model, device, dtype), questions, order, style, seed=seed)  # type: ignore[arg-type]
     effect = ablator.effect(chosen, what)
@@ -315,14 +321,15 @@ def _style(instruction: str | None, candidates: str | None, kind: str) -> Any:
     return style
 
 
-def _intervention(name: str, positions: str) -> Any:
+def _intervention(name: str, positions: str | None) -> Any:
     from .interventions import Knockout, Scale, Swap, Zero
 
     known: dict[str, Any] = {"zero": Zero, "knockout": Knockout, "swap": Swap}
+    where: dict[str, Any] = {} if positions is None else {"positions": positions}
     if name in known:
-        return known[name](positions=positions)
+        return known[name](**where)
     try:
-        return Scale(float(name), positions)  # type: ignore[arg-type]
+        return Scale(float(name), **where)
     except ValueError:
         message = f"{name!r} is none of {', '.join(known)}, nor a factor"
         raise typer.BadParameter(message, param_hint="--do") from None
@@ -349,6 +356,7 @@ def _print_scores(scores: Any, k: int) -> None:
     frame = scores.to_dataframe().set_index("head")
     for by in ("values", "polarity"):
         if frame[by].isna().all():
+            typer.echo(f"\n{by} was not measured: it needs {'order yes_no' if by == 'values' else 'both orders'}")
             continue
         top = scores.top(k, by)
         rows = frame.loc[[str(head) for head in top]]

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .bootstrap import DRAWS, cluster_index, draw_weights, interval
-from .errors import ResultError
+from .errors import ModelError, ResultError
 from .forward import EditsOf, run_fused
 from .measures import Measures, measure, measure_draws
 from .models import Model, as_model
@@ -300,16 +300,19 @@ def report_decisions(
     batch_size: int | None = None,
     progress: bool = True,
     edits: EditsOf | None = None,
+    notes: tuple[str, ...] = (),
+    model_hash: str | None = None,
 ) -> BinaryReport:
     """The report on prompts that are built already: one batch a candidate order, of the same questions."""
     start = time.perf_counter()
     answers = [answer_differences(model, prompts, batch_size, progress, edits) for prompts in batches]
+    engine = "fused" if fused_refusal(model, batches[0]) is None else "plain"
     return BinaryReport(
         np.concatenate([d for d, _ in answers]),
         np.concatenate([mass for _, mass in answers]),
         tuple(prompts.order for prompts in batches for _ in questions),
         tuple(questions) * len(batches),
-        describe_run(model, questions, batches, style, seed, draws, start),
+        describe_run(model, questions, batches, style, seed, draws, start, engine, notes, model_hash),
     )
 
 
@@ -338,6 +341,13 @@ def answer_differences(
             d[places], mass[places] = compare_answers(model.answer_logits(some.tokens, some.mask), prompts)
             bar.update(len(places))
         bar.close()
+    broken = ~(d.isfinite() & mass.isfinite())
+    if bool(broken.any()):
+        where = prompts.questions[int(broken.nonzero()[0])].id
+        raise ModelError(
+            f"question {where!r}: the logits are no numbers in {model.dtype}, so there is no decision; "
+            f"load the model in float32"
+        )
     return d.double().numpy(), mass.double().numpy()
 
 

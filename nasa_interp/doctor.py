@@ -204,7 +204,10 @@ def _fused(model: Model, prompt: PromptBatch) -> tuple[float, str | None]:
     if model.dtype == torch.float16:
         # Eager patterns underflow there, so they are no measure; scoring compares the two engines on a sample.
         return math.nan, None
-    scores, size = _eager_scores(model, prompt)
+    try:
+        scores, size = _eager_scores(model, prompt)
+    except Exception:  # no eager twin of this model: quantized, adapted, or spread over devices
+        return math.nan, None
     found = score_fused(model, prompt, progress=False)[0][0]
     off = float(((found - scores).abs() / size).nan_to_num(0.0).max())
     allowed = max(APART, NARROW_STEPS * torch.finfo(model.dtype).eps)
@@ -247,7 +250,7 @@ def _group_sizes(model: Model) -> list[int]:
         return []
     try:
         return [len(group_of(model.hf, layer, 0)) for layer in range(model.n_layers)]
-    except ModelError:
+    except (ModelError, AttributeError):
         return []
 
 

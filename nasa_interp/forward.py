@@ -7,7 +7,7 @@ some prompt are unembedded. None of this changes a result beyond rounding.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import psutil
@@ -79,11 +79,13 @@ class PrefixLayer(DynamicLayer):
 class Prefix:
     """Tokens that all prompts begin with, and each layer's keys and values of them (one row, or one a variant).
 
-    Every layer is cached at full length, sliding ones too, so that positions stay.
+    Every layer is cached at full length, sliding ones too, so that positions stay. `readings` are what its queries
+    after the instruction pay to the candidates, where it reaches that far and was read.
     """
 
     length: int
     keys_values: Sequence[tuple[Tensor, Tensor]] = ()
+    readings: Mapping[int, CandidateAttention] = field(default_factory=dict)
 
     def cache(self, variant: Int[Tensor, " batch"] | None = None) -> Cache | None:
         """What a batch runs behind; `variant` says whose prefix each row has, where there are several."""
@@ -94,12 +96,18 @@ class Prefix:
 
 
 def shared_prefix_length(prompts: PromptBatch) -> int:
-    """How many leading tokens all prompts share, short of the first query that is read and of any prompt's end."""
+    """How many leading tokens all prompts share, short of any prompt's end.
+
+    It may reach past the instruction ("Question:" begins every question): queries there are the same in all prompts
+    and are read once for all. Where prompts differ in where their parts are, it stops before the first query.
+    """
     if len(prompts) < 2:
         return 0
     same = (prompts.tokens == prompts.tokens[:1]).all(0) & prompts.mask.all(0)
-    shared = int(same.long().cumprod(0).sum())
-    return min(shared, int(prompts.first_query.min()), int(prompts.last_pos.min()))
+    shared = min(int(same.long().cumprod(0).sum()), int(prompts.last_pos.min()))
+    parts = torch.cat([prompts.yes_span, prompts.no_span, prompts.first_query[:, None]], 1)
+    alike = bool((parts == parts[:1]).all())
+    return shared if alike else min(shared, int(prompts.first_query.min()))
 
 
 @torch.no_grad()
@@ -123,7 +131,8 @@ def run_fused(
         read: read the attention that every layer pays to the candidates.
         logits: False, where only the readings are wanted, ends each pass with the last layer's attention.
         edits: what to change on the way: called with the prompts of a batch and the positions that are being run,
-            returns the edits of each layer. It is called for the shared prefix too, with the first prompt alone.
+            returns the edits of each layer. It is called for the shared prefix too, with the first prompt alone: what
+            it does there, it does to all prompts.
         batch_size: prompts in a batch; None takes it from a memory estimate. Out of memory, a batch is halved.
         share_prefix: False runs every prompt whole.
         progress, title: a bar over prompts.
@@ -134,7 +143,7 @@ def run_fused(
     Raises:
         ModelError: where fused attention isn't exact for the model, or one prompt alone doesn't fit into memory.
     """
-    prefix = run_prefix(model, prompts, edits) if share_prefix else Prefix(0)
+    prefix = run_prefix(model, prompts, edits, read) if share_prefix else Prefix(0)
     places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
     size = batch_size or batch_size_for(model, int(prompts.last_pos.max()) + 1 - prefix.length, prefix.length)
 
@@ -173,14 +182,17 @@ def in_batches(items: list[Item], size: int, run: Callable[[list[Item]], Result]
 
 
 @torch.no_grad()
-def run_prefix(model: Model, prompts: PromptBatch, edits: EditsOf | None = None) -> Prefix:
-    """The prompts' shared prefix, run once; recomputed under edits that act on it."""
+def run_prefix(model: Model, prompts: PromptBatch, edits: EditsOf | None = None, read: bool = False) -> Prefix:
+    """The prompts' shared prefix, run once and read where it has queries; recomputed under edits that act on it."""
     length = shared_prefix_length(prompts)
     if not length:
         return Prefix(0)
     first = prompts.select([0])
     changes = edits(first, range(length)) if edits else {}
-    return cache_prefix(model.hf, first.tokens[:, :length].to(model.device), changes)
+    query = int(prompts.first_query.min())
+    reads = read and query < length
+    spans = Spans(first.yes_span.to(model.device), first.no_span.to(model.device)) if reads else None
+    return cache_prefix(model.hf, first.tokens[:, :length].to(model.device), changes, spans=spans, first_query=query)
 
 
 def cache_prefix(
@@ -189,17 +201,20 @@ def cache_prefix(
     edits: Mapping[int, Sequence[Edit]] | None = None,
     below: Prefix | None = None,
     layers: range | None = None,
+    spans: Spans | None = None,
+    first_query: int = 0,
 ) -> Prefix:
     """Runs tokens up to the last layer's attention and keeps their keys and values.
 
     Where the pass restarts at a layer, `layers` are those that run, and those that it skips take theirs from `below`.
     """
     cache = DynamicCache()
-    with instrumented(hf, edits=edits, layers=layers, only_read=True):
+    query = first_query if spans else 0
+    with instrumented(hf, spans=spans, first_query=query, edits=edits, layers=layers, only_read=True) as recording:
         hf(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
     new = [(keys, values) for keys, values, _ in cache if keys is not None and values is not None]
     skipped = below.keys_values[: layers.start] if below and layers else ()
-    return Prefix(tokens.shape[1], [*skipped, *new])
+    return Prefix(tokens.shape[1], [*skipped, *new], recording.readings)
 
 
 def _run_batch(
@@ -213,14 +228,29 @@ def _run_batch(
 ) -> FusedBatch:
     batch, start, device = prompts.select(rows), prefix.length, model.device
     positions = range(start, batch.tokens.shape[1])
-    first = int(batch.first_query.min()) if read else start
+    first = max(start, int(batch.first_query.min())) if read else start
     spans = Spans(batch.yes_span.to(device), batch.no_span.to(device)) if read else None
     changes = edits(batch, positions) if edits else {}
     hf, answers = model.hf, torch.empty(len(rows), 0)
     context = instrumented(hf, spans=spans, first_query=first - start, edits=changes, only_read=not logits)
     with context if (read or changes) else nullcontext(Recording()) as recording:
         answers = answer_logits(hf, batch, start, prefix.cache())
-    return FusedBatch(rows, answers, recording.readings, torch.arange(first, positions.stop))
+    readings, earlier = recording.readings, 0
+    if read and prefix.readings:
+        readings = {layer: _joined(prefix.readings[layer], reading) for layer, reading in readings.items()}
+        earlier = next(iter(prefix.readings.values())).log_yes.shape[-1]
+    return FusedBatch(rows, answers, readings, torch.arange(first - earlier, positions.stop))
+
+
+def _joined(prefix: CandidateAttention, rest: CandidateAttention) -> CandidateAttention:
+    """What the prefix's queries pay, the same in every prompt, and then what each prompt's own queries pay."""
+    batch, heads, _ = rest.log_yes.shape
+
+    def join(one: Tensor, other: Tensor) -> Tensor:
+        return torch.cat([one.expand(batch, heads, -1), other.expand(batch, heads, -1)], -1)
+
+    names = ("log_yes", "log_no", "visible")
+    return replace(rest, **{name: join(getattr(prefix, name), getattr(rest, name)) for name in names})
 
 
 def answer_logits(hf: Any, batch: PromptBatch, start: int, cache: Cache | None) -> Float[Tensor, "batch d_vocab"]:
@@ -276,4 +306,5 @@ def batch_size_for(model: Model, length: int, prefix: int = 0) -> int:
 
 def _out_of_memory(error: BaseException) -> bool:
     # The CPU allocator raises a plain RuntimeError that only its text tells apart.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    said = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)

@@ -126,14 +126,17 @@ def _generate(model: Any, prompts: PromptBatch, max_new_tokens: int, batch_size:
                 attention_mask=batch.mask.gather(1, column).long().to(model.device),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,
                 temperature=None,
                 top_p=None,
                 top_k=None,
                 pad_token_id=pad,
             )
         written = tokenizer.batch_decode(out[:, batch.tokens.shape[1] :], skip_special_tokens=True)
+        begun = tokenizer.decode(prompts.shared)
         for place, text in zip(places, written, strict=True):
-            texts[place] = text
+            texts[place] = begun + text
         bar.update(len(places))
     bar.close()
     return texts

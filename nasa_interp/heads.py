@@ -2,7 +2,6 @@
 
 import csv
 import html
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,8 +13,6 @@ import pandas as pd
 from .errors import HeadError
 from .run import read_json, write_json, write_text
 
-HeadLike = "Head | tuple[int, int] | str"
-
 _NAME = re.compile(r"L?(\d+)(?:\.|H)(\d+)")
 
 
@@ -25,6 +22,10 @@ class Head:
 
     layer: int
     index: int
+
+    def __post_init__(self):
+        if self.layer < 0 or self.index < 0:
+            raise HeadError(f"layer {self.layer}, head {self.index} is no head; both count from 0")
 
     def __str__(self) -> str:
         return f"{self.layer}.{self.index}"
@@ -139,7 +140,7 @@ class HeadList:
                 rows = content["heads"]
                 return cls(
                     tuple(Head.parse((row["layer"], row["index"])) for row in rows),
-                    tuple(row["score"] for row in rows if "score" in row),
+                    tuple(_number(row["score"]) for row in rows if "score" in row),
                     content.get("by", "given"),
                     content.get("run", {}),
                 )
@@ -157,7 +158,7 @@ class HeadList:
             heads = tuple(Head(int(row["layer"]), int(row["index"])) for row in rows)
             scores = tuple(float(row["score"]) for row in rows if row.get("score"))
             return cls(heads, scores, rows[0].get("by") or "given" if rows else "given")
-        except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
             raise HeadError(f"{path} is not a head table ({error!r}); it needs columns layer and index") from error
 
     def __repr__(self) -> str:
@@ -168,6 +169,5 @@ class HeadList:
         return f"<p>{html.escape(repr(self))}</p>{self.to_dataframe().to_html(index=False)}"
 
 
-def dumps_names(heads: Iterable[Head]) -> str:
-    """Head names as one JSON list, for messages and logs."""
-    return json.dumps([str(head) for head in heads])
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

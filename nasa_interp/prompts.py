@@ -78,7 +78,8 @@ class PromptStyle:
 class PromptBatch:
     """Prompts as tokens, padded on the right, with everything that scoring and deciding need to know of them.
 
-    Positions count the tokens of a prompt from 0; spans are start and end (exclusive).
+    Positions count the tokens of a prompt from 0; spans are start and end (exclusive). `shared` are the tokens that
+    both answers begin with, which the prompts end with.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -97,6 +98,7 @@ class PromptBatch:
     questions: tuple[BinaryQuestion, ...] = field(repr=False)
     texts: tuple[str, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
+    shared: tuple[int, ...] = ()
 
     @property
     def position_ids(self) -> Int[Tensor, "batch pos"]:
@@ -213,6 +215,7 @@ def build_prompts(
         questions=questions,
         texts=texts,
         notes=notes,
+        shared=answers.shared,
     )
 
 
@@ -237,16 +240,7 @@ def _render(
     if kind == "plain":
         text = f"{content}\nAnswer:"
     else:
-        # Names that a template doesn't use do nothing; these cover the templates known to print a date or to think.
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=_pin_date(tokenizer.get_chat_template()),
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-            thinking=False,
-            date_string=PINNED_DATE.strftime("%d %b %Y"),
-        )
+        text = _chat(tokenizer, [{"role": "user", "content": content}], generate=True)
     # A template may hold the BOS token itself, a tokenizer may add one: exactly one of the two is let through.
     bos = getattr(tokenizer, "bos_token", None)
     if bos is not None and not text.startswith(bos):
@@ -257,6 +251,47 @@ def _render(
     if start < 0:
         raise PromptError(f"the chat template rewrites the user's turn, so positions in it are unknown: {text!r}")
     return text, start
+
+
+def _chat(tokenizer: Any, messages: list[dict[str, str]], generate: bool) -> str:
+    """The tokenizer's template, filled in; without the date of the day and without thinking, where it lets us."""
+    try:
+        return tokenizer.apply_chat_template(
+            messages,
+            chat_template=_pin_date(tokenizer.get_chat_template()),
+            tokenize=False,
+            add_generation_prompt=generate,
+            # Names that a template doesn't use do nothing; these cover those known to print a date or to think.
+            enable_thinking=False,
+            thinking=False,
+            date_string=PINNED_DATE.strftime("%d %b %Y"),
+        )
+    except PromptError:
+        raise
+    except Exception as error:  # a template may raise anything, and transformers wraps none of it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PromptError(f"the chat template fails on a single user turn ({reason}); use kind='plain'") from error
+
+
+def _answer_lead(tokenizer: Any, kind: Literal["chat", "plain"], text: str, word: str) -> str:
+    """What stands between a prompt and its answer: nothing, or a space.
+
+    Plain prompts end in "Answer:", after which a word begins with its space. For chat the template itself is asked, by
+    letting it write the answer; where that doesn't tell, the prompt's last character does.
+    """
+    if kind == "chat":
+        try:
+            written = _chat(
+                tokenizer, [{"role": "user", "content": "Q"}, {"role": "assistant", "content": word}], generate=False
+            )
+            before = _chat(tokenizer, [{"role": "user", "content": "Q"}], generate=True)
+        except PromptError:
+            written = before = ""
+        lead, found, _ = written.removeprefix(before).partition(word)
+        if before and written.startswith(before) and found and lead in ("", " "):
+            return lead
+    ended = text[-1:].isspace() or any(text.endswith(token) for token in tokenizer.all_special_tokens)
+    return "" if ended else " "
 
 
 @functools.cache
@@ -299,8 +334,7 @@ class _Answers:
 
     @classmethod
     def of(cls, tokenizer, style, kind, texts, rows, questions) -> "_Answers":
-        # Chat prompts end in a newline, plain ones in "Answer:", after which a word begins with its space.
-        lead = "" if texts[0][-1:].isspace() or kind == "chat" else " "
+        lead = _answer_lead(tokenizer, kind, texts[0], style.yes)
         yes, no = (_continuation(tokenizer, texts, rows, questions, lead + word) for word in (style.yes, style.no))
         n_shared = next((i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), min(len(yes), len(no)))
         if n_shared == min(len(yes), len(no)):

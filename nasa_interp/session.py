@@ -44,6 +44,7 @@ def describe_run(
     start: float,
     engine: str = "",
     notes: tuple[str, ...] = (),
+    model_hash: str | None = None,
 ) -> RunInfo:
     """The run's details.
 
@@ -51,10 +52,11 @@ def describe_run(
         batches: the prompts, one batch a candidate order.
         start: time.perf_counter() when the computation began.
         notes: what the user should know of the computation, besides the notes of the prompts.
+        model_hash: where it is known already, as it takes time on a large model.
     """
     return RunInfo(
         model=model.name,
-        model_hash=model.weights_hash(),
+        model_hash=model.weights_hash() if model_hash is None else model_hash,
         data=questions.name,
         n_questions=len(questions),
         orders=tuple(batch.order for batch in batches),

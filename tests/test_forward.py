@@ -130,14 +130,26 @@ def test_edits_reach_the_prefix(family: str, questions) -> None:
     assert close(logits_of(model, prompts, edits=late), whole) == (family == "mistral")
 
 
-def test_one_prompt_shares_nothing_and_a_prefix_ends_before_the_first_query(tiny, questions) -> None:
+def test_one_prompt_shares_nothing_and_a_prefix_ends_before_an_answer(tiny, questions) -> None:
     prompts = build_prompts(tiny, questions)
     assert shared_prefix_length(prompts.select([0])) == 0
     assert run_prefix(tiny, prompts.select([0])).cache() is None
     twins = prompts.select([0, 0])
-    assert shared_prefix_length(twins) == int(prompts.first_query[0])
-    earlier = replace(twins, first_query=twins.first_query - 5)
-    assert shared_prefix_length(earlier) == int(prompts.first_query[0]) - 5
+    assert shared_prefix_length(twins) == int(prompts.last_pos[0])
+    unlike = replace(twins, first_query=twins.first_query - torch.tensor([5, 0]))
+    assert shared_prefix_length(unlike) == int(prompts.first_query[0]) - 5
+
+
+def test_queries_that_all_prompts_share_are_read_once_for_all(tiny, questions) -> None:
+    prompts = build_prompts(tiny, questions)
+    assert shared_prefix_length(prompts) > int(prompts.first_query[0])
+    [shared] = run_fused(tiny, prompts, read=True)
+    [whole] = run_fused(tiny, prompts, read=True, share_prefix=False)
+    assert shared.queries.tolist() == whole.queries.tolist()
+    for layer, reading in shared.readings.items():
+        for name in ("log_yes", "log_no"):
+            one, other = getattr(reading, name), getattr(whole.readings[layer], name)
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
 def test_a_prefix_cache_stays_as_it_is() -> None:
@@ -156,7 +168,11 @@ def test_a_prefix_cache_stays_as_it_is() -> None:
 # Memory -------------------------------------------------------------------------------------------------------------
 
 
-def small_memory(monkeypatch: pytest.MonkeyPatch, most: int, message: str = "not enough memory: tried 9 GB") -> list:
+def small_memory(
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+    message: str = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+) -> list:
     """The pass fails for more than so many prompts; returns the sizes that were tried."""
     tried, real = [], forward._run_batch
 

@@ -136,6 +136,7 @@ class Ablator:
         self.questions = resolve_questions(data, limit, seed)
         orders = ORDERS if order == "both" else (order,)
         self.batches: Sequence[PromptBatch] = [build_prompts(self.model, self.questions, o, style) for o in orders]
+        self._hash = self.model.weights_hash()
         refusal = fused_refusal(self.model, self.batches[0])
         if refusal is not None:
             raise ModelError(f"interventions run on the fused engine, which refuses {self.model.name}: {refusal}")
@@ -149,10 +150,11 @@ class Ablator:
         """
         chosen = HeadList.of(heads).check(self.model.n_layers, self.model.n_heads)
         what = intervention or Zero()
-        changed = self._report(edits_of(chosen, what)) if len(chosen) else self.base
+        names = ", ".join(str(head) for head in chosen)
+        changed = self._report(edits_of(chosen, what), (f"{what} on {names}",)) if len(chosen) else self.base
         return AblationEffect(chosen, what, self.base, changed)
 
-    def _report(self, edits: Any) -> BinaryReport:
+    def _report(self, edits: Any, notes: tuple[str, ...] = ()) -> BinaryReport:
         return report_decisions(
             self.model,
             self.questions,
@@ -162,6 +164,9 @@ class Ablator:
             self.draws,
             progress=self.progress,
             edits=edits,
+            notes=notes,
+            # The interventions leave the weights alone, so one hash serves all of them.
+            model_hash=self._hash,
         )
 
 

@@ -1,5 +1,6 @@
 """Interventions as small values: what is done to a head, and at which positions."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -33,6 +34,10 @@ class Scale:
 
     factor: float
     positions: Positions = "all"
+
+    def __post_init__(self):
+        if not math.isfinite(self.factor):
+            raise HeadError(f"heads can't be scaled by {self.factor}; give a finite factor")
 
     def edit(self, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
         """See `Intervention`."""

@@ -65,11 +65,13 @@ def build_bridge(hf: Any, tokenizer: Any, name: str) -> Any:
         ModelError: where TransformerLens has no adapter for the architecture, or its adapter fails.
     """
     # Imported here, since it takes a second and the plain view does without it.
-    from transformer_lens.model_bridge.sources import build_bridge_from_module, detect_tokenizer_bos_eos
-
-    tree = eager_twin(hf)
+    try:
+        from transformer_lens.model_bridge.sources import build_bridge_from_module, detect_tokenizer_bos_eos
+    except ImportError as error:
+        raise ModelError(f"this TransformerLens can't hook a loaded model ({error}); install 4.3 or newer") from error
     architecture = type(hf).__name__
     try:
+        tree = eager_twin(hf)
         # Splitting a fused projection draws initial weights that are overwritten: the global state isn't ours to use.
         with _quiet(), torch.random.fork_rng(devices=[]):
             bridge = build_bridge_from_module(

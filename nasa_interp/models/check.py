@@ -79,7 +79,13 @@ def check_hooks(model: Model, tokens: Int[Tensor, " pos"]) -> HookCheck:
         ModelError: where the hooked view can't be built or lacks the hooks.
     """
     if model.hook_check is None:
-        model.hook_check = _measure(model, tokens[:LONGEST][None].to(model.device))
+        try:
+            model.hook_check = _measure(model, tokens[:LONGEST][None].to(model.device))
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a foreign module raises when it is hung into another tree
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"the hooked view of {model.name} fails ({type(error).__name__}: {reason})") from error
     return model.hook_check
 
 
@@ -98,6 +104,9 @@ def _measure(model: Model, tokens: Int[Tensor, "1 pos"]) -> HookCheck:
             f"the pattern hooks of {model.n_layers - len(patterns)} layers never fired; this model can't be scored "
             f"hooked: see `nasa-interp doctor`"
         )
+    assert logits is not None
+    if not bool(logits.isfinite().all()):
+        raise ModelError(f"{model.name} computes logits that are no numbers in {model.dtype}; load it in float32")
     found = HookCheck(
         scores=max((_off(s.softmax(-1), patterns[layer]) for layer, s in scores.items()), default=math.nan),
         patterns=math.nan,
@@ -111,7 +120,6 @@ def _measure(model: Model, tokens: Int[Tensor, "1 pos"]) -> HookCheck:
         return found
     eager = eager_twin(model.hf)(tokens, output_attentions=True, use_cache=False)
     reach = (eager.logits.max() - eager.logits.min()).item()
-    assert logits is not None
     return replace(
         found,
         patterns=max(_off(a, patterns[layer]) for layer, a in enumerate(eager.attentions)),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..run import write_json
 
 
 def cache_folder() -> Path:
@@ -34,18 +35,26 @@ def converted(path: str | Path) -> Path:
     stamp = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     key = hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:16]
     pointer = cache_folder() / "gguf" / f"{key}.json"
-    if pointer.exists():
-        folder = cache_folder() / "gguf" / json.loads(pointer.read_text())["sha256"]
-        if (folder / "source.json").exists():
-            return folder
+    known = _known(pointer)
+    if known is not None:
+        return known
     _check(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = pointer.parent / digest
     if not (folder / "source.json").exists():
         _convert(path, folder, {**stamp, "sha256": digest})
-    pointer.write_text(json.dumps({**stamp, "sha256": digest}))
+    write_json(pointer, {**stamp, "sha256": digest})
     return folder
+
+
+def _known(pointer: Path) -> Path | None:
+    """The folder that an earlier conversion left, if it did."""
+    try:
+        folder = pointer.parent / json.loads(pointer.read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return folder if (folder / "source.json").exists() else None
 
 
 def _check(path: Path) -> None:
@@ -66,8 +75,11 @@ def _convert(path: Path, folder: Path, source: dict[str, Any]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+    except OSError as error:
+        raise ModelError(f"the cache {folder.parent} can't be written ({error}); set NASA_INTERP_CACHE") from error
     try:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
@@ -84,9 +96,14 @@ def _convert(path: Path, folder: Path, source: dict[str, Any]) -> None:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         (part / "source.json").write_text(json.dumps(source, indent=1))
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
+        # Another process may have been quicker; its folder is as good, and may be in use.
+        if not (folder / "source.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(part, folder)
+    except OSError as error:
+        raise ModelError(
+            f"the converted model can't be kept in {folder.parent} ({error.strerror}); set NASA_INTERP_CACHE"
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

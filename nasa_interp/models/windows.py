@@ -15,12 +15,16 @@ def attention_windows(model: Model) -> list[int | None]:
     config = model.config
     window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
     kinds = getattr(config, "layer_types", None)
+    # GPT-Neo and TransformerLens's own configurations say local and global.
+    places = getattr(config, "attention_layers", None) or getattr(config, "attn_types", None)
+    if kinds is None and places:
+        kinds = ["sliding_attention" if place == "local" else "full_attention" for place in places]
     if strange := sorted(set(kinds or ()) - set(KNOWN)):
         raise ModelError(f"which keys a layer of kind {strange[0]!r} sees is unknown here; use the fused engine")
     if window is None:
         return [None] * model.n_layers
     if kinds is not None:
         return [window if kind == "sliding_attention" else None for kind in kinds]
-    if getattr(config, "use_sliding_window", True) is False:
+    if False in (getattr(config, "use_sliding_window", True), getattr(config, "use_local_attn", True)):
         return [None] * model.n_layers
     return [window] * model.n_layers

@@ -29,8 +29,8 @@ def load_file(path: str, split: str | None = None) -> list[BinaryQuestion]:
     """
     rows = list(_rows(Path(path)))
     if split is not None:
-        known = sorted({str(row["split"]) for _, row in rows if row.get("split")})
-        rows = [(place, row) for place, row in rows if row.get("split") == split]
+        known = sorted({str(row["split"]) for _, row in rows if _given(row, "split")})
+        rows = [(place, row) for place, row in rows if str(row.get("split")) == split]
         if not rows:
             raise QuestionError(f"{path} has no rows of split {split!r}; its splits: {', '.join(known) or 'none'}")
     return [_question(place, row) for place, row in rows]
@@ -46,8 +46,13 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise QuestionError(f"{path} can't be read ({error.strerror}); check the path") from error
     if path.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        for row in reader:
-            yield f"{path}, line {reader.line_num}", row
+        try:
+            for row in reader:
+                yield f"{path}, line {reader.line_num}", row
+        except csv.Error as error:
+            raise QuestionError(
+                f"{path}, line {reader.line_num} is not CSV ({error}); is a quote left open?"
+            ) from error
         return
     for number, line in enumerate(text.split("\n"), start=1):
         place = f"{path}, line {number}"
@@ -73,7 +78,12 @@ def _question(place: str, row: dict[str, Any]) -> BinaryQuestion:
     return BinaryQuestion(
         question=question.strip(),
         label=parse_label(row["label"], place),
-        id=str(row.get("id") or number),
-        group=str(row.get("group") or "all"),
-        pair=str(row["pair"]) if row.get("pair") else None,
+        id=str(row["id"]) if _given(row, "id") else number,
+        group=str(row["group"]) if _given(row, "group") else "all",
+        pair=str(row["pair"]) if _given(row, "pair") else None,
     )
+
+
+def _given(row: dict[str, Any], name: str) -> bool:
+    """Whether the field holds something; 0 is something."""
+    return row.get(name) not in (None, "")

@@ -15,7 +15,6 @@ from .hooked import score_hooked
 Engine = Literal["auto", "fused", "hooked"]
 ENGINES: tuple[Engine, ...] = ("auto", "fused", "hooked")
 
-SAMPLE = 2
 # Largest difference on the sample, in parts of the layer's largest score: rounding stays far below, a mask that is
 # missing or a head that is another's far above.
 TOLERANCE = {torch.float32: 1e-3}
@@ -30,7 +29,7 @@ class Choice(NamedTuple):
 
 
 def choose_engine(model: Model, prompts: PromptBatch, wanted: Engine = "auto") -> Choice:
-    """Takes the engine for a run, after a sample of its shortest prompts gave the same scores by both.
+    """Takes the engine for a run, after a run's shortest and its longest prompt gave the same scores by both.
 
     Raises:
         ModelError: for an unknown engine, where the wanted engine refuses the model, where none takes it, or where
@@ -45,7 +44,8 @@ def choose_engine(model: Model, prompts: PromptBatch, wanted: Engine = "auto") -
         if wanted == "fused":
             raise ModelError(f"the fused engine refuses {model.name}: {refusal}")
         return Choice("hooked", f"scored with the hooked engine, as the fused one refuses the model: {refusal}")
-    sample = prompts.select(torch.argsort(prompts.last_pos, stable=True)[:SAMPLE])
+    by_length = torch.argsort(prompts.last_pos, stable=True)
+    sample = prompts.select(by_length[[0, -1]] if len(prompts) > 1 else by_length)
     fused, _ = score_fused(model, sample, progress=False)
     try:
         hooked, _ = score_hooked(model, sample, progress=False)
@@ -61,7 +61,7 @@ def fused_refusal(model: Model, prompts: PromptBatch) -> str | None:
         if not model.has_hf:
             return "it was handed over hooked"
         try:
-            for _ in run_fused(model, prompts.select([0]), read=True):
+            for _ in run_fused(model, prompts.select(range(min(2, len(prompts)))), read=True):
                 pass
             model.fused_check = (None,)
         except ModelError as error:

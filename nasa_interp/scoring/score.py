@@ -71,6 +71,8 @@ def score_heads(
             scores, counts = score_fused(model, prompts, batch_size, progress)
         else:
             scores, counts = score_hooked(model, prompts, batch_size or HOOKED_BATCH, progress)
+        if bool((scores.isnan() & (counts > 0)[..., None]).any()):
+            raise ModelError(f"{model.name}: scores are no numbers in {model.dtype}; load the model in float32")
         if per == "query":
             scores = scores / counts[:, :, None]
         per_prompt[prompts.order] = scores.to(torch.float32).numpy()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
@@ -102,7 +103,8 @@ class HeadScores:
         if k < 1:
             raise HeadError(f"top {k} is empty; ask for 1 or more heads")
         if np.isnan(grid).all():
-            raise HeadError(f"{by!r} was not measured: it needs both candidate orders; score with order='both'")
+            needs = "the order yes_no" if by == "values" else "both candidate orders"
+            raise HeadError(f"{by!r} was not measured: it needs {needs}; score with order='both'")
         flat = grid.ravel()
         ranked = [place for place in np.argsort(-flat, kind="stable") if not np.isnan(flat[place])][:k]
         heads = tuple(Head(*divmod(int(place), self.shape[1])) for place in ranked)
@@ -112,10 +114,12 @@ class HeadScores:
         """This minus another; paired question by question (with intervals) where both scored the same questions."""
         if self.shape != other.shape:
             raise ResultError(f"scores of {self.shape} and {other.shape} heads can't be subtracted: two models")
+        if self.unit != other.unit:
+            raise ResultError(f"scores in {self.unit!r} and {other.unit!r} can't be subtracted; score both alike")
         if self.ids and self.ids == other.ids and self.per_prompt.keys() == other.per_prompt.keys():
             paired = {o: scores - other.per_prompt[o] for o, scores in self.per_prompt.items()}
             questions = [BinaryQuestion("-", True, i, pair=p) for i, p in zip(self.ids, self.pairs, strict=True)]
-            result = HeadScores.from_prompts(paired, questions, self.run, self.unit)
+            result = HeadScores.from_prompts(paired, questions, self.run, self.unit, self.run.draws or DRAWS)
         else:
             grids = {name: getattr(self, name) - getattr(other, name) for name in QUANTITIES}
             unknown = {name: np.full((2, *self.shape), np.nan) for name in QUANTITIES}
@@ -136,9 +140,13 @@ class HeadScores:
     def save(self, path: str | Path) -> Path:
         """Writes the means as JSON, and the scores of each prompt as safetensors beside it."""
         path = Path(path)
+        if path.suffix == ".safetensors":
+            raise ResultError(f"{path}: the tensors go beside the scores; give the scores a name that ends in .json")
         if self.per_prompt:
             tensors = {order: torch.from_numpy(np.ascontiguousarray(v)) for order, v in self.per_prompt.items()}
             write_whole(_beside(path), lambda part: save_file(tensors, part))
+        else:
+            _beside(path).unlink(missing_ok=True)
         content = {name: getattr(self, name) for name in QUANTITIES}
         return write_json(
             path,
@@ -174,15 +182,17 @@ class HeadScores:
                 quantity=content["quantity"],
                 unit=content["unit"],
             )
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
             raise ResultError(f"{path} is damaged ({error!r}); score again") from error
 
     def __repr__(self) -> str:
-        by = "polarity" if not np.isnan(self.polarity).all() else "values"
-        top = self.top(5, by)
+        measured = [by for by in ("polarity", "values") if not np.isnan(self.get(by)).all()]
+        said = f"{self.quantity} of {self.shape[0]} x {self.shape[1]} heads; {self.run.summary()}"
+        if not measured:
+            return f"HeadScores({said})"
+        top = self.top(5, measured[0])
         best = ", ".join(f"{head} {score:+.2f}" for head, score in zip(top.heads, top.scores, strict=True))
-        layers, heads = self.shape
-        return f"HeadScores({self.quantity} of {layers} x {heads} heads; {self.run.summary()}; top by {by}: {best})"
+        return f"HeadScores({said}; top by {measured[0]}: {best})"
 
     def _repr_html_(self) -> str:
         frame = self.to_dataframe().sort_values("values", ascending=False).head(10)
