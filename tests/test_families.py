@@ -8,6 +8,7 @@ name these families and these outcomes.
 
 import copy
 import functools
+import hashlib
 import math
 import os
 import re
@@ -224,8 +225,10 @@ def law_bytes(family: str) -> None:
         assert weights_in(second) == weights_in(third), "loading and saving changes bytes"
 
 
-def weights_in(folder: Path) -> dict[str, bytes]:
-    files = {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+def weights_in(folder: Path) -> dict[str, str]:
+    """Name and hash of each file: whole files would take minutes to set beside each other in a failure's report."""
+    found = sorted(folder.glob("*.safetensors"))
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
     assert files
     return files
 
