@@ -5,7 +5,7 @@ what follows is sorted by length, padded on the right and run in batches against
 some prompt are unembedded. None of this changes a result beyond rounding.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from .models import Model
 from .prompts import PromptBatch
 
 # More tokens in a batch than these no longer make a token cheaper, and mixed lengths cost pads (measured on the CPU).
-TOKENS_AT_ONCE = {"cpu": 512, "cuda": 16384}
+TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
 # Share of the memory that is free which a batch may be estimated to take.
 MEMORY_SHARE = 0.25
 
@@ -145,40 +145,53 @@ def run_fused(
     """
     prefix = run_prefix(model, prompts, edits, read) if share_prefix else Prefix(0)
     places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
-    size = batch_size or batch_size_for(model, int(prompts.last_pos.max()) + 1 - prefix.length, prefix.length)
+    lengths = (prompts.last_pos[places] + 1 - prefix.length).tolist()
+    batches = split_batches(places, lengths, lambda length: batch_size or batch_size_for(model, length, prefix.length))
 
     def run(rows: list[int]) -> FusedBatch:
         return _run_batch(model, prompts, rows, prefix, read, logits, edits)
 
     with tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress) as bar:
-        for batch in in_batches(places, size, run):
+        for batch in in_batches(batches, run):
             yield batch
             bar.update(len(batch.places))
 
 
-def in_batches(items: list[Item], size: int, run: Callable[[list[Item]], Result]) -> Iterator[Result]:
-    """Runs the items in batches of this size, and in halves where a batch doesn't fit into memory.
+def split_batches(
+    items: Sequence[Item], lengths: Sequence[int], size_for: Callable[[int], int]
+) -> Iterator[list[Item]]:
+    """Batches of items that come longest first; `size_for` says how many of a length make one."""
+    start = 0
+    while start < len(items):
+        end = start + size_for(lengths[start])
+        yield list(items[start:end])
+        start = end
+
+
+def in_batches(batches: Iterable[list[Item]], run: Callable[[list[Item]], Result]) -> Iterator[Result]:
+    """Runs the batches, and halves of those that don't fit into memory.
 
     Raises:
         ModelError: where one item alone doesn't fit.
     """
-    waiting = [items[start : start + size] for start in range(0, len(items), size)][::-1]
-    while waiting:
-        batch = waiting.pop()
-        try:
-            result = run(batch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            if len(batch) == 1:
-                raise ModelError(
-                    f"the prompt at place {batch[0]} alone doesn't fit into memory; "
-                    f"shorten it, or use a smaller dtype or another device"
-                ) from error
-            half = len(batch) // 2
-            waiting += [batch[half:], batch[:half]]
-            continue
-        yield result
+    for whole in batches:
+        waiting = [whole]
+        while waiting:
+            batch = waiting.pop()
+            try:
+                result = run(batch)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise ModelError(
+                        f"the prompt at place {batch[0]} alone doesn't fit into memory; "
+                        f"shorten it, or use a smaller dtype or another device"
+                    ) from error
+                half = len(batch) // 2
+                waiting += [batch[half:], batch[:half]]
+                continue
+            yield result
 
 
 @torch.no_grad()

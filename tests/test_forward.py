@@ -20,6 +20,7 @@ from nasa_interp.forward import (
     run_fused,
     run_prefix,
     shared_prefix_length,
+    split_batches,
 )
 from nasa_interp.models import Model
 from nasa_interp.prompts import PromptBatch, build_prompts
@@ -211,7 +212,9 @@ def test_batches_keep_every_item_once() -> None:
             raise torch.OutOfMemoryError("CUDA")
         return items
 
-    assert [item for batch in in_batches(list(range(23)), 10, run) for item in batch] == list(range(23))
+    batches = split_batches(range(23), [12] * 3 + [5] * 20, lambda length: 60 // length)
+    assert [len(batch) for batch in split_batches(range(23), [12] * 3 + [5] * 20, lambda n: 60 // n)] == [5, 12, 6]
+    assert [item for batch in in_batches(batches, run) for item in batch] == list(range(23))
 
 
 # Restarts -----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from ..forward import (
     free_memory,
     in_batches,
     shared_prefix_length,
+    split_batches,
 )
 from ..heads import Head, HeadList
 from ..models import Model, as_model
@@ -156,7 +157,9 @@ class _BasePass:
             for layer, hidden in found.items():
                 entering[layer][rows, : hidden.shape[1]] = hidden.to(model.device)
 
-        for _ in in_batches(list(range(len(prompts))), batch_size or batch_size_for(model, shape[1], length), run):
+        rest = (prompts.last_pos + 1 - length).tolist()
+        batches = split_batches(range(len(prompts)), rest, lambda n: batch_size or batch_size_for(model, n, length))
+        for _ in in_batches(batches, run):
             pass
         return cls(prompts, d, prefix, entering_prefix, entering)
 
@@ -184,8 +187,9 @@ def _sweep_layer(
 
         # by prompt, so that the rows of a batch are of similar length
         pairs = [(variant, place) for place in range(len(prompts)) for variant in range(len(group))]
-        rest = prompts.tokens.shape[1] - length
-        for _ in in_batches(pairs, batch_size or batch_size_for(model, rest, length), run):
+        rest = [int(prompts.last_pos[place]) + 1 - length for _, place in pairs]
+        batches = split_batches(pairs, rest, lambda n: batch_size or batch_size_for(model, n, length))
+        for _ in in_batches(batches, run):
             pass
         yield from zip(group, d, strict=True)
 
