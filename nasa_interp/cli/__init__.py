@@ -1,0 +1,7 @@
+"""The command line: arguments in, calls, printing out."""
+
+from . import bias, cause, story  # noqa: F401 - hang their commands on the program
+from .app import app
+from .main import entry, main
+
+__all__ = ["app", "entry", "main"]

@@ -1,0 +1,11 @@
+"""The program that the commands hang on."""
+
+import typer
+
+app = typer.Typer(
+    name="nasa-interp",
+    help="Find and cure negative bias in language models, head by head.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)

@@ -1,0 +1,64 @@
+"""What several commands ask for: options, and how they become models, questions, styles and interventions."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a hub id, a folder, or a .gguf file")]
+DataOpt = Annotated[str, typer.Option("--data", help="builtin:verify#test, strategyqa:PATH, or a .jsonl/.csv file")]
+OrderOpt = Annotated[str, typer.Option(help="candidate order in the instruction: both, yes_no or no_yes")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+SeedOpt = Annotated[int, typer.Option(help="seed of sampling and of the bootstrap")]
+DeviceOpt = Annotated[str | None, typer.Option(help="such as cpu or cuda:0; auto spreads over all devices")]
+DtypeOpt = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto")]
+LimitOpt = Annotated[int | None, typer.Option(min=1, help="use so many questions only, evenly from the groups")]
+BatchOpt = Annotated[int | None, typer.Option(min=1, help="prompts in a forward pass; changes time and memory alone")]
+OutOpt = Annotated[Path | None, typer.Option(help="write the result here, whole or not at all")]
+InstructionOpt = Annotated[str | None, typer.Option(help="your instruction; {first} and {second} are the candidates")]
+CandidatesOpt = Annotated[str | None, typer.Option(help="the answer candidates, the yes one first: True,False")]
+KindOpt = Annotated[str, typer.Option("--prompt", help="auto, chat or plain")]
+
+
+def load(name: str, device: str | None, dtype: str | None) -> Any:
+    from ..models import load_model
+
+    return load_model(name, device=device, dtype=dtype)
+
+
+def load_data(data: str, limit: int | None, seed: int) -> Any:
+    # Before the model, so that a mistake in the data shows at once.
+    from ..questions import load_questions
+
+    return load_questions(data, limit, seed)
+
+
+def style_of(instruction: str | None, candidates: str | None, kind: str) -> Any:
+    from ..prompts import ORDERS, PromptStyle
+
+    given: dict[str, Any] = {"kind": kind}
+    if instruction is not None:
+        given["instruction"] = instruction
+    if candidates is not None:
+        yes, comma, no = candidates.partition(",")
+        if not comma:
+            raise typer.BadParameter(f"{candidates!r} is not two texts with a comma between", param_hint="--candidates")
+        given |= {"yes": yes.strip(), "no": no.strip()}
+    style = PromptStyle(**given)
+    for order in ORDERS:
+        style.render_instruction(order)
+    return style
+
+
+def intervention_of(name: str, positions: str | None) -> Any:
+    from ..interventions import Knockout, Scale, Swap, Zero
+
+    known: dict[str, Any] = {"zero": Zero, "knockout": Knockout, "swap": Swap}
+    where: dict[str, Any] = {} if positions is None else {"positions": positions}
+    if name in known:
+        return known[name](**where)
+    try:
+        return Scale(float(name), **where)
+    except ValueError:
+        message = f"{name!r} is none of {', '.join(known)}, nor a factor"
+        raise typer.BadParameter(message, param_hint="--do") from None

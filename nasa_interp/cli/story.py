@@ -1,0 +1,53 @@
+"""What a model can be asked, and the whole story: `doctor`, `demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import NasaInterpError
+from .app import app
+from .main import say_stage
+from .options import DeviceOpt, DtypeOpt, JsonOpt, LimitOpt, ModelArg, SeedOpt, load
+from .show import print_report, print_result, print_scores
+
+
+@app.command()
+def doctor(
+    model: ModelArg,
+    length: Annotated[int, typer.Option(min=8, help="prompt length in tokens for the memory estimate")] = 1024,
+    json_: JsonOpt = False,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = None,
+    dtype: DtypeOpt = None,
+    limit: LimitOpt = None,
+) -> None:
+    """Can this model be scored, by which engine, how much memory? Checks the hooks against eager attention."""
+    from ..doctor import SAMPLE, diagnose
+
+    found = diagnose(load(model, device, dtype), length, limit=limit or SAMPLE, seed=seed)
+    print_result(found.to_dict() if json_ else found.text(), json_)
+    if not found.ok:
+        raise NasaInterpError(f"{model} can't be scored: {'; '.join(filter(None, found.engines.values()))}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="run folder")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="fewer questions: a look, not a claim")] = False,
+    json_: JsonOpt = False,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = None,
+    dtype: DtypeOpt = None,
+    limit: LimitOpt = None,
+) -> None:
+    """The whole story on the embedded model, into a run folder."""
+    from ..demo import run_demo
+
+    story = run_demo(out, quick=quick, seed=seed, device=device, dtype=dtype, limit=limit, say=say_stage)
+    if json_:
+        print_result(story.to_dict(), True)
+    else:
+        print_report(story.report)
+        print_scores(story.scores, 10)
+        typer.echo("\n" + story.text())
