@@ -23,3 +23,11 @@ class HeadError(NasaInterpError):
 
 class ResultError(NasaInterpError):
     """A saved result can't be read, or two results can't be compared."""
+
+
+class DeltaError(NasaInterpError):
+    """A change of heads can't be applied, undone, merged, read or exported."""
+
+
+class AlignmentError(NasaInterpError):
+    """Heads can't be tuned: a recipe, questions or a run folder that don't fit, or nothing that helps."""

@@ -12,7 +12,8 @@ PACKAGE = Path(nasa_interp.__file__).parent
 # Each module may import those before it; a folder's modules share its place.
 ORDER = [
     "errors", "run", "heads", "bootstrap", "questions", "prompts", "models", "session", "attention", "restart",
-    "forward", "measures", "scoring", "decisions", "generation", "interventions", "figures", "doctor", "demo", "cli",
+    "forward", "measures", "scoring", "decisions", "generation", "abilities", "interventions", "alignment",
+    "figures", "doctor", "demo", "cli",
     "__init__", "__main__",
 ]  # fmt: skip
 

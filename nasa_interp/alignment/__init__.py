@@ -1,0 +1,24 @@
+"""Alignment: changing a few heads so that a model's negative bias falls, and passing the change on."""
+
+from .delta import HeadDelta
+from .loop import align_heads
+from .objectives import Answer, Balance, NegativeAttention, Objective, Step, WeightedSum
+from .recipe import Limits, Recipe
+from .result import Alignment
+from .values import read_slices, write_slices
+
+__all__ = [
+    "Alignment",
+    "Answer",
+    "Balance",
+    "HeadDelta",
+    "Limits",
+    "NegativeAttention",
+    "Objective",
+    "Recipe",
+    "Step",
+    "WeightedSum",
+    "align_heads",
+    "read_slices",
+    "write_slices",
+]

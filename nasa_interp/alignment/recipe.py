@@ -1,0 +1,69 @@
+"""How to tune and what must not be lost: plain numbers, all ours, none the paper's."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..errors import AlignmentError
+from .objectives import Answer, Objective
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How heads are tuned.
+
+    Args:
+        objective: what a step pulls toward.
+        projections: which of a head's slices change: letters out of "qkvo".
+        heads_at_once: 1 tunes heads one after another, as the paper does; more tunes so many together.
+        steps: the most steps a head (or so many heads) gets.
+        check_every: steps between two looks at the validation questions; the best look is kept.
+        learning_rate: of Adam.
+        questions: in a step, each asked in both candidate orders.
+        probe_questions, val_questions: how many are drawn from the data to tune on and to validate on, evenly from the
+            groups; None takes all.
+        bias, share: tune biases too; tune keys and values that other heads use.
+    """
+
+    objective: Objective = field(default_factory=Answer)
+    projections: str = "q"
+    heads_at_once: int = 1
+    steps: int = 6
+    check_every: int = 2
+    learning_rate: float = 1e-3
+    questions: int = 32
+    probe_questions: int | None = 256
+    val_questions: int | None = 128
+    bias: bool = False
+    share: bool = False
+
+    def __post_init__(self):
+        for name in ("heads_at_once", "steps", "check_every", "questions"):
+            if getattr(self, name) < 1:
+                raise AlignmentError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if not self.learning_rate > 0:
+            raise AlignmentError(f"a learning rate of {self.learning_rate} tunes nothing; give one above 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; the objective as its repr."""
+        return {**asdict(self), "objective": repr(self.objective)}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where tuning stops, and what a head may cost on the validation questions and text.
+
+    Args:
+        imbalance: the target: tuning stops when it lies within this of 0 in every candidate order.
+        auc: the most that the mean AUC within orders may fall below the base model's.
+        answer_mass: the most that the mean answer mass may fall below the base model's.
+        perplexity: the most that the perplexity on the validation text may be multiplied by.
+    """
+
+    imbalance: float = 0.05
+    auc: float = 0.02
+    answer_mass: float = 0.1
+    perplexity: float = 1.01
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values."""
+        return asdict(self)

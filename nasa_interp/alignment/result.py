@@ -1,0 +1,92 @@
+"""What aligning heads gave: the change of the weights, the log of every head, and where it came from."""
+
+import html
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import ResultError
+from ..run import RunInfo, read_json, write_json
+from .checks import Check
+from .delta import HeadDelta
+
+DELTA, LOG = "delta.safetensors", "align.json"
+
+
+@dataclass(frozen=True, repr=False)
+class Alignment:
+    """Tuned heads, head by head.
+
+    Args:
+        delta: the change of the weights.
+        rows: one row a head (or so many tuned together): what validation saw before and after, and what became of it.
+        base, tuned: the validation questions' answers of the model before and after.
+        outside: hash of all weights but the tuned slices, the same before and after.
+        run: where it came from.
+    """
+
+    delta: HeadDelta
+    rows: tuple[dict[str, Any], ...]
+    base: Check
+    tuned: Check
+    outside: str
+    run: RunInfo = field(repr=False)
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """One row a head: accepted or why not, steps, imbalance, AUC, answer mass and perplexity before and after."""
+        return pd.DataFrame(list(self.rows))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The log."""
+        return self.log
+
+    def export(self, folder: str | Path, model: Any, format: str = "hf") -> Path:
+        """Writes the tuned model: see `nasa_interp.alignment.export`."""
+        from .export import export
+
+        return export(model, self.delta, folder, format=format)  # type: ignore[arg-type]
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes delta.safetensors and align.json into the folder."""
+        folder = Path(folder)
+        self.delta.save(folder / DELTA)
+        return write_json(
+            folder / LOG,
+            {
+                "kind": "alignment",
+                "heads": [str(head) for head in self.delta.heads],
+                "base": self.base.to_dict(),
+                "tuned": self.tuned.to_dict(),
+                "table": list(self.rows),
+                "outside_hash": self.outside,
+                "setting": {key: value for key, value in self.delta.log.items() if key != "steps"},
+                "run": self.run.to_dict(),
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Alignment":
+        """Reads what `save` wrote; raises ResultError or DeltaError where it can't."""
+        folder = Path(folder)
+        content = read_json(folder / LOG)
+        try:
+            base, tuned = (Check.from_dict(content[name]) for name in ("base", "tuned"))
+            rows, run = tuple(content["table"]), RunInfo.from_dict(content["run"])
+            return cls(HeadDelta.load(folder / DELTA), rows, base, tuned, content["outside_hash"], run)
+        except (KeyError, TypeError) as error:
+            raise ResultError(f"{folder / LOG} is damaged ({error!r}); align again") from error
+
+    def __repr__(self) -> str:
+        kept = sum(row["accepted"] for row in self.rows)
+        return (
+            f"Alignment({kept} of {len(self.rows)} steps kept; on validation imbalance "
+            f"{self.base.worst_imbalance:+.2f} -> {self.tuned.worst_imbalance:+.2f}, "
+            f"accuracy {self.base.accuracy:.2f} -> {self.tuned.accuracy:.2f}, "
+            f"AUC {self.base.mean_auc:.2f} -> {self.tuned.mean_auc:.2f}; {self.delta.n_changed:,} weights changed)"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.log.to_html(index=False, float_format='%.3f')}"

@@ -1,0 +1,94 @@
+"""Steps of tuning: the loss of some questions in both orders, from the lowest tuned layer on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import AlignmentError
+from ..heads import HeadList
+from ..models import Model
+from ..prompts import PromptBatch
+from .objectives import Step
+from .recipe import Recipe
+from .restarted import Restarted
+from .tuned import TunedSlices
+
+# Prompts at once through one layer's attention.
+LOCAL_BATCH = 64
+
+
+class Trainer:
+    """The questions to tune on, with what enters every layer that will be tuned.
+
+    Args:
+        model: the model, as it is now.
+        batches: one batch of prompts a candidate order, of the same questions.
+        layers: of all heads that will be tuned.
+        recipe: how to tune.
+    """
+
+    def __init__(self, model: Model, batches: Sequence[PromptBatch], layers: Sequence[int], recipe: Recipe):
+        self.model, self.recipe = model, recipe
+        self.labels = batches[0].labels
+        self.lengths = torch.stack([batch.last_pos for batch in batches]).amax(0)
+        self.orders = {batch.order: Restarted(model, batch, layers) for batch in batches}
+        self.refresh()
+
+    def refresh(self, layer: int = 0) -> None:
+        """Runs all questions from this layer on, below which the weights haven't changed since the last time."""
+        if any(each >= layer for restarted in self.orders.values() for each in restarted.layers):
+            for restarted in self.orders.values():
+                restarted.keep(restarted.decide(layer))
+
+    def steps(self, heads: HeadList, tuned: TunedSlices, rng: np.random.Generator) -> Iterator[float]:
+        """Takes one step after another and yields its loss; the caller decides when it is enough.
+
+        Raises:
+            AlignmentError: a loss that is no number.
+        """
+        optimizer = torch.optim.Adam(tuned.values, lr=self.recipe.learning_rate, betas=(0.9, 0.99))
+        paid = self._mass_before(heads) if "attention" in self.recipe.objective.reads else {}
+        while True:
+            rows = self._draw(rng)
+            with torch.enable_grad(), tuned.inserted():
+                loss = self.recipe.objective(self._step(heads, rows, paid))
+                optimizer.zero_grad()
+                loss.backward()
+            if not torch.isfinite(loss):
+                raise AlignmentError(f"the loss of {heads[0]} is {loss.item()}; tune with a lower rate, or in float32")
+            optimizer.step()
+            yield loss.item()
+
+    def _draw(self, rng: np.random.Generator) -> list[int]:
+        """As many questions of either label, longest first."""
+        half = max(1, self.recipe.questions // 2)
+        sides = [np.flatnonzero(self.labels.numpy() == label) for label in (True, False)]
+        rows = np.concatenate([rng.permutation(side)[:half] for side in sides])
+        return rows[np.argsort(-self.lengths[rows].numpy(), kind="stable")].tolist()
+
+    def _step(self, heads: HeadList, rows: list[int], paid: Mapping[str, Tensor]) -> Step:
+        reads, lowest = self.recipe.objective.reads, min(head.layer for head in heads)
+        d, nas, mass = {}, {}, {}
+        for order, restarted in self.orders.items():
+            if "answer" in reads:
+                d[order] = restarted.differences(lowest, rows)
+            if "attention" in reads:
+                nas[order], mass[order] = _attention(restarted, heads, rows)
+        return Step(self.labels[rows], d, nas, mass, {order: before[rows] for order, before in paid.items()})
+
+    @torch.no_grad()
+    def _mass_before(self, heads: HeadList) -> dict[str, Tensor]:
+        chunks = torch.arange(len(self.labels)).split(LOCAL_BATCH)
+        return {
+            order: torch.cat([_attention(restarted, heads, rows.tolist())[1] for rows in chunks])
+            for order, restarted in self.orders.items()
+        }
+
+
+def _attention(restarted: Restarted, heads: HeadList, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """NAS of these heads and what they pay to the candidates; each layer takes what entered it before this tuning."""
+    found = {layer: restarted.attention(layer, rows) for layer in {head.layer for head in heads}}
+    nas, mass = (torch.stack([found[head.layer][part][:, head.index] for head in heads], 1) for part in (0, 1))
+    return nas, mass

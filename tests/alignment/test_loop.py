@@ -1,0 +1,172 @@
+"""Laws of the loop: it leaves the model alone, keeps only what helps, and goes on after a kill with the same result."""
+
+from dataclasses import replace
+
+import families
+import pytest
+import torch
+
+from nasa_interp import BinaryQuestion, load_model
+from nasa_interp.alignment import Alignment, Limits, Recipe, align_heads
+from nasa_interp.alignment import loop as loop_module
+from nasa_interp.alignment.objectives import Balance, NegativeAttention
+from nasa_interp.errors import AlignmentError, HeadError, QuestionError
+from nasa_interp.heads import HeadList
+
+TEXTS = ["Water freezes at zero degrees; iron is a metal.", "The moon goes around the earth."]
+# A tiny random model has nothing to lose: what validation may cost is left open.
+OPEN = Limits(imbalance=0.0, auc=1.0, answer_mass=1.0, perplexity=100.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny products only lose by sharing threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def model():
+    return load_model(families.tiny_model("llama"), tokenizer=families.tiny_tokenizer())
+
+
+def asked(start: int, n: int = 12) -> list[BinaryQuestion]:
+    return [
+        BinaryQuestion(f"Is {i} greater than {i + (-1) ** i}?", i % 2 == 1, f"q{i}") for i in range(start, start + n)
+    ]
+
+
+def align(model, heads=("1.0", "0.2", "1.3"), probe=None, val=None, **options):
+    options = {"texts": TEXTS, "progress": False, "limits": OPEN, "recipe": RECIPE, **options}
+    return align_heads(model, heads, probe or asked(0), val or asked(100), **options)
+
+
+RECIPE = Recipe(objective=Balance(), projections="qo", steps=4, check_every=1, learning_rate=0.02, questions=6)
+
+
+def test_the_imbalance_shrinks_head_by_head_and_the_model_is_left_alone(model) -> None:
+    whole = model.weights_hash()
+    run = align(model)
+    assert model.weights_hash() == whole
+    assert run.delta.base_hash == whole
+    assert run.tuned.distance < run.base.distance
+    kept = [row for row in run.rows if row["accepted"]]
+    assert kept
+    assert all(row["soft_imbalance_after"] < row["soft_imbalance_before"] for row in kept)
+    # each head's look is compared with the model as it was kept before it
+    last = run.base.distance
+    for row in run.rows:
+        assert row["soft_imbalance_before"] == pytest.approx(last)
+        last = row["soft_imbalance_after"] if row["accepted"] else last
+    assert run.tuned.distance == pytest.approx(last)
+    with run.delta.applied(model):
+        assert model.weights_hash() != whole
+    assert model.weights_hash() == whole
+
+
+def test_what_validation_saw_is_what_the_delta_does(model) -> None:
+    from nasa_interp import decide
+
+    run = align(model)
+    with run.delta.applied(model), pytest.warns(UserWarning, match="answer mass"):
+        report = decide(model, asked(100), draws=10, progress=False)
+    for order, part in report.orders.items():
+        assert part.point.imbalance == pytest.approx(run.tuned.imbalance[order], abs=1e-9)
+        assert part.point.mean_logit_difference == pytest.approx(run.tuned.mean_logit_difference[order], abs=1e-4)
+
+
+def test_heads_at_once_are_tuned_together(model) -> None:
+    run = align(model, recipe=replace(RECIPE, heads_at_once=3))
+    assert len(run.rows) == 1
+    assert run.rows[0]["head"] == "1.0 0.2 1.3"
+
+
+def test_the_local_objective_moves_the_score(model) -> None:
+    from nasa_interp import score_heads
+
+    recipe = replace(RECIPE, objective=NegativeAttention("polarity"), projections="q", steps=10, check_every=10)
+    tuned = loop_module.TunedSlices(model, loop_module.tunable_slices(model, ["1.0"], "q"))
+    setting = loop_module.Setting.of(model, ["1.0"], asked(0), asked(100), recipe, OPEN, None, 0)
+    trainer = loop_module.Trainer(model, setting.batches, [1], recipe)
+    before = score_heads(model, asked(0), draws=10, progress=False).get("polarity")[1, 0]
+    steps = trainer.steps(HeadList.of(["1.0"]), tuned, loop_module.np.random.default_rng(0))
+    for _ in range(10):
+        next(steps)
+    tuned.write()
+    after = score_heads(model, asked(0), draws=10, progress=False).get("polarity")[1, 0]
+    assert abs(after) < 0.7 * abs(before)
+
+
+@pytest.mark.parametrize("kill_after", [1, 2])
+def test_a_killed_run_goes_on_with_the_same_result(model, tmp_path, monkeypatch, kill_after: int) -> None:
+    whole = model.weights_hash()
+    expected = align(model, folder=tmp_path / "whole")
+    tune, done = loop_module._Loop._tune, []
+
+    def killed(self, place, heads):
+        if len(done) == kill_after:
+            raise KeyboardInterrupt
+        done.append(place)
+        tune(self, place, heads)
+
+    monkeypatch.setattr(loop_module._Loop, "_tune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        align(model, folder=tmp_path / "killed")
+    assert model.weights_hash() == whole
+    monkeypatch.setattr(loop_module._Loop, "_tune", tune)
+    resumed = align(model, folder=tmp_path / "killed")
+    assert resumed.delta == expected.delta
+    assert [row["head"] for row in resumed.rows] == [row["head"] for row in expected.rows]
+
+
+def test_a_folder_of_another_run_is_refused(model, tmp_path) -> None:
+    align(model, folder=tmp_path)
+    with pytest.raises(AlignmentError, match="another seed"):
+        align(model, folder=tmp_path, seed=1)
+
+
+def test_saving_and_loading(model, tmp_path) -> None:
+    run = align(model, folder=tmp_path)
+    loaded = Alignment.load(tmp_path)
+    assert loaded.delta == run.delta
+    assert loaded.tuned == run.tuned
+    assert list(loaded.log["head"]) == list(run.log["head"])
+    assert "imbalance" in repr(run)
+    assert "<table" in run._repr_html_()
+
+
+def test_bad_input_is_refused_and_the_model_untouched(model) -> None:
+    whole = model.weights_hash()
+    one_sided = [q for q in asked(0) if q.label]
+    with pytest.raises(QuestionError, match="have the answer yes"):
+        align(model, probe=one_sided)
+    with pytest.raises(QuestionError, match="among those to tune on"):
+        align(model, val=asked(6))
+    with pytest.raises(HeadError, match="outside the model"):
+        align(model, heads=["7.0"])
+    with pytest.raises(AlignmentError, match="steps is 0"):
+        Recipe(steps=0)
+    assert model.weights_hash() == whole
+
+
+def test_twins_across_the_two_sets_are_refused(model) -> None:
+    probe, val = asked(0), asked(100)
+    probe[0], val[0] = replace(probe[0], pair="p"), replace(val[0], pair="p")
+    with pytest.raises(QuestionError, match="twin"):
+        align(model, probe=probe, val=val)
+
+
+def test_nothing_that_helps_is_an_error_and_nothing_is_kept(model, tmp_path) -> None:
+    whole = model.weights_hash()
+    with pytest.raises(AlignmentError, match="no head's change was kept"):
+        align(model, heads=["1.0"], limits=replace(OPEN, perplexity=1e-6), folder=tmp_path)
+    assert model.weights_hash() == whole
+    assert not (tmp_path / "delta.safetensors").exists()
+
+
+def test_a_balanced_model_is_left_as_it_is(model) -> None:
+    run = align(model, limits=replace(OPEN, imbalance=1.0))
+    assert not run.rows
+    assert run.delta.n_changed == 0
