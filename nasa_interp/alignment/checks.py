@@ -1,18 +1,24 @@
 """What validation sees of a model under tuning: imbalance, sorting power and answer mass, order by order."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+import torch
+from jaxtyping import Bool, Float
 from scipy.special import expit
 
+from ..heads import HeadList
 from ..measures import measure
 from ..models import Model
 from ..prompts import PromptBatch
 from .recipe import Limits
 from .restarted import Answers, Restarted
+
+# Prompts of which the log gives the tuned heads' NAS.
+LOOK = 32
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class Check:
         answer_mass: mean over all.
         mean_logit_difference: by order.
         accuracy: over both orders.
+        loss: cross-entropy of the right candidate against the other one, both labels weighing the same; what early
+            stopping goes by, as it falls with the bias and rises where the model sorts worse.
+        nas: mean over orders and heads of the tuned heads' NAS, their polarity; NaN where it was not read.
     """
 
     imbalance: Mapping[str, float]
@@ -35,9 +44,13 @@ class Check:
     answer_mass: float
     mean_logit_difference: Mapping[str, float]
     accuracy: float
+    loss: float
+    nas: float = math.nan
 
     @classmethod
-    def of(cls, labels: Bool[np.ndarray, " question"], answers: Mapping[str, Answers]) -> "Check":
+    def of(
+        cls, labels: Bool[np.ndarray, " question"], answers: Mapping[str, Answers], nas: float = math.nan
+    ) -> "Check":
         """From the answers in each order."""
         found = {order: measure(a.d, labels, a.mass) for order, a in answers.items()}
         return cls(
@@ -47,6 +60,8 @@ class Check:
             float(np.mean([m.answer_mass for m in found.values()])),
             {order: m.mean_logit_difference for order, m in found.items()},
             float(np.mean([m.accuracy for m in found.values()])),
+            float(np.mean([_balanced_loss(a.d, labels) for a in answers.values()])),
+            nas,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,7 +71,7 @@ class Check:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Check":
         """The inverse of `to_dict`."""
-        return cls(**content)
+        return cls(**{**content, "nas": math.nan if content["nas"] is None else content["nas"]})
 
     @property
     def distance(self) -> float:
@@ -91,6 +106,11 @@ class Check:
         return None
 
 
+def _balanced_loss(d: Float[np.ndarray, " question"], labels: Bool[np.ndarray, " question"]) -> float:
+    losses = np.logaddexp(0, np.where(labels, d, -d))
+    return float((losses[labels].mean() + losses[~labels].mean()) / 2)
+
+
 class Validation:
     """The validation questions, asked again and again from the tuned layer on."""
 
@@ -98,12 +118,21 @@ class Validation:
         self.orders = {batch.order: Restarted(model, batch, layers) for batch in batches}
         self.labels = batches[0].labels.numpy()
 
-    def check(self, layer: int = 0) -> tuple[Check, Mapping[str, Answers]]:
+    def check(self, heads: HeadList, layer: int = 0) -> tuple[Check, Mapping[str, Answers]]:
         """Asks from this layer on; hand the answers to `keep` where the weights stay as they are now."""
         answers = {order: restarted.decide(layer) for order, restarted in self.orders.items()}
-        return Check.of(self.labels, answers), answers
+        scores = [_mean_nas(self.orders[order], found, heads) for order, found in answers.items()]
+        return Check.of(self.labels, answers, float(np.mean(scores))), answers
 
     def keep(self, answers: Mapping[str, Answers]) -> None:
         """Later checks restart from these."""
         for order, restarted in self.orders.items():
             restarted.keep(answers[order])
+
+
+@torch.no_grad()
+def _mean_nas(restarted: Restarted, answers: Answers, heads: HeadList) -> float:
+    """Mean NAS of these heads over at most so many prompts: a look for the log, which decides nothing."""
+    rows = range(min(LOOK, len(restarted.prompts)))
+    found = {layer: restarted.attention(layer, rows, answers.entering[layer])[0] for layer in {h.layer for h in heads}}
+    return float(torch.stack([found[head.layer][:, head.index] for head in heads]).nanmean())

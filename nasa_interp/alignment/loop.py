@@ -195,17 +195,18 @@ class _Loop:
         model, layers = setting.model, sorted({head.layer for head in setting.heads})
         self.reference = TextReference.of(model, texts, progress=False)
         self.validation = Validation(model, setting.val_batches, layers)
-        self.base, answers = self.validation.check()
+        self.base, answers = self.validation.check(setting.heads)
         self.now = self.base
         if record.values:
             write_slices(model, record.values)
-            self.now, answers = self.validation.check()
+            self.now, answers = self.validation.check(setting.heads)
         self.validation.keep(answers)
         self.trainer = Trainer(model, setting.batches, layers, setting.recipe)
 
     def run(self) -> None:
         """Tunes the heads that are left, until the target is reached."""
-        at_once, heads = self.setting.recipe.heads_at_once, self.setting.heads
+        heads = self.setting.heads
+        at_once = self.setting.recipe.heads_at_once or len(heads)
         with tqdm(total=len(heads), desc="aligning heads", unit="head", disable=not self.progress) as bar:
             bar.update(self.record.next)
             for place in range(self.record.next, len(heads), at_once):
@@ -241,18 +242,18 @@ class _Loop:
         self.record.finish(place + len(heads), [row], kept)
 
     def _best_look(self, tuned: TunedSlices, heads: HeadList, lowest: int, rng: np.random.Generator) -> "_Look":
-        """The look at validation that is nearest to balance, until looks get worse or the target is reached."""
-        recipe, limits, best = self.setting.recipe, self.setting.limits, None
+        """The best look at validation, until so many in a row were no better."""
+        recipe, limits = self.setting.recipe, self.setting.limits
+        best, waited = None, 0
         for step, loss in enumerate(self.trainer.steps(heads, tuned, rng), start=1):
             if step % recipe.check_every and step < recipe.steps:
                 continue
             with tuned.inserted():
-                check, answers = self.validation.check(lowest)
+                check, answers = self.validation.check(heads, lowest)
             look = _Look(step, loss, check, answers, tuned.state(), check.refusal(self.now, self.base, limits))
-            worse = best is not None and not check.distance < best.check.distance
-            if best is None or (look.reason is None and (best.reason is not None or not worse)):
-                best = look
-            if worse or step >= recipe.steps or (look.reason is None and check.within(limits)):
+            better = best is None or look.rank(limits) < best.rank(limits)
+            best, waited = (look, 0) if better else (best, waited + 1)
+            if waited >= recipe.patience or step >= recipe.steps:
                 break
         assert best is not None
         return best
@@ -268,6 +269,10 @@ class _Look:
     answers: Any
     state: Any
     reason: str | None
+
+    def rank(self, limits: Limits) -> tuple[bool, bool, float]:
+        """Smaller is better: what can be kept, then what reaches the target, then the smaller loss."""
+        return (self.reason is not None, not self.check.within(limits), self.check.loss)
 
 
 def _row(
@@ -285,6 +290,8 @@ def _row(
         **{f"imbalance_{order}": value for order, value in look.check.imbalance.items()},
         "soft_imbalance_before": before.distance,
         "soft_imbalance_after": look.check.distance,
+        "nas_before": before.nas,
+        "nas_after": look.check.nas,
         "auc_before": before.mean_auc,
         "auc_after": look.check.mean_auc,
         "accuracy_before": before.accuracy,

@@ -19,13 +19,16 @@ class Step:
     Args:
         labels: True where yes is right.
         d: logit(No) - logit(Yes); empty where no objective asked for answers.
+        log_mass: logarithm of the answer mass; empty as `d`.
         nas, mass: NAS of the tuned heads and the mean attention that they pay to both candidates; empty where no
             objective asked for attention.
-        mass_before: that mean attention in the base model.
+        log_mass_before, mass_before: what `log_mass` and `mass` were before these heads were tuned.
     """
 
     labels: Bool[Tensor, " question"]
     d: Mapping[str, Float[Tensor, " question"]]
+    log_mass: Mapping[str, Float[Tensor, " question"]]
+    log_mass_before: Mapping[str, Float[Tensor, " question"]]
     nas: Mapping[str, Float[Tensor, "question head"]]
     mass: Mapping[str, Float[Tensor, "question head"]]
     mass_before: Mapping[str, Float[Tensor, "question head"]]
@@ -92,15 +95,25 @@ class NegativeAttention(_Summable):
 class Answer(_Summable):
     """Cross-entropy of the right candidate against the other one, both labels weighing the same, in every order.
 
+    Args:
+        keep_mass: weight of the squared change of ln(answer mass). Without it, tuning is free to make both candidates
+            unlikely, and on the embedded model it does; the cross-entropy over the whole vocabulary spends its steps
+            on making them likely instead.
+
     Source: ours.
     """
+
+    keep_mass: int | float = 2.0
 
     reads = frozenset({"answer"})
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """See `Objective`."""
         weight = torch.where(step.labels, 0.5 / step.labels.sum(), 0.5 / (~step.labels).sum())
-        losses = [(F.softplus(torch.where(step.labels, d, -d)) * weight).sum() for d in step.d.values()]
+        losses = []
+        for order, d in step.d.items():
+            moved = (step.log_mass[order] - step.log_mass_before[order]).square().mean()
+            losses.append((F.softplus(torch.where(step.labels, d, -d)) * weight).sum() + self.keep_mass * moved)
         return torch.stack(losses).mean()
 
 

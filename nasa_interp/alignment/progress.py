@@ -1,6 +1,5 @@
 """What a run has finished so far, on the disk after every head, so that a run that was killed goes on from there."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +45,7 @@ class Progress:
         path = Path(folder) / NAME
         if not path.exists():
             return cls(fingerprint, path)
-        text, tensors = unpack(path)
-        content = json.loads(text)
+        content, tensors = unpack(path)
         if content["fingerprint"] != fingerprint:
             other = sorted(key for key in fingerprint if content["fingerprint"].get(key) != fingerprint[key])
             raise AlignmentError(
@@ -67,4 +65,4 @@ class Progress:
         slices = [[piece.parameter, piece.dim, piece.index] for piece in self.values]
         content = {"fingerprint": self.fingerprint, "next": self.next, "rows": self.rows, "slices": slices}
         tensors = {str(place): value for place, value in enumerate(self.values.values())}
-        pack(self.path, json.dumps(jsonable(content)), tensors)
+        pack(self.path, content, tensors)

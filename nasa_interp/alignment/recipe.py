@@ -14,9 +14,11 @@ class Recipe:
     Args:
         objective: what a step pulls toward.
         projections: which of a head's slices change: letters out of "qkvo".
-        heads_at_once: 1 tunes heads one after another, as the paper does; more tunes so many together.
+        heads_at_once: 1 tunes heads one after another, as the paper does, each kept or rolled back by itself; more
+            tunes so many together, None all of them, which is faster and lets the heads share the work.
         steps: the most steps a head (or so many heads) gets.
         check_every: steps between two looks at the validation questions; the best look is kept.
+        patience: how many looks in a row may be no better than the best before tuning stops.
         learning_rate: of Adam.
         questions: in a step, each asked in both candidate orders.
         probe_questions, val_questions: how many are drawn from the data to tune on and to validate on, evenly from the
@@ -26,19 +28,20 @@ class Recipe:
 
     objective: Objective = field(default_factory=Answer)
     projections: str = "q"
-    heads_at_once: int = 1
-    steps: int = 6
-    check_every: int = 2
+    heads_at_once: int | None = None
+    steps: int = 24
+    check_every: int = 4
+    patience: int = 2
     learning_rate: float = 1e-3
     questions: int = 32
-    probe_questions: int | None = 256
+    probe_questions: int | None = 192
     val_questions: int | None = 128
     bias: bool = False
     share: bool = False
 
     def __post_init__(self):
-        for name in ("heads_at_once", "steps", "check_every", "questions"):
-            if getattr(self, name) < 1:
+        for name in ("heads_at_once", "steps", "check_every", "patience", "questions"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise AlignmentError(f"{name} is {getattr(self, name)}; give 1 or more")
         if not self.learning_rate > 0:
             raise AlignmentError(f"a learning rate of {self.learning_rate} tunes nothing; give one above 0")

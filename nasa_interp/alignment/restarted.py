@@ -90,20 +90,25 @@ class Restarted:
         """Later passes restart from what these passes found."""
         self.entering |= answers.entering
 
-    def differences(self, layer: int, rows: Sequence[int]) -> Float[Tensor, " row"]:
-        """d = logit(No) - logit(Yes) of these prompts, in the graph of the weights that the model computes with."""
+    def answer(self, layer: int, rows: Sequence[int]) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+        """d = logit(No) - logit(Yes) and ln(answer mass), in the graph of the weights as they are inserted."""
         logits = self._answer(layer, rows, self._prefix(layer, ())[0])
-        return logits[:, self.prompts.no_token] - logits[:, self.prompts.yes_token]
+        variants = [*self.prompts.yes_variants, *self.prompts.no_variants]
+        d = logits[:, self.prompts.no_token] - logits[:, self.prompts.yes_token]
+        return d, logits[:, variants].logsumexp(-1) - logits.logsumexp(-1)
 
-    def attention(self, layer: int, rows: Sequence[int]) -> tuple[Float[Tensor, "row head"], Float[Tensor, "row head"]]:
+    def attention(
+        self, layer: int, rows: Sequence[int], entering: Entering | None = None
+    ) -> tuple[Float[Tensor, "row head"], Float[Tensor, "row head"]]:
         """NAS of the layer's heads, and their mean attention to both candidates together, in the graph.
 
-        Nothing but this layer's attention runs.
+        Nothing but this layer's attention runs; `entering` is what enters it, by default what was kept.
         """
         batch, device, hf = self.prompts.select(rows), self.model.device, self.model.hf
         end, first = batch.tokens.shape[1], int(batch.first_query.min())
-        hidden = self.entering[layer].rest[list(rows), : end - self.length]
-        if (prefix := self.entering[layer].prefix) is not None:
+        entering = entering or self.entering[layer]
+        hidden = entering.rest[list(rows), : end - self.length]
+        if (prefix := entering.prefix) is not None:
             hidden = torch.cat([prefix.expand(len(hidden), -1, -1), hidden], 1)
         tokens = torch.where(batch.mask, batch.tokens, batch.tokens[:, :1]).to(device)
         spans = Spans(batch.yes_span.to(device), batch.no_span.to(device))

@@ -34,13 +34,16 @@ class Trainer:
         self.labels = batches[0].labels
         self.lengths = torch.stack([batch.last_pos for batch in batches]).amax(0)
         self.orders = {batch.order: Restarted(model, batch, layers) for batch in batches}
+        self.log_mass: dict[str, Tensor] = {}
         self.refresh()
 
     def refresh(self, layer: int = 0) -> None:
         """Runs all questions from this layer on, below which the weights haven't changed since the last time."""
         if any(each >= layer for restarted in self.orders.values() for each in restarted.layers):
-            for restarted in self.orders.values():
-                restarted.keep(restarted.decide(layer))
+            for order, restarted in self.orders.items():
+                answers = restarted.decide(layer)
+                restarted.keep(answers)
+                self.log_mass[order] = torch.from_numpy(answers.mass).log().float()
 
     def steps(self, heads: HeadList, tuned: TunedSlices, rng: np.random.Generator) -> Iterator[float]:
         """Takes one step after another and yields its loss; the caller decides when it is enough.
@@ -70,13 +73,14 @@ class Trainer:
 
     def _step(self, heads: HeadList, rows: list[int], paid: Mapping[str, Tensor]) -> Step:
         reads, lowest = self.recipe.objective.reads, min(head.layer for head in heads)
-        d, nas, mass = {}, {}, {}
+        d, log_mass, nas, mass = {}, {}, {}, {}
         for order, restarted in self.orders.items():
             if "answer" in reads:
-                d[order] = restarted.differences(lowest, rows)
+                d[order], log_mass[order] = restarted.answer(lowest, rows)
             if "attention" in reads:
                 nas[order], mass[order] = _attention(restarted, heads, rows)
-        return Step(self.labels[rows], d, nas, mass, {order: before[rows] for order, before in paid.items()})
+        before = {order: self.log_mass[order][rows] for order in d}
+        return Step(self.labels[rows], d, log_mass, before, nas, mass, {o: each[rows] for o, each in paid.items()})
 
     @torch.no_grad()
     def _mass_before(self, heads: HeadList) -> dict[str, Tensor]:

@@ -43,7 +43,9 @@ def align(model, heads=("1.0", "0.2", "1.3"), probe=None, val=None, **options):
     return align_heads(model, heads, probe or asked(0), val or asked(100), **options)
 
 
-RECIPE = Recipe(objective=Balance(), projections="qo", steps=4, check_every=1, learning_rate=0.02, questions=6)
+RECIPE = Recipe(
+    objective=Balance(), projections="qo", heads_at_once=1, steps=4, check_every=1, learning_rate=0.02, questions=6
+)
 
 
 def test_the_imbalance_shrinks_head_by_head_and_the_model_is_left_alone(model) -> None:

@@ -43,7 +43,7 @@ def test_restarted_passes_give_the_decisions_of_whole_ones(family: str, question
         assert np.abs(answers.d - expected).max() < 1e-4
         assert np.abs(answers.mass - mass).max() < 1e-5
     with torch.no_grad():
-        assert np.abs(restarted.differences(1, [2, 0]).numpy() - expected[[2, 0]]).max() < 1e-4
+        assert np.abs(restarted.answer(1, [2, 0])[0].numpy() - expected[[2, 0]]).max() < 1e-4
 
 
 @pytest.mark.parametrize("family", FUSED)
@@ -80,7 +80,7 @@ def test_gradients_are_those_of_finite_differences(family: str, questions) -> No
 
     def answers():
         with tuned.inserted():
-            return restarted.differences(1, [0, 1]).sum()
+            return restarted.answer(1, [0, 1])[0].sum()
 
     def scores():
         with tuned.inserted():
@@ -107,14 +107,15 @@ def step_of(d: list[float], labels: list[bool], nas: float = 0.0, mass: float = 
     scores = {order: torch.full((len(d), 1), nas * signs[order]) for order in ORDERS}
     paid = {order: torch.full((len(d), 1), mass) for order in ORDERS}
     before = {order: torch.full((len(d), 1), 0.2) for order in ORDERS}
-    return Step(torch.tensor(labels), both, scores, paid, before)
+    named, named_before = ({order: torch.full((len(d),), log) for order in ORDERS} for log in (-0.5, -0.2))
+    return Step(torch.tensor(labels), both, named, named_before, scores, paid, before)
 
 
 def test_objectives_by_hand() -> None:
-    assert float(Answer()(step_of([0.0, 0.0, 0.0], [True, False, False]))) == pytest.approx(np.log(2))
-    # all right and far: nothing to lose; one yes weighs as much as two noes
-    assert float(Answer()(step_of([-50.0, 50.0, 50.0], [True, False, False]))) == pytest.approx(0, abs=1e-6)
-    assert float(Answer()(step_of([50.0, 50.0, 50.0], [True, False, False]))) == pytest.approx(25)
+    assert float(Answer(0)(step_of([0.0, 0.0, 0.0], [True, False, False]))) == pytest.approx(np.log(2))
+    # all right and far: nothing to lose but the mass; one yes weighs as much as two noes
+    assert float(Answer(2)(step_of([-50.0, 50.0, 50.0], [True, False, False]))) == pytest.approx(2 * 0.09)
+    assert float(Answer(0)(step_of([50.0, 50.0, 50.0], [True, False, False]))) == pytest.approx(25)
     assert float(Balance()(step_of([3.0, -1.0], [True, False]))) == pytest.approx(1)
     # opposite scores in the two orders are order, not polarity
     assert float(NegativeAttention()(step_of([0.0], [True], nas=2.0))) == 0

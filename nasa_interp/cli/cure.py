@@ -1,0 +1,126 @@
+"""Tuning the heads, the worth of that beside other ways, taking the model away: `align`, `compare`, `export`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import NasaInterpError
+from .app import app
+from .options import (
+    CandidatesOpt,
+    DeviceOpt,
+    DtypeOpt,
+    InstructionOpt,
+    JsonOpt,
+    KindOpt,
+    LimitOpt,
+    ModelArg,
+    SeedOpt,
+    load,
+    load_data,
+    style_of,
+)
+from .show import print_result
+
+HeadsOpt = Annotated[Path, typer.Option("--heads", help="a head list: what `heads --out` wrote, CSV, or PASTA JSON")]
+ProbeOpt = Annotated[str, typer.Option(help="questions to tune on")]
+ValOpt = Annotated[str, typer.Option(help="questions that decide what is kept; none of them may be tuned on")]
+
+
+@app.command()
+def align(
+    model: ModelArg,
+    heads: HeadsOpt,
+    out: Annotated[Path, typer.Option(help="run folder; a run that was interrupted goes on there")],
+    probe: ProbeOpt = "builtin:verify#probe",
+    val: ValOpt = "builtin:verify#val",
+    objective: Annotated[str, typer.Option(help="answer, balance or nas, or a sum such as answer+0.5*nas")] = "answer",
+    projections: Annotated[str, typer.Option(help="which slices of a head to tune: letters out of qkvo")] = "q",
+    at_once: Annotated[int | None, typer.Option(min=1, help="heads tuned together; 1 is one after another")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="most steps a head")] = None,
+    rate: Annotated[float | None, typer.Option(help="learning rate of Adam")] = None,
+    share: Annotated[bool, typer.Option("--share", help="tune keys and values that other heads use too")] = False,
+    imbalance: Annotated[float | None, typer.Option(help="target: imbalance within this of 0 in each order")] = None,
+    auc: Annotated[float | None, typer.Option(help="the most AUC that a head may cost on validation")] = None,
+    perplexity: Annotated[float | None, typer.Option(help="the most that perplexity may be multiplied by")] = None,
+    instruction: InstructionOpt = None,
+    candidates: CandidatesOpt = None,
+    kind: KindOpt = "auto",
+    json_: JsonOpt = False,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = None,
+    dtype: DtypeOpt = None,
+    limit: LimitOpt = None,
+) -> None:
+    """Tune only these heads, one after another, and keep only what costs little."""
+    from ..alignment import Limits, Recipe, align_heads
+
+    changes = {"heads_at_once": at_once, "steps": steps, "learning_rate": rate}
+    if limit is not None:
+        changes |= {"probe_questions": limit, "val_questions": limit}
+    recipe = Recipe(objective=_objective(objective), projections=projections, share=share, **_given(changes))
+    limits = Limits(**_given({"imbalance": imbalance, "auc": auc, "perplexity": perplexity}))
+    chosen, style = _heads(heads), style_of(instruction, candidates, kind)
+    questions = load_data(probe, None, seed), load_data(val, None, seed)
+    run = align_heads(
+        load(model, device, dtype), chosen, *questions, recipe=recipe, limits=limits, style=style, folder=out, seed=seed
+    )
+    if json_:
+        print_result({"summary": repr(run), "table": list(run.rows), "folder": out}, True)
+        return
+    if len(run.log):
+        columns = ["head", "accepted", "steps", "imbalance_yes_no", "imbalance_no_yes", "auc_after", "perplexity_ratio"]
+        print_result(run.log[columns].to_string(index=False, float_format=lambda x: f"{x:.3f}"), False)
+    print_result(f"\n{run!r}\nwritten to {out}; `nasa-interp export {out} --out DIR` writes the tuned model", False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder that `align` wrote")],
+    out: Annotated[Path, typer.Option(help="a new folder")],
+    format_: Annotated[str, typer.Option("--format", help="hf, peft or delta")] = "hf",
+    model: Annotated[str | None, typer.Option(help="the base model, where it is known by another name now")] = None,
+    json_: JsonOpt = False,
+    device: DeviceOpt = None,
+    dtype: DtypeOpt = None,
+) -> None:
+    """Write the tuned model: a folder for transformers, an adapter for PEFT, or the change alone."""
+    from ..alignment import HeadDelta
+    from ..alignment.export import export as write
+    from ..alignment.result import DELTA
+
+    if not run.is_dir():
+        raise NasaInterpError(f"{run} is no run folder; give the one that `nasa-interp align --out` wrote")
+    delta = HeadDelta.load(run / DELTA)
+    folder = write(load(model or delta.base_model, device, dtype), delta, out, format=format_)  # type: ignore[arg-type]
+    print_result({"folder": folder, "format": format_} if json_ else f"written to {folder}", json_)
+
+
+def _heads(path: Path) -> Any:
+    from ..heads import HeadList
+
+    chosen = HeadList.load(path)
+    if not len(chosen):
+        raise NasaInterpError(f"{path} lists no heads; write one with `nasa-interp heads`")
+    return chosen
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given; what wasn't keeps its default in one place."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _objective(text: str) -> Any:
+    from ..alignment import Answer, Balance, NegativeAttention, WeightedSum
+
+    known = {"answer": Answer, "balance": Balance, "nas": NegativeAttention}
+    terms = []
+    for term in text.split("+"):
+        weight, star, name = term.strip().rpartition("*")
+        try:
+            terms.append((float(weight) if star else 1.0, known[name.strip()]()))
+        except (KeyError, ValueError):
+            message = f"{term!r} is none of {', '.join(known)}, nor a factor times one"
+            raise typer.BadParameter(message, param_hint="--objective") from None
+    return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else WeightedSum(tuple(terms))
