@@ -22,12 +22,12 @@ from .errors import ModelError, ResultError
 from .forward import EditsOf, run_fused
 from .measures import Measures, measure, measure_draws
 from .models import Model, as_model
-from .prompts import ORDERS, Order, PromptBatch, PromptStyle, build_prompts
+from .prompts import Order, PromptBatch, PromptStyle
 from .questions import BinaryQuestion, QuestionList
 from .run import RunInfo, read_json, write_json
 from .scoring.batches import length_sorted
 from .scoring.engine import fused_refusal
-from .session import describe_run, resolve_questions
+from .session import describe_run, prompts_in_orders, remembered, resolve_questions
 
 LOW_MASS = 0.5
 # Prompts in a batch of models that don't go through the fused engine.
@@ -275,14 +275,19 @@ def decide(
         progress: show a bar.
 
     Returns:
-        The report, with all decisions in it.
+        The report, with all decisions in it. Asked the same again in one session, it comes from memory.
 
     Source: the paper compares generated answers; the logit difference is ours.
     """
     model = as_model(model)
     questions = resolve_questions(data, limit, seed)
-    batches = [build_prompts(model, questions, each, style) for each in (ORDERS if order == "both" else (order,))]
-    report = report_decisions(model, questions, batches, style, seed, draws, batch_size=batch_size, progress=progress)
+    batches = prompts_in_orders(model, questions, order, style)
+
+    def ask(digest: str) -> BinaryReport:
+        options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "model_hash": digest}
+        return report_decisions(model, questions, batches, style, seed, draws, **options)
+
+    report = remembered(model, "decide", batches, (questions.name, style, seed, draws), ask)
     for message in report.warnings:
         warnings.warn(message, stacklevel=2)
     return report

@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 
 from .models import as_model
 from .models.loading import quiet_transformers
-from .prompts import ORDERS, Order, PromptBatch, PromptStyle, build_prompts
+from .prompts import Order, PromptBatch, PromptStyle
 from .questions import BinaryQuestion
 from .scoring.batches import length_sorted
-from .session import resolve_questions
+from .session import prompts_in_orders, resolve_questions
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,14 +89,13 @@ def decide_by_generation(
     """
     model, style = as_model(model), style or PromptStyle()
     questions = resolve_questions(data, limit, seed)
-    orders = ORDERS if order == "both" else (order,)
+    batches = prompts_in_orders(model, questions, order, style)
     texts: list[str] = []
-    for each in orders:
-        prompts = build_prompts(model, questions, each, style)
+    for prompts in batches:
         texts.extend(_generate(model, prompts, max_new_tokens, batch_size, progress))
     return GenerationReport(
-        tuple(questions) * len(orders),
-        tuple(each for each in orders for _ in questions),
+        tuple(questions) * len(batches),
+        tuple(prompts.order for prompts in batches for _ in questions),
         tuple(texts),
         tuple(first_candidate(text, style) for text in texts),
     )

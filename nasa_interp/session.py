@@ -1,15 +1,21 @@
 """What every computation begins and ends with: questions from whatever was handed over, details for the result."""
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import QuestionError
 from .models import Model
-from .prompts import PromptBatch, PromptStyle
+from .prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
 from .questions import BinaryQuestion, QuestionList, check_questions, load_questions, sample_questions
 from .run import RunInfo
+
+Result = TypeVar("Result")
+
+# Results that a model holds; beyond that the oldest goes.
+REMEMBERED = 32
 
 
 def resolve_questions(data: Any, limit: int | None = None, seed: int = 0) -> QuestionList:
@@ -32,6 +38,44 @@ def resolve_questions(data: Any, limit: int | None = None, seed: int = 0) -> Que
 def _describe(questions: list[BinaryQuestion]) -> str:
     groups = list(dict.fromkeys(q.group for q in questions))
     return f"own questions ({', '.join(groups[:4])}{', ...' if len(groups) > 4 else ''})"
+
+
+def prompts_in_orders(
+    model: Model, questions: Sequence[BinaryQuestion], order: str, style: PromptStyle | None
+) -> list[PromptBatch]:
+    """One batch a candidate order: "both" of them, or the named one."""
+    return [build_prompts(model, questions, each, style) for each in (ORDERS if order == "both" else (order,))]  # type: ignore[arg-type]
+
+
+def remembered(
+    model: Model, kind: str, batches: Sequence[PromptBatch], options: tuple, compute: Callable[[str], Result]
+) -> Result:
+    """The result of an earlier call with the same weights, prompts and options, or a new one.
+
+    Args:
+        model: which holds its last results, so that they go when it goes.
+        kind: what is computed.
+        batches: the prompts; they count by their tokens and questions.
+        options: all else that the result depends on.
+        compute: called with the hash of the weights.
+    """
+    digest = model.weights_hash()
+    key = (kind, digest, *options, *(_digest(batch) for batch in batches))
+    # Without a hash of the weights (offloaded models) nothing says that they are the same.
+    if not digest or key not in model.results:
+        model.results.pop(key, None)
+        model.results[key] = compute(digest)
+        while len(model.results) > REMEMBERED:
+            del model.results[next(iter(model.results))]
+    return model.results[key]
+
+
+def _digest(batch: PromptBatch) -> str:
+    tensors = (batch.tokens, batch.mask, batch.yes_span, batch.no_span, batch.first_query, batch.labels)
+    digest = hashlib.sha256(repr((batch.order, batch.yes_token, batch.no_token, batch.questions)).encode())
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def describe_run(

@@ -39,6 +39,8 @@ class Model:
         self._hf = hf
         self._hooked = hooked
         self._copies: Copies | None = None
+        # Results of this session, so that asking the same again costs nothing (`session.remembered`).
+        self.results: dict[tuple, Any] = {}
         # What `check_hooks` measured, once it has.
         self.hook_check: Any = None
         # Whether fused attention is exact, once it was tried: (None,) or (the reason why not,).

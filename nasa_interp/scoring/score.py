@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from ..bootstrap import DRAWS
 from ..errors import ModelError
-from ..models import as_model
-from ..prompts import ORDERS, PromptStyle, build_prompts
-from ..session import describe_run, resolve_questions
-from .engine import Engine, choose_engine
+from ..models import Model, as_model
+from ..prompts import PromptBatch, PromptStyle
+from ..session import describe_run, prompts_in_orders, remembered, resolve_questions
+from .engine import Choice, Engine, choose_engine
 from .fused import score_fused
 from .hooked import score_hooked
 from .scores import HeadScores
@@ -52,7 +53,7 @@ def score_heads(
         progress: show a bar.
 
     Returns:
-        The scores with intervals and each prompt's own.
+        The scores with intervals and each prompt's own. Asked the same again in one session, they come from memory.
 
     Source: the paper, section on NAS; both orders and `per="query"` are ours.
     """
@@ -60,23 +61,29 @@ def score_heads(
     if per not in ("prompt", "query"):
         raise ModelError(f"per={per!r} is unknown; use 'prompt' or 'query'")
     questions = resolve_questions(data, limit, seed)
-    start = time.perf_counter()
-    batches = [build_prompts(model, questions, each, style) for each in (ORDERS if order == "both" else (order,))]
+    batches = prompts_in_orders(model, questions, order, style)
     choice = choose_engine(model, batches[0], engine)
     if choice.engine == "hooked" and choice.note:
         warnings.warn(choice.note, stacklevel=2)
-    per_prompt: dict[str, np.ndarray] = {}
-    for prompts in batches:
-        if choice.engine == "fused":
-            scores, counts = score_fused(model, prompts, batch_size, progress)
-        else:
-            scores, counts = score_hooked(model, prompts, batch_size or HOOKED_BATCH, progress)
-        if bool((scores.isnan() & (counts > 0)[..., None]).any()):
-            raise ModelError(f"{model.name}: scores are no numbers in {model.dtype}; load the model in float32")
-        if per == "query":
-            scores = scores / counts[:, :, None]
-        per_prompt[prompts.order] = scores.to(torch.float32).numpy()
-    notes = (choice.note,) if choice.note else ()
-    run = describe_run(model, questions, batches, style, seed, draws, start, choice.engine, notes)
-    unit = "nats, summed over queries" if per == "prompt" else "nats a query"
-    return HeadScores.from_prompts(per_prompt, questions, run, unit, draws)
+
+    def compute(digest: str) -> HeadScores:
+        start = time.perf_counter()
+        per_prompt = {prompts.order: _score(model, prompts, choice, per, batch_size, progress) for prompts in batches}
+        notes = (choice.note,) if choice.note else ()
+        run = describe_run(model, questions, batches, style, seed, draws, start, choice.engine, notes, digest)
+        unit = "nats, summed over queries" if per == "prompt" else "nats a query"
+        return HeadScores.from_prompts(per_prompt, questions, run, unit, draws)
+
+    return remembered(model, "score", batches, (questions.name, style, choice.engine, per, seed, draws), compute)
+
+
+def _score(
+    model: Model, prompts: PromptBatch, choice: Choice, per: str, batch_size: int | None, progress: bool
+) -> Float[np.ndarray, "prompt layer head"]:
+    if choice.engine == "fused":
+        scores, counts = score_fused(model, prompts, batch_size, progress)
+    else:
+        scores, counts = score_hooked(model, prompts, batch_size or HOOKED_BATCH, progress)
+    if bool((scores.isnan() & (counts > 0)[..., None]).any()):
+        raise ModelError(f"{model.name}: scores are no numbers in {model.dtype}; load the model in float32")
+    return (scores / counts[:, :, None] if per == "query" else scores).to(torch.float32).numpy()
