@@ -6,7 +6,8 @@ STAMP := $(VENV)/.installed
 LEGACY := .venv-legacy
 LEGACY_STAMP := $(LEGACY)/.installed
 
-.PHONY: help install test families legacy demo lint types bench clean
+.PHONY: help install test families legacy demo notebooks figures lint types bench clean
+LIMIT ?=
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -38,6 +39,12 @@ $(LEGACY_STAMP): tests/legacy/requirements.txt constraints.txt
 
 demo: $(STAMP)  ## the whole story on the embedded model, into runs/demo
 	$(BIN)/nasa-interp demo
+
+notebooks: $(STAMP)  ## build and execute the analyses as .ipynb; LIMIT=8 asks few questions
+	$(BIN)/python analyses/build.py $(if $(LIMIT),--limit $(LIMIT))
+
+figures: $(STAMP)  ## draw figures/ anew from the embedded model
+	$(BIN)/python analyses/build.py --figures
 
 lint: $(STAMP)  ## ruff, style and format
 	$(BIN)/ruff check .

@@ -1,19 +1,58 @@
-"""The story that the package tells, on the embedded model, into one run folder."""
+"""The story that the package tells, on the embedded model, into one run folder: bias, heads, cause, cure, price."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .abilities import four_options
+from .alignment import Alignment, HeadDelta, Limits, Price, Recipe, align_heads, measure_price
+from .alignment.paired import known_groups
+from .alignment.progress import NAME as PROGRESS
 from .decisions import BinaryReport, decide
+from .errors import AlignmentError
 from .figures import decision_histogram, head_heatmap, save_figure
-from .models import load_model
+from .heads import HeadList
+from .interventions import AblationEffect, Ablator, random_control
+from .models import Model, load_model
+from .questions import load_questions
+from .report import write_report
 from .run import write_json
 from .scoring import HeadScores, score_heads
+from .view import view_heads
 
-QUICK = 96
+PROBE, VAL, TEST = (f"builtin:verify#{split}" for split in ("probe", "val", "test"))
+# Heads that are ablated and tuned.
+TOP = 10
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is asked: in questions, each in both candidate orders."""
+
+    decide: int = 256
+    score: int = 256
+    ablate: int = 64
+    controls: int = 5
+    price: int = 64
+    options: int | None = None
+    generation: int = 12
+    other_styles: bool = True
+    recipe: Recipe = field(default_factory=Recipe)
+
+    @classmethod
+    def quick(cls) -> "Size":
+        """A look: intervals get wider, and tuning may end early."""
+        recipe = Recipe(steps=8, probe_questions=64, val_questions=48, questions=24)
+        return cls(64, 64, 24, 2, 32, 32, 0, False, recipe)
+
+    @classmethod
+    def of(cls, limit: int) -> "Size":
+        """So many questions in every stage."""
+        recipe = Recipe(steps=4, check_every=2, probe_questions=limit, val_questions=limit, questions=limit)
+        return cls(limit, limit, limit, 1, limit, limit, 0, False, recipe)
 
 
 @dataclass
@@ -23,23 +62,33 @@ class Story:
     folder: Path
     report: BinaryReport
     scores: HeadScores
+    effect: AblationEffect
+    alignment: Alignment | None
+    after: BinaryReport | None
+    price: Price | None
+    page: Path
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: the measures, the top heads, the times."""
+        """Plain values: the measures before and after, the top heads, the times."""
         return {
             "folder": str(self.folder),
             "verdict": self.report.verdict,
             "overall": self.report.overall.to_dict(),
-            "top_by_values": [str(h) for h in self.scores.top(10)],
-            "top_by_polarity": [str(h) for h in self.scores.top(10, "polarity")],
+            "top_by_values": [str(h) for h in self.scores.top(TOP)],
+            "top_by_polarity": [str(h) for h in self.scores.top(TOP, "polarity")],
+            "ablation": self.effect.changes.to_dict(orient="index"),
+            "alignment": None if self.alignment is None else repr(self.alignment),
+            "after": None if self.after is None else self.after.overall.to_dict(),
+            "price": None if self.price is None else self.price.to_dict(),
+            "page": str(self.page),
             "seconds": self.seconds,
         }
 
     def text(self) -> str:
         """Closing lines: times and where to look."""
         times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in self.seconds.items())
-        return f"{times}; all {sum(self.seconds.values()):.0f} s\nwritten to {self.folder}: open its .html files"
+        return f"{times}; all {sum(self.seconds.values()):.0f} s\nwritten to {self.folder}; open {self.page}"
 
 
 def run_demo(
@@ -51,41 +100,109 @@ def run_demo(
     limit: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Story:
-    """Asks the embedded model, scores its heads, writes every result as soon as it is there.
+    """Asks the embedded model, finds its heads, ablates them, tunes them, and says what that cost.
 
     Args:
         folder: where to write; files of an earlier run are replaced one by one.
-        quick: draw fewer questions; intervals get wider, nothing else changes.
-        seed: of sampling and bootstrap.
+        quick: ask fewer questions.
+        seed: of sampling, tuning and bootstrap.
         limit: questions a stage, in place of what `quick` says.
         say: called with a line at the start of each stage.
+
+    Returns:
+        All results; each is written as soon as it is there.
     """
-    seconds: dict[str, float] = {}
-    limit = limit or (QUICK if quick else None)
-
-    @contextmanager
-    def stage(name: str, title: str):
-        say(title)
-        start = time.perf_counter()
-        yield
-        seconds[name] = round(time.perf_counter() - start, 2)
-
-    with stage("load", "1/4 loading the embedded model (converted once, the first time)"):
+    size = Size.of(limit) if limit else Size.quick() if quick else Size()
+    stage = _Stages(say)
+    with stage("load", "loading the embedded model (converted once, the first time)"):
         model = load_model("demo", device=device, dtype=dtype)
-    with stage("decide", "2/4 asking builtin:verify#test in both candidate orders"):
-        report = decide(model, "builtin:verify#test", limit=limit, seed=seed)
+    with stage("bias", f"is there a bias? asking {size.decide} questions of {TEST} in both candidate orders"):
+        report = decide(model, TEST, limit=size.decide, seed=seed)
         report.save(folder / "decisions.json")
-        save_figure(decision_histogram(report), folder / "decisions.html")
-    with stage("score", "3/4 scoring every head on builtin:verify#probe in both orders"):
-        scores = score_heads(model, "builtin:verify#probe", limit=limit, seed=seed)
-        scores.save(folder / "scores.json")
-    with stage("write", "4/4 writing heads and figures"):
-        for by in ("values", "polarity"):
-            top = scores.top(10, by)
-            top.save(folder / f"heads_{by}.json")
-            top.save(folder / f"heads_{by}.csv")
-            save_figure(head_heatmap(scores, by, top), folder / f"heatmap_{by}.html")
-        save_figure(head_heatmap(scores, "order"), folder / "heatmap_order.html")
-    story = Story(folder, report, scores, seconds)
+    with stage("heads", f"which heads look at No? scoring {model.n_layers * model.n_heads} heads on {PROBE}"):
+        scores = score_heads(model, PROBE, limit=size.score, seed=seed)
+        heads = _write_scores(scores, folder)
+        view_heads(model, report.questions[0], heads[:3]).save(folder / "tokens.json")
+    with stage("cause", f"do they make it say No? zeroing {TOP} heads, and {size.controls} random sets, on {VAL}"):
+        effect = _ablate(model, heads, size, seed, folder)
+    with stage("cure", f"tuning these heads on {PROBE}, keeping what {VAL} allows"):
+        alignment = _align(model, heads, size, seed, folder, say)
+    after = price = None
+    if alignment is not None:
+        with stage("price", f"asking {TEST} again, and what it cost"):
+            after, price = _price(model, alignment.delta, report, size, seed, folder)
+    with stage("report", "writing figures and the report"):
+        save_figure(decision_histogram(report, after), folder / "decisions.html")
+        page = write_report(folder)
+    story = Story(folder, report, scores, effect, alignment, after, price, page, stage.seconds)
     write_json(folder / "demo.json", story.to_dict())
     return story
+
+
+class _Stages:
+    """Says what begins and keeps how long it took."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say, self.seconds = say, dict[str, float]()
+
+    @contextmanager
+    def __call__(self, name: str, title: str) -> Iterator[None]:
+        self.say(f"{len(self.seconds) + 1}/7 {title}")
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+        self.say(f"    {self.seconds[name]:.0f} s")
+
+
+def _write_scores(scores: HeadScores, folder: Path) -> HeadList:
+    scores.save(folder / "scores.json")
+    for by in ("values", "polarity"):
+        top = scores.top(TOP, by)
+        top.save(folder / f"heads_{by}.json")
+        top.save(folder / f"heads_{by}.csv")
+        save_figure(head_heatmap(scores, by, heads=top), folder / f"heatmap_{by}.html")
+    return scores.top(TOP, "polarity")
+
+
+def _ablate(model: Model, heads: HeadList, size: Size, seed: int, folder: Path) -> AblationEffect:
+    ablator = Ablator(model, VAL, limit=size.ablate, seed=seed, progress=False)
+    effect = ablator.effect(heads)
+    control = random_control(ablator, heads, n=size.controls, seed=seed)
+    write_json(folder / "effect.json", {**effect.to_dict(), "control": asdict(control)})
+    return effect
+
+
+def _align(
+    model: Model, heads: HeadList, size: Size, seed: int, folder: Path, say: Callable[[str], None]
+) -> Alignment | None:
+    """The tuned heads; None where nothing was kept, which a small `--limit` may come to."""
+    # A run of its own each time: the demo shows how long it takes, and an earlier one's results don't linger.
+    for name in (PROGRESS, "align.json", "delta.safetensors", "decisions_after.json", "price.json"):
+        (folder / name).unlink(missing_ok=True)
+    try:
+        return align_heads(model, heads, PROBE, VAL, recipe=size.recipe, limits=Limits(), folder=folder, seed=seed)
+    except AlignmentError as error:
+        say(f"    {error}")
+        return None
+
+
+def _price(
+    model: Model, delta: HeadDelta, report: BinaryReport, size: Size, seed: int, folder: Path
+) -> tuple[BinaryReport, Price]:
+    with delta.applied(model):
+        after = decide(model, TEST, limit=size.decide, seed=seed)
+    after.save(folder / "decisions_after.json")
+    known = known_groups(decide(model, VAL, limit=size.ablate, seed=seed, progress=False))
+    price = measure_price(
+        model,
+        delta,
+        load_questions(TEST, size.price, seed),
+        groups=known,
+        items=four_options(size.options, seed),
+        styles=None if size.other_styles else {},
+        generation=size.generation,
+        seed=seed,
+        progress=False,
+    )
+    price.save(folder)
+    return after, price

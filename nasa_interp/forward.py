@@ -8,7 +8,7 @@ some prompt are unembedded. None of this changes a result beyond rounding.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import psutil
 import torch
@@ -95,8 +95,17 @@ class Prefix:
         return Cache(layers=[PrefixLayer(*pair, rows) for pair, rows in zip(self.keys_values, several, strict=True)])
 
 
-def shared_prefix_length(prompts: PromptBatch) -> int:
-    """How many leading tokens all prompts share, short of any prompt's end.
+@runtime_checkable
+class SharesUpTo(Protocol):
+    """Edits that need not be the same in all prompts, and say up to where they are."""
+
+    def shares_up_to(self, prompts: PromptBatch) -> int:
+        """Where the leading positions end at which these prompts, if their tokens agree there, are edited alike."""
+        ...
+
+
+def shared_prefix_length(prompts: PromptBatch, edits: Any = None) -> int:
+    """How many leading tokens all prompts share, short of any prompt's end and of edits that set prompts apart.
 
     It may reach past the instruction ("Question:" begins every question): queries there are the same in all prompts
     and are read once for all. Where prompts differ in where their parts are, it stops before the first query.
@@ -105,6 +114,8 @@ def shared_prefix_length(prompts: PromptBatch) -> int:
         return 0
     same = (prompts.tokens == prompts.tokens[:1]).all(0) & prompts.mask.all(0)
     shared = min(int(same.long().cumprod(0).sum()), int(prompts.last_pos.min()))
+    if isinstance(edits, SharesUpTo):
+        shared = min(shared, edits.shares_up_to(prompts))
     parts = torch.cat([prompts.yes_span, prompts.no_span, prompts.first_query[:, None]], 1)
     alike = bool((parts == parts[:1]).all())
     return shared if alike else min(shared, int(prompts.first_query.min()))
@@ -132,7 +143,8 @@ def run_fused(
         logits: False, where only the readings are wanted, ends each pass with the last layer's attention.
         edits: what to change on the way: called with the prompts of a batch and the positions that are being run,
             returns the edits of each layer. It is called for the shared prefix too, with the first prompt alone: what
-            it does there, it does to all prompts.
+            it does there, it does to all prompts. Edits that may differ from prompt to prompt say so by `SharesUpTo`,
+            which shortens the prefix.
         batch_size: prompts in a batch; None takes it from a memory estimate. Out of memory, a batch is halved.
         share_prefix: False runs every prompt whole.
         progress, title: a bar over prompts.
@@ -197,7 +209,7 @@ def in_batches(batches: Iterable[list[Item]], run: Callable[[list[Item]], Result
 @torch.no_grad()
 def run_prefix(model: Model, prompts: PromptBatch, edits: EditsOf | None = None, read: bool = False) -> Prefix:
     """The prompts' shared prefix, run once and read where it has queries; recomputed under edits that act on it."""
-    length = shared_prefix_length(prompts)
+    length = shared_prefix_length(prompts, edits)
     if not length:
         return Prefix(0)
     first = prompts.select([0])

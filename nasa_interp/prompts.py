@@ -79,14 +79,17 @@ class PromptBatch:
     """Prompts as tokens, padded on the right, with everything that scoring and deciding need to know of them.
 
     Positions count the tokens of a prompt from 0; spans are start and end (exclusive). `shared` are the tokens that
-    both answers begin with, which the prompts end with.
+    both answers begin with, which the prompts end with. The instruction runs from `instruction_start` to
+    `first_query`, the question's line from there to `question_end` (exclusive).
     """
 
     tokens: Int[Tensor, "batch pos"]
     mask: Bool[Tensor, "batch pos"]
     yes_span: Int[Tensor, "batch 2"]
     no_span: Int[Tensor, "batch 2"]
+    instruction_start: Int[Tensor, " batch"]
     first_query: Int[Tensor, " batch"]
+    question_end: Int[Tensor, " batch"]
     last_pos: Int[Tensor, " batch"]
     labels: Bool[Tensor, " batch"]
     yes_token: int
@@ -117,9 +120,8 @@ class PromptBatch:
         """The prompts at these places, in this order, cut to the longest of them."""
         rows = torch.as_tensor(rows, dtype=torch.long)
         length = int(self.last_pos[rows].max()) + 1 if len(rows) else 0
-        tensors = {
-            name: getattr(self, name)[rows] for name in ("yes_span", "no_span", "first_query", "last_pos", "labels")
-        }
+        names = ("yes_span", "no_span", "instruction_start", "first_query", "question_end", "last_pos", "labels")
+        tensors = {name: getattr(self, name)[rows] for name in names}
         return replace(
             self,
             tokens=self.tokens[rows, :length],
@@ -192,8 +194,10 @@ def build_prompts(
     for q, text, start, row, offset in zip(questions, texts, starts, rows, offsets, strict=True):
         yes = _locate(tokenizer, text, row, offset, start + yes_chars[0], start + yes_chars[1], q.id)
         no = _locate(tokenizer, text, row, offset, start + no_chars[0], start + no_chars[1], q.id)
-        end = start + len(instruction)
-        located.append((yes, no, next(i for i, (a, _) in enumerate(offset) if a >= end)))
+        begin = next(i for i, (_, b) in enumerate(offset) if b > start)
+        first = _token_from(offset, start + len(instruction))
+        end = _token_from(offset, start + len(_content(style, instruction, q.question)))
+        located.append((yes, no, begin, first, end))
     answers = _Answers.of(tokenizer, style, kind, texts, rows, questions)
     rows = [row + list(answers.shared) for row in rows]
     _check_context(model, rows, questions)
@@ -201,9 +205,11 @@ def build_prompts(
     return PromptBatch(
         tokens=tokens,
         mask=mask,
-        yes_span=torch.tensor([yes for yes, _, _ in located]),
-        no_span=torch.tensor([no for _, no, _ in located]),
-        first_query=torch.tensor([first for _, _, first in located]),
+        yes_span=torch.tensor([yes for yes, *_ in located]),
+        no_span=torch.tensor([no for _, no, *_ in located]),
+        instruction_start=torch.tensor([begin for *_, begin, _, _ in located]),
+        first_query=torch.tensor([first for *_, first, _ in located]),
+        question_end=torch.tensor([end for *_, end in located]),
         last_pos=mask.sum(1) - 1,
         labels=torch.tensor([q.label for q in questions]),
         yes_token=answers.yes,
@@ -232,11 +238,16 @@ def _kind(tokenizer: Any, style: PromptStyle) -> tuple[Literal["chat", "plain"],
     return "plain", (note,)
 
 
+def _content(style: PromptStyle, instruction: str, question: str) -> str:
+    """What the user's turn says."""
+    return f"{instruction}\n\n{style.question.replace('{question}', question.strip())}"
+
+
 def _render(
     tokenizer: Any, style: PromptStyle, kind: Literal["chat", "plain"], instruction: str, question: str
 ) -> tuple[str, int]:
     """The prompt's text and the character at which the instruction starts in it."""
-    content = f"{instruction}\n\n{style.question.replace('{question}', question.strip())}"
+    content = _content(style, instruction, question)
     if kind == "plain":
         text = f"{content}\nAnswer:"
     else:
@@ -304,6 +315,11 @@ def _pin_date(template: str) -> str:
             "day to day; set tokenizer.chat_template to one without strftime_now"
         )
     return pinned
+
+
+def _token_from(offsets: list[tuple[int, int]], char: int) -> int:
+    """The first token that begins at or after this character, or the end."""
+    return next((i for i, (a, _) in enumerate(offsets) if a >= char), len(offsets))
 
 
 def _locate(

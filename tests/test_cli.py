@@ -155,12 +155,15 @@ def test_an_unwritable_place_is_one_clear_line(place):
     assert "can't be written" in err
 
 
+RUN_A_MODEL = ("decide", "score", "ablate", "patch", "align", "compare", "doctor", "demo")
+
+
 def test_help_and_module_entry():
     done = subprocess.run([sys.executable, "-m", "nasa_interp", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for command in ("decide", "score", "heads", "ablate", "doctor", "demo"):
+    for command in (*RUN_A_MODEL, "heads", "export", "report"):
         assert command in done.stdout
-    for status, out, _ in call(*([name, "--help"] for name in ("decide", "score", "ablate", "doctor", "demo"))):
+    for status, out, _ in call(*([name, "--help"] for name in RUN_A_MODEL)):
         assert status == 0
         for option in ("--json", "--seed", "--device", "--dtype", "--limit"):
             assert option in out
@@ -173,8 +176,9 @@ def test_the_demo_writes_its_run_folder(tmp_path):
     assert "top 10 heads by polarity" in out
     written = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"decisions.json", "scores.json", "scores.safetensors", "heads_polarity.csv", "demo.json"} <= written
-    assert {"decisions.html", "heatmap_values.html", "heatmap_polarity.html", "heatmap_order.html"} <= written
-    assert set(json.loads((tmp_path / "run" / "demo.json").read_text())["seconds"]) >= {"load", "decide", "score"}
+    assert {"decisions.html", "heatmap_values.html", "heatmap_polarity.html", "effect.json", "report.html"} <= written
+    stages = set(json.loads((tmp_path / "run" / "demo.json").read_text())["seconds"])
+    assert stages >= {"load", "bias", "heads", "cause", "cure", "report"}
 
 
 def test_interrupting_keeps_what_is_finished(tmp_path):

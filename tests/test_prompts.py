@@ -37,6 +37,23 @@ def test_spans_decode_to_the_candidates_of_the_instruction(tokenizer, order):
     assert rest.endswith("assistant\n" if tokenizer is TOKENIZER else "Answer:")
 
 
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, PLAIN], ids=["chat", "plain"])
+def test_instruction_and_question_begin_and_end_where_their_text_does(tokenizer):
+    style = PromptStyle(kind="chat" if tokenizer is TOKENIZER else "plain", question="Question: {question} Say it.")
+    prompts = build_prompts(tokenizer, [*ONE, BinaryQuestion("Short?", False, "s")], "yes_no", style).select([1, 0])
+    for row, asked in enumerate(("Short?", ONE[0].question)):
+        ends = [
+            getattr(prompts, name)[row] for name in ("instruction_start", "first_query", "question_end", "last_pos")
+        ]
+        start, first, end, last = map(int, ends)
+        parts = [prompts.tokens[row, a:b] for a, b in ((0, start), (start, first), (first, end), (end, last + 1))]
+        head, instruction, question, tail = (tokenizer.decode(part) for part in parts)
+        assert instruction == "You are given a question and you MUST answer Yes or No."
+        assert question == f"\n\nQuestion: {asked} Say it."
+        chat = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+        assert (head, tail) == (chat if tokenizer is TOKENIZER else ("", "\nAnswer:"))
+
+
 @pytest.mark.parametrize(
     ("yes", "no"), [("True", "False"), ("correct", "incorrect"), ("it is right", "it is wrong"), ("ja", "nein")]
 )

@@ -13,7 +13,7 @@ PACKAGE = Path(nasa_interp.__file__).parent
 ORDER = [
     "errors", "run", "heads", "bootstrap", "questions", "prompts", "models", "session", "attention", "restart",
     "forward", "measures", "scoring", "decisions", "generation", "abilities", "interventions", "alignment",
-    "figures", "doctor", "demo", "cli",
+    "figures", "view", "report", "doctor", "demo", "cli",
     "__init__", "__main__",
 ]  # fmt: skip
 

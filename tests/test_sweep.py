@@ -108,7 +108,7 @@ def test_any_edit_that_marks_its_rows(tiny, questions) -> None:
     """Values put in place of each row's head, at the rest alone: the prefix stays as it is."""
     prompts, asked = build_prompts(tiny, questions), []
 
-    def edits(heads, rows: PromptBatch, positions: range):
+    def edits(layer, heads, rows: PromptBatch, positions: range):
         asked.append(positions)
         if positions.start == 0:
             return []

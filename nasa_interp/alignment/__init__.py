@@ -1,8 +1,13 @@
 """Alignment: changing a few heads so that a model's negative bias falls, and passing the change on."""
 
+from .compare import compare
+from .comparison import Comparison
 from .delta import HeadDelta
+from .export import export
 from .loop import align_heads
 from .objectives import Answer, Balance, NegativeAttention, Objective, Step, WeightedSum
+from .price import measure_price
+from .priced import Price
 from .recipe import Limits, Recipe
 from .result import Alignment
 from .values import read_slices, write_slices
@@ -11,14 +16,19 @@ __all__ = [
     "Alignment",
     "Answer",
     "Balance",
+    "Comparison",
     "HeadDelta",
     "Limits",
     "NegativeAttention",
     "Objective",
+    "Price",
     "Recipe",
     "Step",
     "WeightedSum",
     "align_heads",
+    "compare",
+    "export",
+    "measure_price",
     "read_slices",
     "write_slices",
 ]

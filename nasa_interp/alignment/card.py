@@ -1,18 +1,17 @@
 """What travels with an exported change: a model card, the base's licence, and a record for programs."""
 
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..models import Model
-from ..models.loading import DEMO_PACKAGE
 from ..models.slices import PROJECTIONS, group_of, head_slices
 from ..run import library_versions
 from .delta import HeadDelta
+from .license import license_of, public_name, without_folders
 from .values import plain_view
 
 # What the embedded model's package says of its file.
@@ -43,6 +42,8 @@ with delta.applied(base):
 
 UNDO = {
     "hf": """```python
+import nasa_interp as ni
+from nasa_interp.alignment import HeadDelta
 delta = HeadDelta.load("{folder}/nasa_interp/delta.safetensors")
 delta.revert(ni.load_model("{folder}", dtype="{dtype}"))  # the base's weights again, bit for bit
 ```""",
@@ -81,10 +82,11 @@ class Exported:
 def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
     """The README.md of an export: a YAML header, what was changed, how it was made and measured, limits, undoing.
 
-    What was measured is `delta.log["measured"]`, where there is such an entry: a dictionary of measures, each a
-    number or a dictionary such as {"before": 0.50, "after": 0.81}.
+    What was measured is read from the delta's log: its entry "measured", a dictionary of measures, each a number or a
+    dictionary such as {"before": 0.50, "after": 0.81}; and its entries "base" and "tuned", the validation questions'
+    measures before and after. Absolute paths in the log are cut down to their last part.
     """
-    base = public_name(delta.base_model)
+    base, changed = public_name(delta.base_model), sum(bool(used) for _, used, _ in _heads(model, delta))
     sections = {
         "What was changed": _changed(model, delta, exported),
         "How it was made": _made(delta),
@@ -96,7 +98,7 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
         "Licence": _licence(model),
     }
     first = (
-        f"`{base}` with weights of {_count(len(delta.heads), 'attention head')} changed by nasa_interp, to lower its "
+        f"`{base}` with weights of {_count(changed, 'attention head')} changed by nasa_interp, to lower its "
         f"negative bias: answering No too often to yes-no questions. What the change did is under "
         f"[How it was measured](#how-it-was-measured)."
     )
@@ -121,63 +123,10 @@ def record(model: Model, delta: HeadDelta, exported: Exported) -> dict[str, Any]
         "changed_entries": delta.n_changed,
         "share": delta.share(model),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "log": delta.log,
+        "log": without_folders(delta.log),
         "notes": exported.notes,
         "versions": library_versions(),
     }
-
-
-def public_name(name: str) -> str:
-    """A model's name without the folders of the machine that it came from."""
-    return Path(name).name if name.startswith((".", "/", "~")) or Path(name).exists() or "\\" in name else name
-
-
-def license_of(model: Model) -> str | None:
-    """The licence's name: the model's own, or what the README.md of its folder says; None where neither is known."""
-    source = _source(model)
-    if model.license or source is None:
-        return model.license
-    from huggingface_hub import metadata_load
-
-    try:
-        found = (metadata_load(source / "README.md") or {}).get("license")
-    except Exception:  # a README of any content: no YAML, broken YAML, no text
-        return None
-    return found if isinstance(found, str) else None
-
-
-def write_license(model: Model, folder: Path) -> None:
-    """Puts the licence and notice files of the base into the folder; where it has none, the licence's name.
-
-    Nothing is written where no licence is known.
-    """
-    source = _source(model)
-    files = [path for path in sorted(source.iterdir() if source else ()) if path.is_file() and _is_license(path.name)]
-    for path in files:
-        shutil.copyfile(path, folder / path.name)
-    name = license_of(model)
-    if not files and name:
-        text = f"The base model {public_name(model.name)} is licensed under: {name}\n"
-        (folder / "LICENSE").write_text(_demo_license(model) or text, encoding="utf-8")
-
-
-def _is_license(name: str) -> bool:
-    return name.upper().startswith(("LICENSE", "LICENCE", "NOTICE", "COPYING"))
-
-
-def _demo_license(model: Model) -> str | None:
-    if model.name != "demo":
-        return None
-    try:
-        return metadata.distribution(DEMO_PACKAGE.replace("_", "-")).read_text("LICENSE")
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _source(model: Model) -> Path | None:
-    """The folder that the model was loaded from, if it was one."""
-    name = getattr(plain_view(model).config, "name_or_path", "")
-    return Path(name) if name and Path(name).is_dir() else None
 
 
 def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
@@ -200,7 +149,10 @@ def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
 
 def _changed(model: Model, delta: HeadDelta, exported: Exported) -> str:
     rows = [("head", "projections", "shared with"), ("---", "---", "---")]
-    rows += [(head, ", ".join(used), ", ".join(others) or "none") for head, used, others in _heads(model, delta)]
+    rows += [
+        (head, ", ".join(used) or "unchanged", ", ".join(others) or "none")
+        for head, used, others in _heads(model, delta)
+    ]
     frame = delta.to_dataframe()
     lines = [
         f"{delta.n_changed:,} weights in {_count(len(delta.slices), 'slice')}: {delta.share(model):.4%} of the model.",
@@ -217,19 +169,32 @@ def _changed(model: Model, delta: HeadDelta, exported: Exported) -> str:
 
 
 def _made(delta: HeadDelta) -> str:
-    log = {name: value for name, value in delta.log.items() if name != "measured"}
-    rows = list(_flat(log))
+    log = {name: value for name, value in delta.log.items() if name not in ("measured", "base", "tuned")}
+    rows = list(_flat(without_folders(log)))
     if not rows:
         return "The change came without a log."
-    shown = [("entry", "value"), ("---", "---"), *rows[:60]]
+    shown = [("entry", "value"), ("---", "---"), *((name, _text(value)) for name, value in rows[:60])]
     return f"{_table(shown)}\n\nThe whole log is in `nasa_interp/export.json`."
 
 
 def _measured(delta: HeadDelta) -> str:
-    measured = delta.log.get("measured")
-    if not isinstance(measured, dict) or not measured:
-        return "**Not measured.** Measure it on your own questions before use: `nasa-interp decide`."
-    rows = {name: value if isinstance(value, dict) else {"value": value} for name, value in measured.items()}
+    measured, base, tuned = (delta.log.get(name) for name in ("measured", "base", "tuned"))
+    parts = []
+    if isinstance(measured, dict) and measured:
+        parts.append(_measures(measured))
+    if isinstance(base, dict) and isinstance(tuned, dict):
+        before, after = dict(_flat(base)), dict(_flat(tuned))
+        parts.append(
+            "On the validation questions, by which tuning was steered and stopped, so that new questions will look "
+            "worse; yes_no and no_yes are the orders of the candidates in the prompt:"
+        )
+        parts.append(_measures({name: {"before": before[name], "after": after.get(name)} for name in before}))
+    return "\n\n".join(parts) or "**Not measured.** Measure it on your own questions before use: `nasa-interp decide`."
+
+
+def _measures(measures: dict[str, Any]) -> str:
+    """One row a measure; what each was measured as (before, after, ...) in columns."""
+    rows = {name: value if isinstance(value, dict) else {"value": value} for name, value in measures.items()}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     head = [("measure", *columns), ("---",) * (len(columns) + 1)]
     return _table(head + [(name, *(_text(row.get(column)) for column in columns)) for name, row in rows.items()])
@@ -246,10 +211,11 @@ def _licence(model: Model) -> str:
 
 
 def _heads(model: Model, delta: HeadDelta) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Each head, the projections of it that the delta holds, and the other heads that those serve too."""
-    hf, held = plain_view(model), set(delta.slices)
+    """Each head, the projections in which it changed, and the other heads that those serve too."""
+    hf, rows = plain_view(model), zip(delta.slices, delta.before, delta.after, strict=True)
+    moved = {piece for piece, before, after in rows if not torch.equal(before, after)}
     for head in delta.heads:
-        used = [p for p in PROJECTIONS if held & set(head_slices(hf, head.layer, head.index, p, bias=True))]
+        used = [p for p in PROJECTIONS if moved & set(head_slices(hf, head.layer, head.index, p, bias=True))]
         others = [f"{head.layer}.{other}" for other in group_of(hf, head.layer, head.index) if other != head.index]
         yield str(head), used, others if set(used) & set("kv") else []
 
@@ -261,15 +227,15 @@ def _filled(texts: dict[str, str], delta: HeadDelta, exported: Exported) -> str:
     return texts[exported.format].format(folder=exported.folder, base=base, exactly=exactly, dtype=dtype)
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Nested values as rows of dotted name and text; long lists are counted."""
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values as rows of dotted name and value; long and nested lists are counted."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _flat(item, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list) and (len(value) > 12 or any(isinstance(item, (dict, list)) for item in value)):
         yield name, _count(len(value), "entry", "entries")
     else:
-        yield name, _text(value)
+        yield name, value
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,6 @@
 """The change of a few heads' weights, as a value that can be applied, undone, merged, scaled and saved."""
 
 import html
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -174,7 +173,7 @@ class HeadDelta:
         before, after = (*self.before, *other.before), (*self.after, *other.after)
         return HeadDelta(self.base_hash, self.base_model, heads, slices, before, after, log)
 
-    def scaled(self, factor: float) -> "HeadDelta":
+    def scaled(self, factor: int | float) -> "HeadDelta":
         """The change times a factor: 0 is no change and 1 the delta itself, both exactly; below 0 goes the other way.
 
         Raises:
@@ -184,7 +183,7 @@ class HeadDelta:
             raise DeltaError(f"a delta can't be scaled by {factor}; give a finite number")
         if factor == 1:
             return self
-        after = tuple(_between(before, after, factor) for _, before, after in self._rows())
+        after = tuple(_between(before, after, float(factor)) for _, before, after in self._rows())
         return replace(self, after=after, log={**self.log, "scaled": factor * self.log.get("scaled", 1.0)})
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -215,7 +214,7 @@ class HeadDelta:
         }
         tensors = {f"before.{place}": value for place, value in enumerate(self.before)}
         tensors |= {f"after.{place}": value for place, value in enumerate(self.after)}
-        return pack(path, json.dumps(jsonable(content), allow_nan=False), tensors)
+        return pack(path, content, tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> "HeadDelta":
@@ -224,9 +223,8 @@ class HeadDelta:
         Raises:
             DeltaError: a file that is missing, damaged, or no delta.
         """
-        text, tensors = unpack(path)
+        content, tensors = unpack(path)
         try:
-            content = json.loads(text)
             scores = tuple(math.nan if score is None else float(score) for score in content["scores"])
             slices = tuple(WeightSlice(name, dim, tuple(index)) for name, dim, index in content["slices"])
             return cls(

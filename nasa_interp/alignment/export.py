@@ -17,8 +17,9 @@ from ..models import Model
 from ..models.bridge import eager_twin
 from ..models.loading import quiet_transformers
 from ..run import write_json
-from .card import Exported, model_card, public_name, record, write_license
+from .card import Exported, model_card, record
 from .delta import HeadDelta
+from .license import public_name, write_license
 from .lora import adapter_factors, write_adapter
 from .values import plain_view, read_slices
 
@@ -62,7 +63,8 @@ def export(
 
     Caveat:
         a LoRA adds its change to the layer's output: in fp32 its logits agree to 1e-5 of the largest one, in bf16
-        only roughly; merged, it agrees to the last rounding. It can't carry biases.
+        only roughly; merged, it agrees to the last rounding. It can't carry biases. The delta's own file keeps its log
+        as it is, with the paths that it names; card and record don't.
 
     Source: ours.
     """

@@ -48,6 +48,8 @@ def adapter_factors(model: Model, delta: HeadDelta) -> dict[str, Factors]:
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for piece, before, after in zip(delta.slices, delta.before, delta.after, strict=True):
         name, _, leaf = piece.parameter.rpartition(".")
+        if torch.equal(before, after):
+            continue
         if leaf != "weight":
             raise DeltaError(
                 f"the delta changes {piece.parameter}, and a LoRA carries no biases; export it as 'hf' or 'delta'"
@@ -55,7 +57,7 @@ def adapter_factors(model: Model, delta: HeadDelta) -> dict[str, Factors]:
         wide = torch.promote_types(before.dtype, torch.float32)
         found.setdefault(name, []).append(_factors(model, piece, name, after.to(wide) - before.to(wide)))
     if not found:
-        raise DeltaError("the delta has no slices, so that there is nothing to write as a LoRA; tune some heads first")
+        raise DeltaError("the delta changes nothing that a LoRA could carry; tune some heads first")
     return {name: _stack(parts) for name, parts in found.items()}
 
 

@@ -1,8 +1,10 @@
-"""Tensors and a JSON text in one safetensors file that notices every changed bit."""
+"""Tensors and JSON values in one safetensors file that notices every changed bit."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -10,25 +12,26 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import DeltaError
-from ..run import write_whole
+from ..run import jsonable, write_whole
 
-# The name of the JSON text among the file's metadata.
-TEXT = "nasa_interp"
+# The one entry of the file's metadata: safetensors writes several in an order that differs from run to run.
+ENTRY = "nasa_interp"
 
 
-def pack(path: str | Path, text: str, tensors: Mapping[str, Tensor]) -> Path:
-    """Writes the file whole, with a checksum of text and tensors.
+def pack(path: str | Path, content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Path:
+    """Writes the file whole, with a checksum of content and tensors; the same content gives the same bytes.
 
     Raises:
         NasaInterpError: the place can't be written.
     """
-    metadata = {TEXT: text, "sha256": _digest(text, tensors)}
+    content = jsonable(content)
+    text = json.dumps({"sha256": _digest(content, tensors), "content": content}, allow_nan=False)
     packed = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    return write_whole(path, lambda part: save_file(packed, part, metadata))
+    return write_whole(path, lambda part: save_file(packed, part, {ENTRY: text}))
 
 
-def unpack(path: str | Path) -> tuple[str, dict[str, Tensor]]:
-    """The text and the tensors.
+def unpack(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The content and the tensors.
 
     Raises:
         DeltaError: a file that is missing, cut short, changed since it was written, or of another kind.
@@ -41,11 +44,16 @@ def unpack(path: str | Path) -> tuple[str, dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except (OSError, SafetensorError) as error:
         raise DeltaError(f"{path} can't be read as a delta ({error}); it may be cut short: copy it again") from error
-    if TEXT not in metadata:
+    if ENTRY not in metadata:
         raise DeltaError(f"{path} holds no delta; write one with HeadDelta.save or export(format='delta')")
-    if metadata.get("sha256") != _digest(metadata[TEXT], tensors):
+    try:
+        read = json.loads(metadata[ENTRY])
+        whole = read["sha256"] == _digest(read["content"], tensors)
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
         raise DeltaError(f"{path} is damaged: its content doesn't match its checksum; copy it again")
-    return metadata[TEXT], tensors
+    return read["content"], tensors
 
 
 def bits(tensor: Tensor) -> bytes:
@@ -53,8 +61,8 @@ def bits(tensor: Tensor) -> bytes:
     return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
+def _digest(content: Any, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(content).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(bits(tensor))

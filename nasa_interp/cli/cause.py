@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from ..errors import NasaInterpError
 from ..run import write_json
 from .app import app
 from .options import (
@@ -25,6 +24,8 @@ from .options import (
     intervention_of,
     load,
     load_data,
+    load_heads,
+    one_of,
     style_of,
 )
 from .show import print_result
@@ -52,12 +53,9 @@ def ablate(
     limit: LimitOpt = None,
 ) -> None:
     """Do these heads make the model say No? The effect of changing them, against random heads."""
-    from ..heads import HeadList
     from ..interventions import Ablator, random_control
 
-    chosen, what = HeadList.load(heads), intervention_of(by, positions)
-    if not len(chosen):
-        raise NasaInterpError(f"{heads} lists no heads; write one with `nasa-interp heads`")
+    chosen, what = load_heads(heads), intervention_of(by, positions)
     style, questions = style_of(instruction, candidates, kind), load_data(data, limit, seed)
     ablator = Ablator(load(model, device, dtype), questions, order, style, seed=seed)  # type: ignore[arg-type]
     effect = ablator.effect(chosen, what)
@@ -71,3 +69,51 @@ def ablate(
     typer.echo(effect.changes.to_string(float_format=lambda x: f"{x:+.3f}", na_rep="undefined"))
     if control is not None:
         typer.echo(f"\nmean logit difference: {control}")
+
+
+@app.command()
+def patch(
+    model: ModelArg,
+    heads: Annotated[
+        Path | None, typer.Option("--heads", help="a head list to patch together too; without it every head alone")
+    ] = None,
+    data: DataOpt = "builtin:verify#val",
+    out: OutOpt = None,
+    kind_: Annotated[
+        str, typer.Option("--pairs", help="question (twins: who carries the truth), neutral or order (the bias)")
+    ] = "question",
+    by: Annotated[str, typer.Option(help="head, class (of positions), or position (pairs of one length)")] = "head",
+    neutral: Annotated[str | None, typer.Option(help="the word that stands for No in neutral pairs")] = None,
+    top: Annotated[int, typer.Option(min=1, help="heads to print")] = 10,
+    order: OrderOpt = "both",
+    instruction: InstructionOpt = None,
+    candidates: CandidatesOpt = None,
+    kind: KindOpt = "auto",
+    json_: JsonOpt = False,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = None,
+    dtype: DtypeOpt = None,
+    limit: LimitOpt = None,
+) -> None:
+    """Which heads carry the truth, and which the bias? Outputs of a clean run patched into a corrupted one."""
+    from ..interventions import patch_data
+
+    one_of(kind_, ("question", "neutral", "order"), "--pairs")
+    one_of(by, ("head", "class", "position"), "--by")
+    chosen = None if heads is None else load_heads(heads)
+    style, questions = style_of(instruction, candidates, kind), load_data(data, None, seed)
+    found = patch_data(
+        load(model, device, dtype),
+        questions,
+        chosen,
+        kind_,  # type: ignore[arg-type]
+        order,  # type: ignore[arg-type]
+        style,
+        by=by,  # type: ignore[arg-type]
+        neutral=neutral,
+        limit=limit,
+        seed=seed,
+    )
+    if out:
+        found.save(out)
+    print_result(found.to_dict() if json_ else found.text(top), json_)

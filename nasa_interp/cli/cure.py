@@ -19,6 +19,8 @@ from .options import (
     SeedOpt,
     load,
     load_data,
+    load_heads,
+    one_of,
     style_of,
 )
 from .show import print_result
@@ -61,7 +63,7 @@ def align(
         changes |= {"probe_questions": limit, "val_questions": limit}
     recipe = Recipe(objective=_objective(objective), projections=projections, share=share, **_given(changes))
     limits = Limits(**_given({"imbalance": imbalance, "auc": auc, "perplexity": perplexity}))
-    chosen, style = _heads(heads), style_of(instruction, candidates, kind)
+    chosen, style = load_heads(heads), style_of(instruction, candidates, kind)
     questions = load_data(probe, None, seed), load_data(val, None, seed)
     run = align_heads(
         load(model, device, dtype), chosen, *questions, recipe=recipe, limits=limits, style=style, folder=out, seed=seed
@@ -71,8 +73,59 @@ def align(
         return
     if len(run.log):
         columns = ["head", "accepted", "steps", "imbalance_yes_no", "imbalance_no_yes", "auc_after", "perplexity_ratio"]
-        print_result(run.log[columns].to_string(index=False, float_format=lambda x: f"{x:.3f}"), False)
+        print_result(run.log[columns].round(3).to_string(index=False), False)
     print_result(f"\n{run!r}\nwritten to {out}; `nasa-interp export {out} --out DIR` writes the tuned model", False)
+
+
+@app.command()
+def compare(
+    model: ModelArg,
+    heads: HeadsOpt,
+    probe: ProbeOpt = "builtin:verify#probe",
+    val: ValOpt = "builtin:verify#val",
+    test: Annotated[
+        str, typer.Option(help="questions that are asked once, of what was fitted")
+    ] = "builtin:verify#test",
+    out: Annotated[Path | None, typer.Option(help="run folder; finished methods are kept there")] = None,
+    methods: Annotated[str | None, typer.Option(help="some methods, with commas between; all by default")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="seeds that the heads are tuned with")] = 3,
+    random: Annotated[int, typer.Option(min=0, help="random layer-matched head sets")] = 10,
+    at_once: Annotated[int | None, typer.Option(min=1, help="heads tuned together; 1 is one after another")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="most steps a head")] = None,
+    instruction: InstructionOpt = None,
+    candidates: CandidatesOpt = None,
+    kind: KindOpt = "auto",
+    json_: JsonOpt = False,
+    seed: SeedOpt = 0,
+    device: DeviceOpt = None,
+    dtype: DtypeOpt = None,
+    limit: LimitOpt = None,
+) -> None:
+    """Tuned heads beside an offset, ablation, averaged orders, a LoRA and random heads, on questions kept apart."""
+    from ..alignment import Recipe
+    from ..alignment import compare as compare_methods
+
+    chosen, style = load_heads(heads), style_of(instruction, candidates, kind)
+    data = [load_data(each, None, seed) for each in (probe, val, test)]
+    found = compare_methods(
+        load(model, device, dtype),
+        chosen,
+        *data,
+        recipe=Recipe(**_given({"heads_at_once": at_once, "steps": steps})),
+        seeds=tuple(range(seed, seed + seeds)),
+        n_random=random,
+        limit=limit,
+        methods=None if methods is None else tuple(name.strip() for name in methods.split(",")),
+        style=style,
+        folder=out,
+        seed=seed,
+    )
+    if json_:
+        table, apart = (frame.to_dict(orient="records") for frame in (found.to_dataframe(), found.differences()))
+        print_result({"table": table, "differences": apart, "verdict": found.verdict}, True)
+        return
+    print_result(found.summary().to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep=""), False)
+    print_result("\n" + "\n".join(found.verdict), False)
 
 
 @app.command()
@@ -87,23 +140,15 @@ def export(
 ) -> None:
     """Write the tuned model: a folder for transformers, an adapter for PEFT, or the change alone."""
     from ..alignment import HeadDelta
-    from ..alignment.export import export as write
+    from ..alignment import export as write
     from ..alignment.result import DELTA
 
+    one_of(format_, ("hf", "peft", "delta"), "--format")
     if not run.is_dir():
         raise NasaInterpError(f"{run} is no run folder; give the one that `nasa-interp align --out` wrote")
     delta = HeadDelta.load(run / DELTA)
     folder = write(load(model or delta.base_model, device, dtype), delta, out, format=format_)  # type: ignore[arg-type]
     print_result({"folder": folder, "format": format_} if json_ else f"written to {folder}", json_)
-
-
-def _heads(path: Path) -> Any:
-    from ..heads import HeadList
-
-    chosen = HeadList.load(path)
-    if not len(chosen):
-        raise NasaInterpError(f"{path} lists no heads; write one with `nasa-interp heads`")
-    return chosen
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

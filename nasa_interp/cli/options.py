@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import NasaInterpError
+
 ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a hub id, a folder, or a .gguf file")]
 DataOpt = Annotated[str, typer.Option("--data", help="builtin:verify#test, strategyqa:PATH, or a .jsonl/.csv file")]
 OrderOpt = Annotated[str, typer.Option(help="candidate order in the instruction: both, yes_no or no_yes")]
@@ -31,6 +33,22 @@ def load_data(data: str, limit: int | None, seed: int) -> Any:
     from ..questions import load_questions
 
     return load_questions(data, limit, seed)
+
+
+def load_heads(path: Path) -> Any:
+    """The heads of a file, at least one."""
+    from ..heads import HeadList
+
+    chosen = HeadList.load(path)
+    if not len(chosen):
+        raise NasaInterpError(f"{path} lists no heads; write one with `nasa-interp heads`")
+    return chosen
+
+
+def one_of(value: str, known: tuple[str, ...], option: str) -> None:
+    """Refuses what is none of the known words."""
+    if value not in known:
+        raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}", param_hint=option)
 
 
 def style_of(instruction: str | None, candidates: str | None, kind: str) -> Any:

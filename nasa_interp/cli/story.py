@@ -32,6 +32,19 @@ def doctor(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a folder with results")],
+    out: Annotated[Path | None, typer.Option(help="the page; by default report.html in the folder")] = None,
+    json_: JsonOpt = False,
+) -> None:
+    """One HTML page of everything that a run folder holds; it opens offline."""
+    from ..report import write_report
+
+    page = write_report(run, out)
+    print_result({"page": page} if json_ else f"written to {page}", json_)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="run folder")] = Path("runs/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="fewer questions: a look, not a claim")] = False,
@@ -50,4 +63,9 @@ def demo(
     else:
         print_report(story.report)
         print_scores(story.scores, 10)
+        typer.echo(f"\n{story.effect!r}\n{story.alignment!r}")
+        if story.price is not None and story.after is not None:
+            typer.echo(
+                f"\nafter tuning, on the same questions of the test split:\n{story.after.verdict}\n{story.price!r}"
+            )
         typer.echo("\n" + story.text())

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
 from ..decisions import BinaryReport, report_decisions
 from ..errors import ModelError
 from ..heads import HeadList
-from ..measures import measure, measure_draws
+from ..measures import measure_draws
 from ..models import as_model
 from ..prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
 from ..run import write_json
@@ -30,6 +31,7 @@ MEASURES = (
     "oracle_accuracy",
     "auc",
     "answer_mass",
+    "auc_within_groups",
 )
 STEPS = (1, 2, 3, 5, 8, 13, 20, 40)
 
@@ -56,23 +58,35 @@ class AblationEffect:
         return self.estimate()
 
     def estimate(self, order: str | None = None) -> pd.DataFrame:
-        """The changes over both candidate orders, or in one."""
-        rows = np.array([order in (None, o) for o in self.base.order])
-        run = self.base.run
-        weights = draw_weights(cluster_index(self.base.questions), run.draws, run.seed)[:, rows]
-        sides = [(r.logit_differences[rows], r.label[rows], r.answer_masses[rows]) for r in (self.base, self.changed)]
-        before, after = (measure(*side) for side in sides)
-        drawn_before, drawn_after = (measure_draws(*side, weights) for side in sides)
+        """The changes over both candidate orders, or in one.
+
+        `auc` asks for one threshold over all the rows; `auc_within_groups` is the mean of the AUC within each group and
+        order, where nothing shifts the threshold: what the model can tell apart.
+        """
+        points, draws = self.points(order), self.draws(order)
         found = []
-        for name in MEASURES:
-            low, high = interval(drawn_after[name] - drawn_before[name])
-            old, new = getattr(before, name), getattr(after, name)
-            found.append((name, old, new, new - old, float(low), float(high)))
+        for name, (before, after) in points.items():
+            low, high = interval(draws[name])
+            found.append((name, before, after, after - before, float(low), float(high)))
         return pd.DataFrame(found, columns=["measure", "before", "after", "change", "low", "high"]).set_index("measure")
 
-    def change(self, name: str) -> float:
-        """The change of one measure over both orders."""
-        return float(self.changes.loc[name, "change"])  # type: ignore[arg-type]
+    def points(self, order: str | None = None) -> dict[str, tuple[float, float]]:
+        """Each measure before and after, without intervals: cheap enough for many random sets."""
+        once = np.ones((1, len(self.base.questions)), dtype=np.float32)
+        before, after = (_measured(report, order, once) for report in (self.base, self.changed))
+        return {name: (float(before[name][0]), float(after[name][0])) for name in MEASURES}
+
+    def draws(self, order: str | None = None) -> dict[str, Float[np.ndarray, " draw"]]:
+        """Each measure's change in every bootstrap draw, before and after paired question by question."""
+        run = self.base.run
+        weights = draw_weights(cluster_index(self.base.questions), run.draws, run.seed)
+        before, after = (_measured(report, order, weights) for report in (self.base, self.changed))
+        return {name: after[name] - before[name] for name in MEASURES}
+
+    def change(self, name: str, order: str | None = None) -> float:
+        """The change of one measure over both orders, or in one."""
+        before, after = self.points(order)[name]
+        return after - before
 
     mean_logit_difference_change = property(
         lambda self: self.change("mean_logit_difference"), doc="Below 0: the model moved toward Yes."
@@ -108,6 +122,28 @@ class AblationEffect:
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>{self.changes.to_html(float_format='%.3f')}"
+
+
+def _measured(
+    report: BinaryReport, order: str | None, weights: Float[np.ndarray, "draw decision"]
+) -> dict[str, Float[np.ndarray, " draw"]]:
+    """All of `MEASURES` in each draw, over both candidate orders or in one."""
+    rows = np.array([order in (None, each) for each in report.order])
+    d, label, mass, weights = (
+        report.logit_differences[rows],
+        report.label[rows],
+        report.answer_masses[rows],
+        weights[:, rows],
+    )
+    asked = [(q.group, each) for q, each in zip(report.questions, report.order, strict=True) if order in (None, each)]
+    aucs = []
+    for cell in dict.fromkeys(asked):
+        some = np.array([place == cell for place in asked])
+        aucs.append(measure_draws(d[some], label[some], mass[some], weights[:, some])["auc"])
+    within, defined = np.array(aucs), ~np.isnan(aucs)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(defined, within, 0.0).sum(0) / defined.sum(0)
+    return {**measure_draws(d, label, mass, weights), "auc_within_groups": mean}
 
 
 class Ablator:
@@ -190,8 +226,8 @@ def ablation_effect(
         options: `limit`, `seed`, `draws`, `progress`, as for `decide`.
 
     Returns:
-        Change of the mean logit difference, imbalance, yes rate, accuracy, oracle accuracy, AUC and answer mass, with
-        paired bootstrap intervals. The model is left as it was.
+        Change of the mean logit difference, imbalance, yes rate, accuracy, oracle accuracy, AUC (pooled, and within
+        groups and orders) and answer mass, with paired bootstrap intervals. The model is left as it was.
 
     Source: the paper validates its heads by intervening on them; the measures and intervals are ours.
     """

@@ -31,8 +31,8 @@ from ..models import Model, as_model
 from ..prompts import PromptBatch
 from ..restart import residuals_entering, restart_at
 
-RowEdits = Callable[[Sequence[int], PromptBatch, range], Sequence[Edit]]
-"""Called with each row's head (of one layer), each row's prompt and the positions that run: the layer's edits."""
+RowEdits = Callable[[int, Sequence[int], PromptBatch, range], Sequence[Edit]]
+"""Called with a layer, each row's head in it, each row's prompt and the positions that run: the layer's edits."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def sweep_heads(
     Source: ours.
     """
 
-    def scale(row_heads: Sequence[int], rows: PromptBatch, positions: range) -> Sequence[Edit]:
+    def scale(layer: int, row_heads: Sequence[int], rows: PromptBatch, positions: range) -> Sequence[Edit]:
         some = sorted(set(row_heads))
         own = torch.tensor(row_heads)[:, None] == torch.tensor(some)
         return [ScaleHeads(tuple(some), torch.where(own, factor, 1.0))]
@@ -98,7 +98,8 @@ def sweep(
         model, prompts, heads: as for `sweep_heads`.
         edits: the edits of one layer in a batch whose rows are pairs of a head and a prompt: each row's edit must
             change that row's head alone. For the shared prefix the rows are heads, each with the first prompt; no
-            edits there leave the prefix as it is.
+            edits there leave the prefix as it is. Edits that may differ from prompt to prompt say so by
+            `forward.SharesUpTo`.
         batch_size: rows in a batch; None takes it from a memory estimate. Out of memory, a batch is halved.
         share_prefix: False runs every prompt whole.
         progress: a bar over heads.
@@ -114,7 +115,7 @@ def sweep(
     for head in sorted(chosen):
         layers.setdefault(head.layer, []).append(head.index)
     d, base = torch.full((len(chosen), len(prompts)), torch.nan), torch.full((len(prompts),), torch.nan)
-    length = shared_prefix_length(prompts) if share_prefix else 0
+    length = shared_prefix_length(prompts, edits) if share_prefix else 0
     places = torch.argsort(prompts.last_pos, descending=True, stable=True)
     with tqdm(total=len(chosen), desc="sweeping heads", unit="head", disable=not progress) as bar:
         for some in places.split(_prompts_at_once(model, prompts, length, len(layers))):
@@ -179,7 +180,7 @@ def _sweep_layer(
             variant, places = (torch.tensor(column) for column in zip(*rows, strict=True))
             batch = prompts.select(places)
             end = batch.tokens.shape[1]
-            changes = {layer: edits([group[i] for i in variant.tolist()], batch, range(length, end))}
+            changes = {layer: edits(layer, [group[i] for i in variant.tolist()], batch, range(length, end))}
             hidden = base.entering[layer][places, : end - length]
             with restart_at(hf, layer, hidden), instrumented(hf, edits=changes, layers=range(layer, model.n_layers)):
                 logits = answer_logits(hf, batch, length, prefix.cache(variant))
@@ -200,7 +201,7 @@ def _variants(hf: Any, base: _BasePass, layer: int, group: list[int], edits: Row
     if not length:
         return base.prefix
     rows = base.prompts.select([0] * len(group))
-    changes = edits(group, rows, range(length))
+    changes = edits(layer, group, rows, range(length))
     if not changes:
         return base.prefix
     hidden = base.entering_prefix[layer].expand(len(group), -1, -1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..attention import CutEdges, Edit, ScaleHeads, Spans, SwapEdges
 from ..errors import HeadError
-from ..forward import EditsOf
+from ..forward import SharesUpTo
 from ..heads import HeadList
 from ..prompts import PromptBatch
 
@@ -23,8 +23,11 @@ Positions = Literal["all", "after", "last"]
 class Intervention(Protocol):
     """Anything that can say how a layer's heads are changed in a pass."""
 
-    def edit(self, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
-        """The edit of these heads of one layer; None where nothing changes at these positions."""
+    def edit(self, layer: int, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
+        """The edit of these heads of a layer; None where nothing changes at these positions.
+
+        An intervention that need not do the same to all prompts is a `forward.SharesUpTo` too.
+        """
         ...
 
 
@@ -39,7 +42,7 @@ class Scale:
         if not math.isfinite(self.factor):
             raise HeadError(f"heads can't be scaled by {self.factor}; give a finite factor")
 
-    def edit(self, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
+    def edit(self, layer: int, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
         """See `Intervention`."""
         queries = marked_queries(batch, positions, self.positions)
         if not queries.any():
@@ -53,9 +56,9 @@ class Zero:
 
     positions: Positions = "all"
 
-    def edit(self, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
+    def edit(self, layer: int, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
         """See `Intervention`."""
-        return Scale(0.0, self.positions).edit(heads, batch, positions)
+        return Scale(0.0, self.positions).edit(layer, heads, batch, positions)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Knockout:
     renormalize: bool = True
     positions: Positions = "after"
 
-    def edit(self, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
+    def edit(self, layer: int, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
         """See `Intervention`."""
         queries = marked_queries(batch, positions, self.positions)
         if not queries.any():
@@ -89,7 +92,7 @@ class Swap:
 
     positions: Positions = "after"
 
-    def edit(self, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
+    def edit(self, layer: int, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
         """See `Intervention`."""
         queries = marked_queries(batch, positions, self.positions)
         return SwapEdges(heads, Spans(batch.yes_span, batch.no_span), queries) if queries.any() else None
@@ -111,14 +114,27 @@ def marked_queries(batch: PromptBatch, positions: range, where: Positions) -> Bo
     raise HeadError(f"positions {where!r} are unknown; use one of {', '.join(get_args(Positions))}")
 
 
-def edits_of(heads: HeadList | Iterable[Any], intervention: Intervention) -> EditsOf:
-    """The intervention on all of these heads, as the fused forward pass takes it."""
-    layers: dict[int, list[int]] = {}
-    for head in HeadList.of(heads):
-        layers.setdefault(head.layer, []).append(head.index)
+@dataclass(frozen=True)
+class InterventionEdits:
+    """An intervention on the heads of several layers, as the fused forward pass takes it: called for each batch."""
 
-    def edits(batch: PromptBatch, positions: range) -> Mapping[int, Sequence[Edit]]:
-        found = {layer: intervention.edit(tuple(indices), batch, positions) for layer, indices in layers.items()}
+    layers: Mapping[int, tuple[int, ...]]
+    intervention: Intervention
+
+    def __call__(self, batch: PromptBatch, positions: range) -> Mapping[int, Sequence[Edit]]:
+        edit = self.intervention.edit
+        found = {layer: edit(layer, heads, batch, positions) for layer, heads in self.layers.items()}
         return {layer: [edit] for layer, edit in found.items() if edit is not None}
 
-    return edits
+    def shares_up_to(self, prompts: PromptBatch) -> int:
+        """See `forward.SharesUpTo`; an intervention that isn't one does the same to all prompts."""
+        what = self.intervention
+        return what.shares_up_to(prompts) if isinstance(what, SharesUpTo) else prompts.tokens.shape[1]
+
+
+def edits_of(heads: HeadList | Iterable[Any], intervention: Intervention) -> InterventionEdits:
+    """The intervention on all of these heads, as the fused forward pass takes it."""
+    layers: dict[int, tuple[int, ...]] = {}
+    for head in HeadList.of(heads):
+        layers[head.layer] = (*layers.get(head.layer, ()), head.index)
+    return InterventionEdits(layers, intervention)

@@ -99,9 +99,14 @@ def test_applied_reverts_at_the_end_also_after_an_error():
         assert inside is model
         assert (logits(model) - before).abs().max() > 0.01
     assert model.weights_hash() == base
-    with pytest.raises(KeyError), delta.applied(model):
-        model.hf.model.layers[0].self_attn.q_proj.weight.data[12] += 1  # within the slices: undone too
-        raise KeyError
+
+    def fail():
+        with delta.applied(model):
+            model.hf.model.layers[0].self_attn.q_proj.weight.data[12] += 1  # within the slices: undone too
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert model.weights_hash() == base
     assert torch.equal(logits(model), before)
 

@@ -1,0 +1,246 @@
+"""A LoRA through PEFT, trained as the heads are: the same questions, loss, number of steps and limits."""
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..abilities import TextReference
+from ..errors import AlignmentError
+from ..heads import Head, HeadList
+from ..models import Model
+from ..models.slices import head_layout
+from .checks import Check
+from .loop import Setting
+from .lora import is_conv1d
+from .objectives import Answer, Objective, WeightedSum
+from .recipe import Limits
+from .restarted import Restarted
+from .trainer import Trainer
+from .tuned import TunedSlices
+
+LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+RANK = 8
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Lora:
+    """A trained LoRA of the query and value projections of all layers.
+
+    Args:
+        rank: of every factor; the change is scaled by 2, as is usual.
+        modules: the projections' names.
+        state: the factors; None where no look at validation was within the limits, so that nothing is changed.
+        seed: of their first values.
+        tried: one row a learning rate: what became of it on validation.
+        seconds: how long training took.
+    """
+
+    rank: int
+    modules: tuple[str, ...]
+    state: State | None
+    seed: int
+    tried: tuple[dict[str, Any], ...]
+    seconds: float
+
+    @property
+    def n_trained(self) -> int:
+        """How many weights were trained; none where nothing was kept."""
+        return sum(value.numel() for value in self.state or ())
+
+    @contextmanager
+    def applied(self, model: Model) -> Iterator[Model]:
+        """The model with the LoRA, as modules of its own around the same weights; the model itself stays as it is."""
+        if self.state is None:
+            yield model
+            return
+        with adapted(model, self.modules, self.rank, self.seed) as (other, weights):
+            weights.load(self.state)
+            yield other
+
+
+class LoraWeights(TunedSlices):
+    """The factors of a LoRA as what is tuned; they are in the model's graph already."""
+
+    def __init__(self, model: Model):
+        super().__init__(model, ())
+        self.values = [value for name, value in model.hf.named_parameters() if "lora_" in name]
+
+    @contextmanager
+    def inserted(self) -> Iterator[None]:
+        """Inside, the model computes with the factors, as it always does."""
+        yield
+
+
+@contextmanager
+def adapted(model: Model, modules: Sequence[str], rank: int, seed: int) -> Iterator[tuple[Model, LoraWeights]]:
+    """A second tree of modules around the very same weights, with a fresh LoRA in it; the first isn't touched.
+
+    Args:
+        model: with a plain view.
+        modules: names of the modules that get factors.
+        rank: of the factors.
+        seed: of their first values; the change is 0 until they are trained.
+    """
+    # Imported here, since it takes seconds and no other part needs it.
+    from peft import LoraConfig, inject_adapter_in_model
+
+    kept = [*model.hf.parameters(), *model.hf.buffers()]
+    asked = [parameter for parameter in model.hf.parameters() if parameter.requires_grad]
+    other = copy.deepcopy(model.hf, {id(tensor): tensor for tensor in kept})
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules=list(modules),
+        fan_in_fan_out=is_conv1d(model, modules[0]),
+        bias="none",
+    )
+    device = [model.device] if model.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=device):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, other)
+        for name, factor in other.named_parameters():
+            if "lora_" in name:
+                factor.data = factor.data.float()  # trained in fp32, as heads are, whatever the model's dtype
+        adapted_model = Model(model.name, other.eval(), model.tokenizer, license=model.license)
+        yield adapted_model, LoraWeights(adapted_model)
+    finally:
+        # PEFT freezes what it adapts, and the parameters are the model's own.
+        for parameter in asked:
+            parameter.requires_grad_(True)
+
+
+def projections_of(model: Model) -> tuple[str, ...]:
+    """The modules with the queries and the values of every layer, each once (some models fuse them)."""
+    layouts = [head_layout(model.hf, layer) for layer in range(model.n_layers)]
+    return tuple(dict.fromkeys(f"{each.name}.{each.module(part)}" for each in layouts for part in "qv"))
+
+
+def fit_lora(
+    setting: Setting,
+    reference: TextReference,
+    *,
+    rank: int = RANK,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    progress: bool = False,
+) -> Lora:
+    """Trains a LoRA for as many steps as all heads together get, once for each learning rate, and takes the best.
+
+    Of each rate the look at validation is kept that the loop over heads would keep, by the same limits and patience. Of
+    the rates the one with the best validation accuracy is taken; of equally good ones the first.
+
+    Args:
+        setting: the model, the questions, the recipe and the limits; its heads count the steps, and are not tuned.
+        reference: the validation text as the base model reads it.
+        rank: of the factors.
+        learning_rates: to choose from.
+        progress: a bar over steps.
+
+    Raises:
+        AlignmentError: a loss that is no number at every rate.
+
+    Caveat: what an objective says of attention is about heads, and left out; where nothing is left, it is `Answer()`.
+
+    Source: LoRA is the usual baseline; how it is fitted here is ours.
+    """
+    start, modules = time.perf_counter(), projections_of(setting.model)
+    base = _check(setting.model, setting)
+    found = []
+    with tqdm(total=len(learning_rates), desc="training LoRA", unit="rate", disable=not progress) as bar:
+        for rate in learning_rates:
+            found.append(_train(setting, reference, base, modules, rank, rate))
+            bar.update()
+    kept = [look for look in found if look.state is not None]
+    if not kept and all(look.failed for look in found):
+        raise AlignmentError(f"the LoRA failed at every rate: {found[-1].reason}; give lower learning rates")
+    best = max(kept, key=lambda look: look.check.accuracy) if kept else None
+    rows = tuple({**look.row(), "taken": look is best} for look in found)
+    return Lora(rank, modules, best.state if best else None, setting.seed, rows, time.perf_counter() - start)
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """One learning rate's best look at validation; no state where it can't be kept."""
+
+    rate: float
+    step: int
+    check: Check
+    state: State | None
+    reason: str
+    failed: bool = False
+
+    def rank(self, limits: Limits) -> tuple[bool, bool, float]:
+        """Smaller is better, as for heads: what can be kept, then what reaches the target, then the smaller loss."""
+        return (self.state is None, not self.check.within(limits), self.check.loss)
+
+    def row(self) -> dict[str, Any]:
+        numbers = {"accuracy": self.check.accuracy, "imbalance": self.check.worst_imbalance, "auc": self.check.mean_auc}
+        return {"learning_rate": self.rate, "step": self.step, **numbers, "reason": self.reason}
+
+
+def _train(
+    setting: Setting, reference: TextReference, base: Check, modules: Sequence[str], rank: int, rate: float
+) -> _Look:
+    recipe, best, waited = setting.recipe, None, 0
+    recipe = replace(recipe, learning_rate=rate, objective=_of_answers(recipe.objective))
+    steps = recipe.steps * -(-len(setting.heads) // (recipe.heads_at_once or len(setting.heads)))
+    with adapted(setting.model, modules, rank, setting.seed) as (model, weights):
+        # all layers are trained, so every step begins at the lowest
+        trainer = Trainer(model, setting.batches, (0,), recipe)
+        losses = trainer.steps(HeadList((Head(0, 0),)), weights, np.random.default_rng([setting.seed, 0]))
+        try:
+            for step, _ in enumerate(losses, start=1):
+                if step % recipe.check_every and step < steps:
+                    continue
+                look = _look(rate, step, _check(model, setting), base, weights, setting.limits)
+                better = best is None or look.rank(setting.limits) < best.rank(setting.limits)
+                best, waited = (look, 0) if better else (best, waited + 1)
+                if waited >= recipe.patience or step >= steps:
+                    break
+        except AlignmentError as error:
+            return _Look(rate, 0, base, None, str(error), failed=True)
+        assert best is not None
+        return _priced(best, model, weights, reference, setting)
+
+
+def _of_answers(objective: Objective) -> Objective:
+    """What of an objective is about answers, as a LoRA has no heads of its own; where nothing is, `Answer()`."""
+    terms = objective.terms if isinstance(objective, WeightedSum) else ((1.0, objective),)
+    kept = tuple((weight, term) for weight, term in terms if "attention" not in term.reads)
+    if len(kept) == len(terms):
+        return objective
+    return WeightedSum(kept) if kept else Answer()
+
+
+def _check(model: Model, setting: Setting) -> Check:
+    """The validation questions, asked of the whole model."""
+    answers = {batch.order: Restarted(model, batch, ()).decide() for batch in setting.val_batches}
+    return Check.of(setting.val_batches[0].labels.numpy(), answers)
+
+
+def _look(rate: float, step: int, check: Check, base: Check, weights: LoraWeights, limits: Limits) -> _Look:
+    refused = check.refusal(base, base, limits)
+    state = weights.state() if refused is None else None
+    return _Look(rate, step, check, state, refused or "imbalance shrank within the limits")
+
+
+def _priced(look: _Look, model: Model, weights: LoraWeights, reference: TextReference, setting: Setting) -> _Look:
+    """The look, unless it costs more perplexity than the limit."""
+    if look.state is None:
+        return look
+    weights.load(look.state)
+    ratio = reference.compare(model, progress=False).ratio
+    if ratio <= setting.limits.perplexity:
+        return look
+    return replace(look, state=None, reason=f"perplexity x {ratio:.4f}, over the limit of {setting.limits.perplexity}")

@@ -1,0 +1,28 @@
+"""Results to plotly figures. Knows results, not models; computes nothing that a result doesn't hold.
+
+Each function returns a `plotly.graph_objects.Figure`; nothing is shown or written unasked.
+"""
+
+from .curves import ablation_curve, alignment_log, cost_curves
+from .decisions import calibration_bins, calibration_curve, decision_histogram, precision_recall
+from .grids import head_heatmap, patch_heatmap
+from .rankings import overlap_scatter, polarity_against_order, ranking_contest
+from .save import save_figure
+from .theme import themed
+
+__all__ = [
+    "ablation_curve",
+    "alignment_log",
+    "calibration_bins",
+    "calibration_curve",
+    "cost_curves",
+    "decision_histogram",
+    "head_heatmap",
+    "overlap_scatter",
+    "patch_heatmap",
+    "polarity_against_order",
+    "precision_recall",
+    "ranking_contest",
+    "save_figure",
+    "themed",
+]

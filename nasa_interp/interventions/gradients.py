@@ -1,0 +1,105 @@
+"""Gradients with respect to activations: the weights frozen meanwhile, batches sized for a whole backward pass."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..forward import batch_size_for, free_memory, in_batches, split_batches
+from ..models import Model
+from ..prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
+from ..questions import QuestionList
+from ..session import resolve_questions
+
+# A graph also keeps what attention and norms save for the way back.
+GRAPH = 1.5
+
+
+@contextmanager
+def frozen_weights(hf: nn.Module) -> Iterator[None]:
+    """Inside, gradients are computed, and no parameter takes any; then each requires them or not as before."""
+    trained = [parameter for parameter in hf.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def tracked_embeddings(hf: Any) -> Iterator[None]:
+    """Inside, the token embeddings begin a graph, which frozen weights alone would not."""
+
+    def track(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output.detach().requires_grad_()
+
+    handle = hf.get_input_embeddings().register_forward_hook(track)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def difference(logits: Float[Tensor, "batch d_vocab"], prompts: PromptBatch) -> Float[Tensor, " batch"]:
+    """d = logit(No) - logit(Yes), in the graph."""
+    return logits[:, prompts.no_token] - logits[:, prompts.yes_token]
+
+
+def as_prompts(
+    model: Model,
+    data: Any,
+    order: Literal["both", "yes_no", "no_yes"],
+    style: PromptStyle | None,
+    limit: int | None,
+    seed: int,
+) -> tuple[QuestionList, list[PromptBatch]]:
+    """The questions, and a batch an order: built from data, or as they were handed over."""
+    if isinstance(data, PromptBatch):
+        data = [data]
+    if isinstance(data, Sequence) and len(data) and all(isinstance(item, PromptBatch) for item in data):
+        return resolve_questions(list(data[0].questions)), list(data)
+    questions = resolve_questions(data, limit, seed)
+    orders = ORDERS if order == "both" else (order,)
+    return questions, [build_prompts(model, questions, each, style) for each in orders]
+
+
+def run_rows(
+    model: Model,
+    prompts: PromptBatch,
+    run: Callable[[list[int]], None],
+    *,
+    graph: bool,
+    batch_size: int | None = None,
+    progress: bool = False,
+    title: str = "",
+) -> None:
+    """Calls `run` with the places of each batch of prompts, longest first; `graph` keeps all layers' activations."""
+    places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
+    lengths = (prompts.last_pos[places] + 1).tolist()
+
+    def size(length: int) -> int:
+        if batch_size is not None:
+            return batch_size
+        return min(batch_size_for(model, length), _graphs_that_fit(model, length) if graph else len(places))
+
+    def counted(rows: list[int]) -> int:
+        run(rows)
+        return len(rows)
+
+    with tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress) as bar:
+        for done in in_batches(split_batches(places, lengths, size), counted):
+            bar.update(done)
+
+
+def _graphs_that_fit(model: Model, length: int) -> int:
+    config = model.config
+    width = 8 * config.hidden_size + 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    bytes_each = int(GRAPH * width * length * model.n_layers * model.dtype.itemsize) + 8 * config.vocab_size
+    return max(1, free_memory(model) // bytes_each)

@@ -1,0 +1,148 @@
+"""Sections of any JSON file with tables in it: sortable tables, and the figures that their columns call for."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from ..errors import NasaInterpError
+from ..figures import ablation_curve, alignment_log, head_heatmap, patch_heatmap, ranking_contest
+from ..figures.theme import column
+from ..run import read_json
+from .section import Section, Table, readable
+from .sentences import sentences_of
+
+DEPTH = 4
+Figure = Callable[[pd.DataFrame, Any, str], go.Figure]
+
+
+def rows_section(path: Path, title: str | None = None) -> Section | None:
+    """What a JSON file of ours holds: a sortable table for each list of rows, figures where the columns are known.
+
+    Args:
+        path: the file.
+        title: in place of one made from the file's kind and name.
+
+    Returns:
+        None where the file is missing or holds neither rows nor a sentence that we know.
+
+    Raises:
+        ResultError: where the file is no JSON.
+    """
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict):
+        content = {"table": content}
+    runs = {f"{path.name}{' ' + place if place else ''}": run for place, run in _runs(content)}
+    said, tables, figures = sentences_of(content), [], []
+    for place, rows in _row_lists(content):
+        frame = pd.DataFrame(rows)
+        tables.append(Table.of(frame, f"{path.name}{': ' + _words(place) if _words(place) else ''}"))
+        run = _nearest(place, runs, path.name)
+        figures += _figures(frame, run, place)
+    if not tables and not said:
+        return None
+    title = title or str(content.get("kind") or path.stem).replace("_", " ").capitalize()
+    key = re.sub(r"[^a-z0-9]+", "-", path.stem.lower())
+    return Section(title, f"file-{key}", said, (), tuple(figures), tuple(tables), runs=runs)
+
+
+def _row_lists(content: Any, place: str = "", depth: int = DEPTH) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Each list of flat rows in a JSON value, with the names that lead to it."""
+    if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
+        flat = [{k: v for k, v in row.items() if not _is_long(v)} for row in content]
+        yield place, [row for row in flat if row]
+    elif isinstance(content, dict) and depth:
+        for name, value in content.items():
+            if name != "run":
+                yield from _row_lists(value, f"{place} {name}".strip(), depth - 1)
+
+
+def _is_long(value: Any) -> bool:
+    """A value that a table's cell can't hold."""
+    return isinstance(value, dict) or (
+        isinstance(value, list) and any(isinstance(each, (list, dict)) for each in value)
+    )
+
+
+def _words(place: str) -> str:
+    """The names that lead to a table, as a caption says them."""
+    return readable(" ".join(word for word in place.split() if word != "table").replace("orders ", "order "))
+
+
+def _runs(content: Any, place: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The details of each run in a JSON value, with the names that lead to it."""
+    if isinstance(content, dict) and depth:
+        if isinstance(content.get("run"), dict):
+            yield place, content["run"]
+        for name, value in content.items():
+            if name != "run":
+                yield from _runs(value, f"{place} {name}".strip(), depth - 1)
+
+
+def _nearest(place: str, runs: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any] | str:
+    """The run whose place is the longest beginning of the table's."""
+    fitting = [key for key in runs if f"{name} {place}".startswith(key)]
+    return runs[max(fitting, key=len)] if fitting else f"{name}; its run's details were not saved"
+
+
+def _figures(frame: pd.DataFrame, run: Any, place: str) -> list[go.Figure]:
+    """What the columns call for; a table that looks like one of ours but can't be drawn stays a table."""
+    for columns, draw in DRAWN:
+        if columns <= set(frame.columns):
+            try:
+                return [draw(frame, run, place)]
+            except (NasaInterpError, KeyError, TypeError, ValueError):
+                return []
+    return []
+
+
+def _contest(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
+    return ranking_contest(_numbers(frame), run=run)
+
+
+def _log(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
+    return alignment_log(frame, run=run)
+
+
+def _curve(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
+    return ablation_curve(_numbers(frame), run=run)
+
+
+def _patch(rows: pd.DataFrame, run: Any, place: str) -> go.Figure:
+    """By layer and head where each head has one row, by head and place where it has several."""
+    frame: Any = _numbers(rows)
+    title = f"Patching: effect on logit(No) - logit(Yes){', ' + _words(place) if _words(place) else ''}"
+    common = {"title": title, "unit": "logits", "run": run}
+    if frame["place"].nunique() > 1:
+        grid = frame.pivot_table(index="head", columns="place", values="effect", sort=False)
+        return patch_heatmap(grid.to_numpy(), list(grid.index), list(grid.columns), **common)
+    layers, heads = frame["layer"].astype(int), frame["index"].astype(int)
+    grids = np.full((3, layers.max() + 1, heads.max() + 1), np.nan)
+    for which, name in enumerate(("effect", "effect_low", "effect_high")):
+        grids[which, layers, heads] = column(frame, name)
+    return head_heatmap(grids[0], intervals=grids[1:], **common)
+
+
+def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Null as NaN in the columns that hold numbers besides."""
+    numbers = {name: column(frame, str(name)) for name in frame if not any(map(_is_text, frame[name]))}
+    return frame.assign(**numbers)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, (str, list, dict))
+
+
+# The first row whose columns are all there says what to draw.
+DRAWN: tuple[tuple[set[str], Figure], ...] = (
+    ({"ranking", "k", "data", "order", "mean_logit_difference_change", "auc_change"}, _contest),
+    ({"head", "accepted"}, _log),
+    ({"head", "layer", "index", "place", "effect"}, _patch),
+    ({"k", "mean_logit_difference_change", "mean_logit_difference_low", "auc_change", "auc_low"}, _curve),
+)

@@ -1,0 +1,81 @@
+"""What a saved result says, in words with numbers; for files whose type this package reads as plain JSON here."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def sentences_of(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Sentences for a known kind of file; none for another, or where fields are missing."""
+    say = KINDS.get(str(content.get("kind")))
+    try:
+        return tuple(say(content)) if say else ()
+    except (KeyError, TypeError, ValueError, IndexError):
+        return ()
+
+
+def _contest(content: Mapping[str, Any]) -> list[str]:
+    said = []
+    for rule, won in content["winners"].items():
+        if "k" in won:
+            said.append(
+                f"On {rule} the first {won['k']} heads by {won['ranking']} win: zeroed they move "
+                f"logit(No) - logit(Yes) by {won['bias']:+.2f} and AUC by {won['auc']:+.3f}, in the candidate order in "
+                f"which they do worse."
+            )
+        else:
+            said.append(f"On {rule} nothing wins: {won['reason']}")
+    return said
+
+
+def _confirmation(content: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Order {row['order']}: zeroing {', '.join(content['heads'])} moves the mean logit difference by "
+        f"{row['shift']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}], random sets by {row['random_mean']:+.2f} on "
+        f"average (p = {row['p']:.2f}); AUC moves by {row['auc_change']:+.3f}."
+        for row in content["table"]
+    ]
+
+
+def _alignment(content: Mapping[str, Any]) -> list[str]:
+    rows = content["table"]
+    kept = sum(bool(row["accepted"]) for row in rows)
+    base, tuned = content["base"], content["tuned"]
+    before, after = _worst(base["imbalance"]), _worst(tuned["imbalance"])
+    return [
+        f"{kept} of {len(rows)} steps were kept; on the validation questions accuracy went from {base['accuracy']:.2f} "
+        f"to {tuned['accuracy']:.2f}, and imbalance, in the candidate order in which it is larger, from "
+        f"{before:+.2f} to {after:+.2f}."
+    ]
+
+
+def _worst(by_order: Mapping[str, float]) -> float:
+    return max(by_order.values(), key=abs)
+
+
+def _patch(content: Mapping[str, Any]) -> list[str]:
+    said = []
+    for order, part in content["orders"].items():
+        first = sorted(part["table"], key=lambda row: -abs(row["effect"]))[:5]
+        named = ", ".join(f"{row['head']} ({row['effect']:+.3f})" for row in first)
+        said.append(
+            f"Order {order}, {part['pairs']} pairs ({content['pair_kind']}): patched one at a time, the heads that "
+            f"move the answer most are {named}; clean and corrupted runs differ by {part['difference']:+.3f}."
+        )
+    return said
+
+
+def _price(content: Mapping[str, Any]) -> list[str]:
+    low, high = content["interval"]
+    return [
+        f"Perplexity on plain text went from {content['before']:.2f} to {content['after']:.2f}, a ratio of "
+        f"{content['ratio']:.4f} [{low:.4f}, {high:.4f}]; mean KL divergence {content['kl']:.2g} nats."
+    ]
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "ranking_contest": _contest,
+    "confirmation": _confirmation,
+    "alignment": _alignment,
+    "patch_summary": _patch,
+    "text_price": _price,
+}
