@@ -136,6 +136,6 @@ Markdown(
     f"- no fall of the AUC beyond luck, and less than 1% of perplexity: **{'yes' if cheap else 'no'}**\n"
     f"- more accurate than either offset, beyond luck: **{'yes' if beyond else 'no'}**\n\n"
     f"The claim {'stands' if near and cheap else 'does not stand'}; "
-    f"{'and' if beyond == (near and cheap) else 'but'} the tuning {'is' if beyond else 'is not shown to be'} worth more "
-    f"than moving the threshold."
+    f"{'and' if beyond == (near and cheap) else 'but'} the tuning {'is' if beyond else 'is not shown to be'} "
+    f"worth more than moving the threshold."
 )

@@ -8,9 +8,11 @@ from typing import Any
 import pandas as pd
 
 from ..errors import ResultError
+from ..models import Model
 from ..run import RunInfo, read_json, write_json
 from .checks import Check
 from .delta import HeadDelta
+from .export import export
 
 DELTA, LOG = "delta.safetensors", "align.json"
 
@@ -43,11 +45,11 @@ class Alignment:
         """The log."""
         return self.log
 
-    def export(self, folder: str | Path, model: Any, format: str = "hf") -> Path:
-        """Writes the tuned model: see `nasa_interp.alignment.export`."""
-        from .export import export
-
-        return export(model, self.delta, folder, format=format)  # type: ignore[arg-type]
+    def export(
+        self, folder: str | Path, model: Model, format: str = "hf", notes: str = "", verify: bool = True
+    ) -> Path:
+        """Writes the tuned model: see `nasa_interp.export`; `model` is the base model."""
+        return export(model, self.delta, folder, format, notes, verify)
 
     def save(self, folder: str | Path) -> Path:
         """Writes delta.safetensors and align.json into the folder."""
