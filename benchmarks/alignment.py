@@ -73,7 +73,7 @@ def benchmark_local(model: Model, heads: HeadList, n: int, runs: int) -> list[di
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="*", default=["local", "compare"], choices=["local", "compare"])
-    parser.add_argument("--heads", type=Path, help="a head list; the top 10 by polarity on the probe split without it")
+    parser.add_argument("--heads", type=Path, help="a head list; the top 10 by polarity from layer 10 on without it")
     parser.add_argument("--prompts", type=int, default=16, help="questions in a step of the local part")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
@@ -90,7 +90,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = ni.load_model("demo")
     if options.heads is None:
-        heads = ni.score_heads(model, PROBE, limit=320).top(10, "polarity")
+        heads = ni.score_heads(model, PROBE, limit=320).top(10, "polarity", from_layer=model.n_layers // 3)
     else:
         heads = HeadList.load(options.heads)
     result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}

@@ -125,8 +125,10 @@ def run_demo(
         view_heads(model, report.questions[0], heads[:3]).save(folder / "tokens.json")
     with stage("cause", f"do they make it say No? zeroing {TOP} heads, and {size.controls} random sets, on {VAL}"):
         effect = _ablate(model, heads, size, seed, folder)
-    with stage("cure", f"tuning these heads on {PROBE}, keeping what {VAL} allows"):
-        alignment = _align(model, heads, size, seed, folder, say)
+    with stage("cure", f"tuning {TOP} heads on {PROBE}, keeping what {VAL} allows"):
+        # Tuning pays for every layer above the lowest head, and one of the ten is in the first layer.
+        tuned = scores.top(TOP, "polarity", from_layer=model.n_layers // 3)
+        alignment = _align(model, tuned, size, seed, folder, say)
     after = price = None
     if alignment is not None:
         with stage("price", f"asking {TEST} again, and what it cost"):

@@ -143,6 +143,9 @@ def test_top_leaves_out_what_was_not_measured(tiny, questions):
     best = scores.top(1)[0]
     scores.values[best.layer, best.index] = math.nan
     assert best not in scores.top(100)
+    assert {head.layer for head in scores.top(100, from_layer=1)} == {1}
+    with pytest.raises(HeadError, match="no layer 9"):
+        scores.top(3, from_layer=9)
     assert scores[best] != scores[best]
     assert list(scores.top(3).scores) == sorted(scores.top(3).scores, reverse=True)
     with pytest.raises(HeadError, match="can't be ranked by"):

@@ -117,6 +117,7 @@ def heads(
     scores: Annotated[Path, typer.Argument(metavar="SCORES.json", help="what `score --out` wrote")],
     top: Annotated[int, typer.Option(min=1, help="how many heads")] = 10,
     by: Annotated[str, typer.Option(help="values, polarity or order")] = "values",
+    from_layer: Annotated[int, typer.Option(min=0, help="lowest layer; tuning pays for all above the lowest head")] = 0,
     out: Annotated[Path | None, typer.Option(help="write JSON, or CSV where the name ends in .csv")] = None,
     pasta: Annotated[Path | None, typer.Option(help="write the JSON that PASTA-style steering reads")] = None,
     json_: JsonOpt = False,
@@ -124,7 +125,7 @@ def heads(
     """The top heads of saved scores, as a list to keep."""
     from ..scoring import HeadScores
 
-    found = HeadScores.load(scores).top(top, by)
+    found = HeadScores.load(scores).top(top, by, from_layer)
     if out:
         found.save(out)
     if pasta:

@@ -30,7 +30,7 @@ def polarity_against_order(
     x, y, unit = scores.order, scores.polarity, scores.unit
     chosen = HeadList.of(heads or ()).check(*scores.shape)
     figure = _head_scatter(x, y, chosen.heads, names)
-    figure.update_xaxes(title=f"order, {safe(unit)}<br>(right of 0: attends to the later candidate)")
+    figure.update_xaxes(title=f"order, {safe(unit)}<br>(right of 0: to the later candidate)")
     figure.update_yaxes(title=f"polarity, {safe(unit)}<br>(above 0: attends to No)")
     title = f"{scores.quantity}: polarity against order, one point a head"
     return captioned(figure, title, scores.run, height=480)
@@ -70,7 +70,9 @@ def ranking_contest(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | s
         figure.add_trace(trace, row=orders.index(order) + 1, col=1)
     for row in range(1, len(orders) + 1):
         figure.update_yaxes(title="change of AUC", row=row, col=1)
-    figure.update_xaxes(title="change of the mean logit(No) - logit(Yes)<br>(left of 0: toward Yes)", row=len(orders))
+    figure.update_xaxes(
+        title="change of the mean of logit(No)<br>- logit(Yes) (left of 0: toward Yes)", row=len(orders)
+    )
     note = "Bigger marks: more heads. " + "; ".join(
         f"{DASHES[place % len(DASHES)]} line: {name}" for place, name in enumerate(data)
     )

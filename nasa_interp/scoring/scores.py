@@ -93,20 +93,28 @@ class HeadScores:
         HeadList((found,)).check(*self.shape)
         return float(self.values[found.layer, found.index])
 
-    def top(self, k: int = 10, by: str = "values") -> HeadList:
+    def top(self, k: int = 10, by: str = "values", from_layer: int = 0) -> HeadList:
         """The k heads with the highest scores, best first; heads that were not measured are never among them.
 
+        Args:
+            k: how many, or as many as there are.
+            by: "values", "polarity" or "order".
+            from_layer: the lowest layer; tuning pays for every layer above the lowest head.
+
         Raises:
-            HeadError: for an unknown quantity, a k below 1, or a quantity that was not measured at all.
+            HeadError: for an unknown quantity, a k below 1, no such layer, or a quantity that was not measured at all.
         """
         grid = self.get(by)
+        if not 0 <= from_layer < self.shape[0]:
+            raise HeadError(f"no layer {from_layer} to begin at; the scores have layers 0 to {self.shape[0] - 1}")
         if k < 1:
             raise HeadError(f"top {k} is empty; ask for 1 or more heads")
         if np.isnan(grid).all():
             needs = "the order yes_no" if by == "values" else "both candidate orders"
             raise HeadError(f"{by!r} was not measured: it needs {needs}; score with order='both'")
         flat = grid.ravel()
-        ranked = [place for place in np.argsort(-flat, kind="stable") if not np.isnan(flat[place])][:k]
+        measured = ~np.isnan(flat) & (np.arange(flat.size) >= from_layer * self.shape[1])
+        ranked = [place for place in np.argsort(-flat, kind="stable") if measured[place]][:k]
         heads = tuple(Head(*divmod(int(place), self.shape[1])) for place in ranked)
         return HeadList(heads, tuple(float(flat[place]) for place in ranked), by, self.run.to_dict())
 

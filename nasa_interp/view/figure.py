@@ -8,7 +8,7 @@ from ..figures.theme import GREEN, NO, YES, captioned, safe
 from .markup import visible
 from .value import HeadView
 
-ROW = 17
+ROW, LONGEST = 17, 16
 # From nothing to a colour, so that the paper shows through in light and dark alike.
 SHADES = [[0.0, "rgba(0,158,115,0)"], [1.0, GREEN]]
 
@@ -26,12 +26,12 @@ def brief(view: HeadView) -> go.Figure:
     bar = {"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "len": 0.44, "thickness": 12}
     figure.add_heatmap(
         **{**common, "z": received, "zmin": 0.0, "zmax": _most(view), "colorscale": SHADES, "row": 1, "col": 1},
-        colorbar={**bar, "x": 0.235, "title": {"text": "attention", "side": "top"}},
+        colorbar={**bar, "x": 0.235, "title": {"text": "attention", "side": "top", "font": {"size": 12}}},
         hovertemplate="%{x} to %{customdata[0]}: %{z:.4f}<extra></extra>",
     )
     figure.add_heatmap(
         **{**common, "z": added, "zmid": 0, "zmin": -(reach or 1.0), "zmax": reach or 1.0, "row": 1, "col": 2},
-        colorbar={**bar, "x": 0.765, "title": {"text": "adds to NAS", "side": "top"}},
+        colorbar={**bar, "x": 0.765, "title": {"text": "adds to NAS", "side": "top", "font": {"size": 12}}},
         hovertemplate="%{x} at %{customdata[0]}: %{z:+.4f} nats<extra></extra>",
     )
     _label_tokens(figure, view)
@@ -63,7 +63,11 @@ def pattern(view: HeadView, place: int) -> go.Figure:
         )
     )
     _label_tokens(figure, view)
-    ticks = {"tickvals": list(queries), "ticktext": [shown[query] for query in queries], "tickangle": -90}
+    ticks = {
+        "tickvals": list(queries),
+        "ticktext": [safe(_clipped(visible(view.tokens[query]))) for query in queries],
+        "tickangle": -90,
+    }
     figure.update_xaxes(side="top", showgrid=False, **ticks)
     title = f"Attention of head {view.heads[place]}: from queries (across) to tokens (down)"
     return _captioned(figure, title, view, (80, 40))
@@ -75,11 +79,16 @@ def _most(view: HeadView, place: int | None = None) -> float:
     return float(shown[..., 1:].max()) or 1.0
 
 
+def _clipped(text: str) -> str:
+    """The beginning of a token that would push the figure aside; hovering shows it whole."""
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
 def _label_tokens(figure: go.Figure, view: HeadView) -> None:
     """Every token at its row; the candidates framed and coloured."""
     text = []
     for position, token in enumerate(view.tokens):
-        label, role = safe(visible(token)), view.role(position)
+        label, role = safe(_clipped(visible(token))), view.role(position)
         marked = {"yes": f"<b>{label} (yes)</b>", "no": f"<b>{label} (no)</b>"}
         text.append(marked.get(role, label))
     figure.update_yaxes(tickvals=list(range(len(text))), ticktext=text, tickfont={"size": 11}, ticks="", showgrid=False)
