@@ -119,12 +119,13 @@ imbalance = report.overall
 enough = known[known.n >= 20]
 sure = enough[enough.low > 0.5]
 biased = imbalance.low.imbalance > 0
-knows = len(sure) > 0
+few = "can't be told from so few questions"
+became = "stands" if biased and len(sure) else few if enough.empty else "does not stand"
 Markdown(
     f"The imbalance is {imbalance.text('imbalance')}: the model **{'is' if biased else 'is not shown to be'}** biased "
     f"toward No. Of the {len(known)} pairs of group and order, {len(enough)} hold 20 questions or more; in "
     f"**{len(sure)}** of these it sorts right from wrong better than chance "
     f"({', '.join(sure.group.unique()) or 'none'}), while it says Yes to {report.yes_rate:.0%} of the questions. "
     f"Left to write, it says yes {written.counts['yes']} times in {len(written.answers)}. "
-    f"On {report.run.n_questions} questions the claim **{'stands' if biased and knows else 'does not stand'}**."
+    f"On {report.run.n_questions} questions the claim **{became}**."
 )

@@ -28,7 +28,10 @@ def execute(source: Path, timeout: int) -> Path:
     """
     notebook = jupytext.read(source)
     place = {"metadata": {"path": str(HERE)}}
-    NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=place).execute()
+    # Without it the kernel warns that it talks over TCP, which nbclient chose.
+    quiet = ["--log-level=ERROR"]
+    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", extra_arguments=quiet, resources=place)
+    client.execute()
     out, part = source.with_suffix(".ipynb"), source.with_suffix(".part")
     nbformat.write(notebook, part)
     return part.replace(out)

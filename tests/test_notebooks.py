@@ -8,6 +8,7 @@ import ast
 import functools
 import importlib
 import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -203,7 +204,7 @@ def test_its_code_runs(path: Path, many_heads, monkeypatch) -> None:
         for cell in code_cells(path):
             shown = run_cell(cell, space)
     assert "claim" in shown.data
-    assert "stand" in shown.data
+    assert re.search("stand|be told", shown.data)
 
 
 def run_cell(cell: str, space: dict):
