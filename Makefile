@@ -8,6 +8,7 @@ LEGACY_STAMP := $(LEGACY)/.installed
 
 .PHONY: help install test families legacy demo notebooks figures lint types bench clean
 LIMIT ?=
+ANALYSES ?=
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -40,8 +41,8 @@ $(LEGACY_STAMP): tests/legacy/requirements.txt constraints.txt
 demo: $(STAMP)  ## the whole story on the embedded model, into runs/demo
 	$(BIN)/nasa-interp demo
 
-notebooks: $(STAMP)  ## build and execute the analyses as .ipynb; LIMIT=8 asks few questions
-	$(BIN)/python analyses/build.py $(if $(LIMIT),--limit $(LIMIT))
+notebooks: $(STAMP)  ## build and execute the analyses as .ipynb; LIMIT=8 asks few questions, ANALYSES="01 02" takes some
+	$(BIN)/python analyses/build.py $(if $(LIMIT),--limit $(LIMIT)) $(ANALYSES)
 
 figures: $(STAMP)  ## draw figures/ anew from the embedded model
 	$(BIN)/python analyses/build.py --figures
