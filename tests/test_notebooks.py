@@ -172,25 +172,28 @@ def test_private_names_are_seen(source: str, wrong: list[str]) -> None:
     assert private_uses(source) == wrong
 
 
-@pytest.fixture(scope="module")
-def many_heads():
-    """A tiny random Llama with heads enough for a top ten, and for random sets of twenty beside another twenty."""
+# Heads enough for random sets of twenty beside another twenty; the others need no more than a few.
+LAYERS = {"04_causes_and_rankings": 12}
+
+
+@pytest.fixture
+def tiny_llama(request):
+    """A tiny random Llama of four heads a layer."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     config = families.FAMILIES["llama"]()
-    config.num_hidden_layers = 12
+    config.num_hidden_layers = LAYERS.get(request.getfixturevalue("path").stem, 3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    yield model.eval()
+    yield ni.load_model(model.eval(), tokenizer=families.tiny_tokenizer())
     torch.set_num_threads(threads)
 
 
 @every_notebook
-def test_its_code_runs(path: Path, many_heads, monkeypatch) -> None:
+def test_its_code_runs(path: Path, tiny_llama, monkeypatch) -> None:
     """Every cell, and the HTML of what it ends in; the last says in words what became of the claim."""
-    model = ni.load_model(many_heads, tokenizer=families.tiny_tokenizer())
-    monkeypatch.setattr(ni, "load_model", lambda name: model)
+    monkeypatch.setattr(ni, "load_model", lambda name: tiny_llama)
     # The tiny tokenizer has no word of one token among the defaults.
     pairs = functools.partial(interventions.instruction_pairs, neutral="answer")
     monkeypatch.setattr(interventions, "instruction_pairs", pairs)
