@@ -207,7 +207,7 @@ def test_rows_that_are_known_get_their_figures(tmp_path) -> None:
     write_json(tmp_path / "patch.json", patch)
     text = write_report(tmp_path).read_text()
     assert text.count('class="plot"') == 3
-    assert "1 of 1 steps were kept" in text
+    assert "Kept 1 of 1 steps" in text
     assert "from -0.60 to -0.60" in text
     assert "0.1 (+0.500), 1.1 (+0.500)" in text
 

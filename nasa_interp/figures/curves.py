@@ -121,7 +121,7 @@ def alignment_log(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str
                 **more,
             )
         figure.update_yaxes(title=NAMES[name], row=row, col=1)
-    figure.update_xaxes(tickvals=x, ticktext=heads, range=[0.5, len(frame) + 0.5])
+    figure.update_xaxes(tickvals=x, ticktext=[_ticked(head) for head in heads], range=[0.5, len(frame) + 0.5])
     figure.update_xaxes(title="head, in the order of the steps", row=len(known), col=1)
     figure = captioned(figure, "Alignment, head by head", run, height=140 + PER_MEASURE * len(known))
     return legend_below(figure)
@@ -172,6 +172,11 @@ def cost_curves(
     title = title or f"{', '.join(shown)} against {knob.replace('_', ' ')}"
     figure = captioned(figure, title, run, height=140 + PER_MEASURE * len(measures))
     return legend_below(figure) if by else figure
+
+
+def _ticked(heads: str) -> str:
+    """Heads that were tuned together are counted where their names would be too long; hovering names them."""
+    return heads if heads.count(" ") < 3 else f"{heads.count(' ') + 1} heads"
 
 
 def _panels(n: int) -> go.Figure:

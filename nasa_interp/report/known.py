@@ -141,7 +141,8 @@ def effect_section(folder: Path) -> Section | None:
         changes = pd.DataFrame.from_dict(content["changes"], orient="index")
         row, auc = changes.loc["mean_logit_difference"], changes.loc["auc"]
         heads = ", ".join(content["heads"])
-        what = "Zeroing" if content["intervention"] == "Zero()" else f"{content['intervention']} on"
+        what = f"{content['intervention']} on"
+        what = "Zeroing" if what in ("Zero() on", "Zero(positions='all') on") else what
         said = [
             f"{what} {heads} moves the mean of logit(No) - logit(Yes) from {row.before:+.2f} to {row.after:+.2f} "
             f"(change {row.change:+.2f} [{row.low:+.2f}, {row.high:+.2f}]; below 0 is toward Yes), "

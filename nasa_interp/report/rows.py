@@ -42,7 +42,8 @@ def rows_section(path: Path, title: str | None = None) -> Section | None:
     said, tables, figures = sentences_of(content), [], []
     for place, rows in _row_lists(content):
         frame = pd.DataFrame(rows)
-        tables.append(Table.of(frame, f"{path.name}{': ' + _words(place) if _words(place) else ''}"))
+        shown = frame.assign(measure=frame["measure"].map(readable)) if "measure" in frame else frame
+        tables.append(Table.of(shown, f"{path.name}{': ' + _words(place) if _words(place) else ''}"))
         run = _nearest(place, runs, path.name)
         figures += _figures(frame, run, place)
     if not tables and not said:
@@ -57,6 +58,9 @@ def _row_lists(content: Any, place: str = "", depth: int = DEPTH) -> Iterator[tu
     if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
         flat = [{k: v for k, v in row.items() if not _is_long(v)} for row in content]
         yield place, [row for row in flat if row]
+    elif isinstance(content, list) and depth and all(isinstance(each, list) for each in content):
+        for number, each in enumerate(content, start=1):
+            yield from _row_lists(each, f"{place} {number}".strip(), depth - 1)
     elif isinstance(content, dict) and depth:
         for name, value in content.items():
             if name != "run":

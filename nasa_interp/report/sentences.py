@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .section import readable
+
 
 def sentences_of(content: Mapping[str, Any]) -> tuple[str, ...]:
     """Sentences for a known kind of file; none for another, or where fields are missing."""
@@ -42,7 +44,7 @@ def _alignment(content: Mapping[str, Any]) -> list[str]:
     base, tuned = content["base"], content["tuned"]
     before, after = _worst(base["imbalance"]), _worst(tuned["imbalance"])
     return [
-        f"{kept} of {len(rows)} steps were kept; on the validation questions accuracy went from {base['accuracy']:.2f} "
+        f"Kept {kept} of {len(rows)} steps; on the validation questions accuracy went from {base['accuracy']:.2f} "
         f"to {tuned['accuracy']:.2f}, and imbalance, in the candidate order in which it is larger, from "
         f"{before:+.2f} to {after:+.2f}."
     ]
@@ -64,6 +66,17 @@ def _patch(content: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def _change_price(content: Mapping[str, Any]) -> list[str]:
+    rows = {row["measure"]: row for row in content["table"]}
+    found = [rows[name] for name in ("accuracy", "auc_within_orders", "perplexity", "options", "ece") if name in rows]
+    said = ", ".join(
+        f"{readable(row['measure'])} {row['before']:.3f} to {row['after']:.3f} "
+        f"(change {row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}])"
+        for row in found
+    )
+    return [f"Before and after the change: {said}."] if found else []
+
+
 def _price(content: Mapping[str, Any]) -> list[str]:
     low, high = content["interval"]
     return [
@@ -78,4 +91,5 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "alignment": _alignment,
     "patch_summary": _patch,
     "text_price": _price,
+    "price": _change_price,
 }
