@@ -203,6 +203,9 @@ def test_log_draws_what_is_there_and_tells_accepted_from_rolled_back() -> None:
     np.testing.assert_array_equal(before.y, [0.5, 0.4])
     np.testing.assert_array_equal(accepted.y, [0.4, np.nan])
     np.testing.assert_array_equal(rolled_back.y, [np.nan, 0.1])
+    together = STEPS.assign(head=["1.2 0.1 0.2 1.3", "0.1"])
+    assert figures.alignment_log(together, run=RUN).layout.xaxis2.ticktext == ("4 heads", "0.1")
+    assert figures.alignment_log(together, run=RUN).data[1].customdata[0][0] == "1.2 0.1 0.2 1.3"
     assert len(figures.alignment_log(STEPS[["imbalance_after"]], run=RUN).data) == 3
     with pytest.raises(ResultError, match="nothing to draw among the columns head"):
         figures.alignment_log(STEPS[["head"]], run=RUN)

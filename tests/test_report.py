@@ -62,7 +62,12 @@ def fill(folder) -> None:
     scores.top(3, "polarity").save(folder / "heads_polarity.json")
     head_view().save(folder / "tokens.json")
     control = {"effect": -0.5, "random": [0.1, -0.1], "p": 0.33, "matched": True}
-    effect = {"heads": ["1.2"], "intervention": "Zero()", "changes": changes(-0.5), "orders": {"yes_no": changes(-0.4)}}
+    effect = {
+        "heads": ["1.2"],
+        "intervention": "Zero(positions='all')",
+        "changes": changes(-0.5),
+        "orders": {"yes_no": changes(-0.4)},
+    }
     write_json(folder / "effect.json", {**effect, "control": control, "run": RUN.to_dict()})
     write_json(
         folder / "compare.json", {"table": [{"method": EVIL, "accuracy": 0.5}, {"method": "none", "accuracy": None}]}
@@ -210,6 +215,17 @@ def test_rows_that_are_known_get_their_figures(tmp_path) -> None:
     assert "Kept 1 of 1 steps" in text
     assert "from -0.60 to -0.60" in text
     assert "0.1 (+0.500), 1.1 (+0.500)" in text
+
+
+def test_a_price_is_said_and_what_was_generated_is_shown(tmp_path) -> None:
+    row = {"measure": "auc_within_orders", "before": 0.5, "after": 0.6, "change": 0.1, "low": 0.0, "high": 0.2}
+    content = {"kind": "price", "table": [row], "said": [[{"text": "No. <b>"}], [{"text": "Yes. <b>"}]]}
+    write_json(tmp_path / "price.json", content)
+    text = words(write_report(tmp_path).read_text())
+    assert "Before and after the change: AUC within orders 0.500 to 0.600 (change +0.100 [+0.000, +0.200])." in text
+    assert "price.json: said 1" in text
+    assert "No. &lt;b&gt;" in text
+    assert "Yes. &lt;b&gt;" in text
 
 
 def test_before_and_after_are_drawn_together(folder, tmp_path) -> None:

@@ -5,6 +5,9 @@ from typing import Any
 
 from .section import readable
 
+# Of a price's many rows, those that go into its sentence.
+PRICED = ("accuracy", "auc_within_orders", "perplexity ratio", "four-option accuracy", "generated: accuracy")
+
 
 def sentences_of(content: Mapping[str, Any]) -> tuple[str, ...]:
     """Sentences for a known kind of file; none for another, or where fields are missing."""
@@ -68,7 +71,7 @@ def _patch(content: Mapping[str, Any]) -> list[str]:
 
 def _change_price(content: Mapping[str, Any]) -> list[str]:
     rows = {row["measure"]: row for row in content["table"]}
-    found = [rows[name] for name in ("accuracy", "auc_within_orders", "perplexity", "options", "ece") if name in rows]
+    found = [rows[name] for name in PRICED if name in rows]
     said = ", ".join(
         f"{readable(row['measure'])} {row['before']:.3f} to {row['after']:.3f} "
         f"(change {row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}])"
