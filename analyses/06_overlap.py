@@ -15,7 +15,7 @@
 #
 # **Claim.** The leading heads are largely the same whatever the questions are about. The paper says so of its data
 # sets; here the groups of the built-in questions (reviews, facts, words, categories, lists, sums, capitals, sizes)
-# stand for data sets, and StrategyQA joins them where its file is at hand.
+# stand for data sets, and StrategyQA joins them where NASA_INTERP_STRATEGYQA names its file.
 #
 # **Look at** how many heads two top tens share, and at the rank correlation over all heads.
 #
@@ -24,7 +24,6 @@
 # %%
 import os
 from itertools import combinations
-from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown
@@ -36,8 +35,8 @@ from nasa_interp.questions import QuestionList
 
 # Questions of each group.
 LIMIT = int(os.environ.get("NASA_INTERP_LIMIT") or 40)
-# A file of StrategyQA's authors, where there is one.
-STRATEGYQA = Path(os.environ.get("NASA_INTERP_STRATEGYQA", "../../shared/data/strategyqa/dev.json"))
+# StrategyQA's dev.json, where its path is given.
+STRATEGYQA = os.environ.get("NASA_INTERP_STRATEGYQA")
 
 # %%
 model = ni.load_model("demo")
@@ -45,7 +44,7 @@ probe = ni.load_questions("builtin:verify#probe")
 data = {}
 for group in dict.fromkeys(q.group for q in probe):
     data[group] = QuestionList([q for q in probe if q.group == group], f"verify, {group}")
-if STRATEGYQA.exists():
+if STRATEGYQA:
     data["strategyqa"] = QuestionList(ni.load_questions(f"strategyqa:{STRATEGYQA}"), "StrategyQA")
 scores = {name: ni.score_heads(model, questions, limit=LIMIT, progress=False) for name, questions in data.items()}
 Markdown(

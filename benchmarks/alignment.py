@@ -56,7 +56,7 @@ def benchmark_local(model: Model, heads: HeadList, n: int, runs: int) -> list[di
                 start = time.perf_counter()
                 with torch.enable_grad(), tuned.inserted():
                     if side == "local":
-                        step = trainer._step(one, rows, trainer._mass_before(one))
+                        step = trainer.see(one, rows, trainer.mass_before(one))
                     else:
                         nas = {b.order: whole_nas(model, b, head.layer, head.index)[:, None] for b in batches}
                         still = {order: torch.zeros_like(each) for order, each in nas.items()}

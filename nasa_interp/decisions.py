@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from .errors import ModelError, ResultError
 from .forward import EditsOf, run_fused
 from .measures import Measures, measure, measure_draws
 from .models import Model, as_model
-from .prompts import Order, PromptBatch, PromptStyle
+from .prompts import Order, Orders, PromptBatch, PromptStyle
 from .questions import BinaryQuestion, QuestionList
 from .run import RunInfo, read_json, write_json
 from .scoring.batches import length_sorted
@@ -253,7 +253,7 @@ class BinaryReport:
 def decide(
     model: Any,
     data: Any,
-    order: Literal["both", "yes_no", "no_yes"] = "both",
+    order: Orders = "both",
     style: PromptStyle | None = None,
     *,
     limit: int | None = None,

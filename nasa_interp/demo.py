@@ -12,7 +12,7 @@ from .alignment import Alignment, HeadDelta, Limits, Price, Recipe, align_heads,
 from .alignment.paired import known_groups
 from .alignment.progress import NAME as PROGRESS
 from .decisions import BinaryReport, decide
-from .errors import AlignmentError
+from .errors import NothingKeptError
 from .figures import decision_histogram, head_heatmap, save_figure
 from .heads import HeadList
 from .interventions import AblationEffect, Ablator, random_control
@@ -183,7 +183,7 @@ def _align(
         (folder / name).unlink(missing_ok=True)
     try:
         return align_heads(model, heads, PROBE, VAL, recipe=size.recipe, limits=Limits(), folder=folder, seed=seed)
-    except AlignmentError as error:
+    except NothingKeptError as error:
         say(f"    {error}")
         return None
 

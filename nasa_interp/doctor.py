@@ -15,12 +15,13 @@ from .models.bridge import eager_twin, processed
 from .models.check import HookCheck, check_hooks
 from .models.slices import attention_modules, group_of, norm_spans_heads
 from .models.windows import attention_windows
-from .prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
+from .prompts import PromptBatch, PromptStyle
 from .questions import load_questions
 from .run import jsonable
 from .scoring.engine import fused_refusal
 from .scoring.formula import nas_terms
 from .scoring.fused import score_fused
+from .session import prompts_in_orders
 
 SAMPLE = 16
 # Scores farther apart than this share of their absolute terms are refused; rounding in fp32 came to 3e-5 in 30 layers,
@@ -125,7 +126,7 @@ def diagnose(
     """
     model = as_model(model)
     questions = load_questions("builtin:verify#probe", limit=limit, seed=seed)
-    batches = [build_prompts(model, questions, order, style) for order in ORDERS]
+    batches = prompts_in_orders(model, questions, style=style)
     first = batches[0].select([0])
     check, hooked = _hooked(model, first)
     fused_off, fused = _fused(model, first)

@@ -31,3 +31,7 @@ class DeltaError(NasaInterpError):
 
 class AlignmentError(NasaInterpError):
     """Heads can't be tuned: a recipe, questions or a run folder that don't fit, or nothing that helps."""
+
+
+class NothingKeptError(AlignmentError):
+    """No step of tuning was worth keeping; the model is as it was."""

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from .models import as_model
 from .models.loading import quiet_transformers
-from .prompts import Order, PromptBatch, PromptStyle
+from .prompts import Order, Orders, PromptBatch, PromptStyle
 from .questions import BinaryQuestion
 from .scoring.batches import length_sorted
 from .session import prompts_in_orders, resolve_questions
@@ -67,7 +67,7 @@ class GenerationReport:
 def decide_by_generation(
     model: Any,
     data: Any,
-    order: Literal["both", "yes_no", "no_yes"] = "both",
+    order: Orders = "both",
     style: PromptStyle | None = None,
     *,
     max_new_tokens: int = 16,

@@ -21,6 +21,7 @@ from .errors import PromptError
 from .questions import BinaryQuestion, check_questions
 
 Order = Literal["yes_no", "no_yes"]
+Orders = Literal["both", "yes_no", "no_yes"]
 ORDERS: tuple[Order, Order] = ("yes_no", "no_yes")
 
 # Templates that print the date would make every day's prompts differ; all of them see this one.

@@ -1,5 +1,6 @@
 """What every computation begins and ends with: questions from whatever was handed over, details for the result."""
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from typing import Any, TypeVar
 
 from .errors import QuestionError
 from .models import Model
-from .prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
+from .prompts import ORDERS, Order, Orders, PromptBatch, PromptStyle, build_prompts
 from .questions import BinaryQuestion, QuestionList, check_questions, load_questions, sample_questions
 from .run import RunInfo
 
@@ -40,11 +41,28 @@ def _describe(questions: list[BinaryQuestion]) -> str:
     return f"own questions ({', '.join(groups[:4])}{', ...' if len(groups) > 4 else ''})"
 
 
+def orders_of(order: Orders) -> tuple[Order, ...]:
+    """The candidate orders that are asked: "both" of them, or the named one."""
+    return ORDERS if order == "both" else (order,)
+
+
 def prompts_in_orders(
-    model: Model, questions: Sequence[BinaryQuestion], order: str, style: PromptStyle | None
+    model: Model, questions: Sequence[BinaryQuestion], order: Orders = "both", style: PromptStyle | None = None
 ) -> list[PromptBatch]:
     """One batch a candidate order: "both" of them, or the named one."""
-    return [build_prompts(model, questions, each, style) for each in (ORDERS if order == "both" else (order,))]  # type: ignore[arg-type]
+    return [build_prompts(model, questions, each, style) for each in orders_of(order)]
+
+
+def resolve_prompts(
+    model: Model, data: Any, order: Orders, style: PromptStyle | None, limit: int | None = None, seed: int = 0
+) -> tuple[QuestionList, list[PromptBatch]]:
+    """The questions, and a batch an order: as handed over (one PromptBatch, or several), or built from data."""
+    if isinstance(data, PromptBatch):
+        data = [data]
+    if isinstance(data, Sequence) and len(data) and all(isinstance(each, PromptBatch) for each in data):
+        return resolve_questions(list(data[0].questions)), list(data)
+    questions = resolve_questions(data, limit, seed)
+    return questions, prompts_in_orders(model, questions, order, style)
 
 
 def remembered(
@@ -67,7 +85,8 @@ def remembered(
         model.results[key] = compute(digest)
         while len(model.results) > REMEMBERED:
             del model.results[next(iter(model.results))]
-    return model.results[key]
+    # A copy, so that who writes into its arrays doesn't write into the memory.
+    return copy.deepcopy(model.results[key])
 
 
 def _digest(batch: PromptBatch) -> str:

@@ -64,6 +64,17 @@ STEPS = pd.DataFrame(
 )
 
 
+def methods():
+    rows = []
+    for method, variant in (("base", ""), ("offset", ""), ("nasa", "seed 0"), ("nasa", "seed 1")):
+        row = {"method": method, "variant": variant}
+        for name in ("imbalance_yes_no", "imbalance_no_yes", "accuracy", "auc_within_orders"):
+            value = 0.5 + 0.1 * len(rows)
+            row |= {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.05}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def every_figure(scores, questions):
     """One of each, for the laws that hold for all."""
     report, after = report_of(np.linspace(-1, 1, 12), questions), report_of(np.linspace(-2, 1, 12), questions)
@@ -78,6 +89,7 @@ def every_figure(scores, questions):
         figures.ranking_contest(contest(), run=RUN),
         figures.ablation_curve(effects(), [effects(shift=1.0), effects(shift=2.0)], run=RUN),
         figures.alignment_log(STEPS, run=RUN),
+        figures.method_comparison(methods(), run=RUN),
         figures.cost_curves(effects(), "k", ["auc_change"], run=RUN),
         figures.decision_histogram(report, after),
         figures.precision_recall(report, after),
@@ -98,7 +110,8 @@ def test_axes_have_titles_and_nothing_is_shown(scores, questions, monkeypatch) -
     for figure in every_figure(scores, questions):
         last = [axis for axis in figure.select_xaxes()][-1]
         assert last.title.text
-        assert all(axis.title.text for axis in figure.select_yaxes())
+        # an axis that only repeats its neighbour's has no labels either
+        assert all(axis.title.text or axis.showticklabels is False for axis in figure.select_yaxes())
 
 
 def test_a_dark_figure_is_a_copy_with_other_paper(scores) -> None:
@@ -209,6 +222,22 @@ def test_log_draws_what_is_there_and_tells_accepted_from_rolled_back() -> None:
     assert len(figures.alignment_log(STEPS[["imbalance_after"]], run=RUN).data) == 3
     with pytest.raises(ResultError, match="nothing to draw among the columns head"):
         figures.alignment_log(STEPS[["head"]], run=RUN)
+
+
+def test_comparison_has_a_row_a_method_and_its_runs_apart() -> None:
+    figure = figures.method_comparison(methods(), run=RUN)
+    assert list(figure.layout.yaxis.ticktext) == ["base", "offset", "nasa (2)"]
+    accuracy = next(trace for trace in figure.data if trace.xaxis == "x2")
+    assert list(accuracy.x) == pytest.approx([0.5, 0.6, 0.7, 0.8])
+    assert accuracy.y[2] < 2 < accuracy.y[3]
+    assert list(accuracy.error_x.array) == pytest.approx([0.05] * 4)
+    assert list(accuracy.error_x.arrayminus) == pytest.approx([0.1] * 4)
+    assert [trace.name for trace in figure.data if trace.showlegend] == [
+        "imbalance, order Yes, No",
+        "imbalance, order No, Yes",
+    ]
+    lines = [shape for shape in figure.layout.shapes if shape.line.dash == "dash"]
+    assert [line.x0 for line in lines] == pytest.approx([0.5, 0.5])
 
 
 def test_cost_curves_draw_an_interval_where_there_is_one() -> None:

@@ -122,10 +122,10 @@ def test_other_data_are_guarded_and_no_path_is_of_one_machine(path: Path) -> Non
     source = path.read_text(encoding="utf-8")
     assert "/work" not in source
     assert "/home" not in source
-    if "../shared" in source:
-        assert "NASA_INTERP_STRATEGYQA" in source
-        assert "if STRATEGYQA.exists()" in source
-        assert source.count("../shared") == 1
+    assert "../" not in source
+    if "strategyqa:" in source:
+        assert 'STRATEGYQA = os.environ.get("NASA_INTERP_STRATEGYQA")\n' in source
+        assert "if STRATEGYQA:" in source
 
 
 def test_the_test_split_is_for_measuring_alone() -> None:
@@ -199,7 +199,7 @@ def test_its_code_runs(path: Path, tiny_llama, monkeypatch) -> None:
     monkeypatch.setattr(interventions, "instruction_pairs", pairs)
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setenv("NASA_INTERP_LIMIT", "8")
-    monkeypatch.setenv("NASA_INTERP_STRATEGYQA", "absent.json")
+    monkeypatch.delenv("NASA_INTERP_STRATEGYQA", raising=False)
     monkeypatch.delenv("NASA_INTERP_FIGURES", raising=False)
     space: dict = {"__name__": path.stem}
     with warnings.catch_warnings():

@@ -17,16 +17,38 @@ def model():
     return load_model(tiny_model("llama"), tokenizer=tiny_tokenizer())
 
 
+def arrays(result) -> list[np.ndarray]:
+    """What must be the same in a result from memory."""
+    return [result.logit_differences] if hasattr(result, "logit_differences") else [result.values, result.polarity]
+
+
+def same(one, other) -> bool:
+    pairs = zip(arrays(one), arrays(other), strict=True)
+    return one.run == other.run and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+
 @pytest.mark.parametrize("ask", [decide, score_heads])
 def test_the_same_again_comes_from_memory(model, questions, ask) -> None:
     first = ask(model, questions, draws=10, progress=False)
-    assert ask(model, list(questions), draws=10, progress=False) is first
-    assert ask(model, questions, draws=10, progress=False, batch_size=1) is first
-    assert ask(model, questions, order="yes_no", draws=10, progress=False) is not first
-    assert ask(model, questions, draws=11, progress=False) is not first
-    assert ask(model, questions[:3], draws=10, progress=False) is not first
+    known = len(model.results)
+    assert same(ask(model, list(questions), draws=10, progress=False), first)
+    assert same(ask(model, questions, draws=10, progress=False, batch_size=1), first)
+    assert len(model.results) == known
     other = PromptStyle(instruction="Answer {first} or {second}.")
-    assert ask(model, questions, style=other, draws=10, progress=False) is not first
+    asked_anew = ({"order": "yes_no"}, {"draws": 11}, {"limit": 3}, {"style": other})
+    for place, options in enumerate(asked_anew, start=1):
+        ask(model, questions, **{"draws": 10, "progress": False, **options})
+        assert len(model.results) == known + place
+
+
+@pytest.mark.parametrize("ask", [decide, score_heads])
+def test_writing_into_a_result_leaves_the_memory_alone(model, questions, ask) -> None:
+    first = ask(model, questions, draws=10, progress=False)
+    before = [array.copy() for array in arrays(first)]
+    for array in arrays(first):
+        array[:] = 7
+    again = arrays(ask(model, questions, draws=10, progress=False))
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(again, before, strict=True))
 
 
 def test_a_changed_model_is_asked_anew(model, questions) -> None:
@@ -39,7 +61,7 @@ def test_a_changed_model_is_asked_anew(model, questions) -> None:
     assert np.abs(changed.logit_differences - first.logit_differences).max() > 1e-3
     with torch.no_grad():
         weight.copy_(old)
-    assert decide(model, questions, draws=10, progress=False) is first
+    assert same(decide(model, questions, draws=10, progress=False), first)
 
 
 def test_memory_is_bounded(model, questions) -> None:

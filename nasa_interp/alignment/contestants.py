@@ -12,12 +12,13 @@ import numpy as np
 
 from ..abilities import TextReference, plain_text
 from ..decisions import BinaryReport, report_decisions
-from ..errors import AlignmentError, HeadError
+from ..errors import HeadError, NothingKeptError
 from ..heads import HeadList
 from ..interventions import random_heads
 from ..models import Model
-from ..prompts import ORDERS, PromptBatch, build_prompts
+from ..prompts import PromptBatch
 from ..questions import QuestionList
+from ..session import prompts_in_orders
 from .baselines import Offset, average_orders, best_factor, scaled_heads
 from .comparison import NASA, RANDOM, Entry, entry_name
 from .delta import HeadDelta
@@ -111,7 +112,7 @@ class Asked:
         return {**self.setting.fingerprint(), "base": self.base_hash, "asked": ids, "texts": texts, **drawn}
 
     def _prompts(self, questions: QuestionList) -> list[PromptBatch]:
-        return [build_prompts(self.model, questions, order, self.setting.style) for order in ORDERS]
+        return prompts_in_orders(self.model, questions, style=self.setting.style)
 
     def _report(self, model: Model, questions: QuestionList, batches: list[PromptBatch]) -> BinaryReport:
         return report_decisions(model, questions, batches, self.setting.style, self.seed, self.draws, progress=False)
@@ -201,10 +202,8 @@ class Contestants:
             found = align_heads(
                 asked.model, heads, asked.probe, asked.val, **options, folder=folder, seed=seed, progress=False
             )
-        except AlignmentError as error:
-            # A set of which nothing could be kept is a result too: the model stays as it is.
-            if not str(error).startswith("no head's change was kept"):
-                raise
+        except NothingKeptError as error:
+            # A result too: the model stays as it is.
             empty = HeadDelta(asked.base_hash, asked.model.name, heads, (), (), ())
             fitted = {"heads": names, "kept": 0, "reason": str(error)}
             return self._changed(method, variant, empty, time.perf_counter() - start, fitted)

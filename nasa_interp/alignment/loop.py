@@ -10,14 +10,14 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..abilities import TextReference, plain_text
-from ..errors import AlignmentError, ModelError, QuestionError
+from ..errors import AlignmentError, ModelError, NothingKeptError, QuestionError
 from ..heads import HeadList
 from ..models import Model, as_model
 from ..models.slices import WeightSlice
-from ..prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
+from ..prompts import PromptBatch, PromptStyle
 from ..questions import QuestionList
 from ..scoring.engine import fused_refusal
-from ..session import describe_run, resolve_questions
+from ..session import describe_run, prompts_in_orders, resolve_questions
 from .checks import Check, Validation
 from .delta import HeadDelta
 from .progress import Progress
@@ -69,7 +69,7 @@ def align_heads(
         QuestionError: questions of one label only, or in both sets.
         HeadError: a head outside the model, or shared keys and values.
         ModelError: quantized or processed weights, or a model that fused attention isn't exact for.
-        AlignmentError: a folder of another run, or no head's change was kept.
+        AlignmentError: a folder of another run; NothingKeptError (one of these) where no head's change was kept.
 
     Source: the paper's NASA tunes head by head with early stopping (section on NASA); losses, limits, numbers are ours.
     """
@@ -87,7 +87,7 @@ def align_heads(
     finally:
         write_slices(model, before)
     if not any(row["accepted"] for row in record.rows) and not loop.base.within(setting.limits):
-        raise AlignmentError(f"no head's change was kept, the last because {record.rows[-1]['reason']}; {_ADVICE}")
+        raise NothingKeptError(f"no head's change was kept, the last because {record.rows[-1]['reason']}; {_ADVICE}")
     if outside_after != outside:
         raise AlignmentError("weights outside the chosen slices changed; this is a defect of nasa_interp, report it")
     run = describe_run(model, setting.probe, setting.batches, style, seed, 0, start, "fused", setting.notes, base_hash)
@@ -138,7 +138,7 @@ class Setting:
         val = resolve_questions(val, recipe.val_questions, seed)
         for questions, use in ((probe, "tune on"), (val, "validate on")):
             check_two_sided(questions, use)
-        batches, val_batches = ([build_prompts(model, q, order, style) for order in ORDERS] for q in (probe, val))
+        batches, val_batches = (prompts_in_orders(model, q, style=style) for q in (probe, val))
         if refusal := fused_refusal(model, batches[0]):
             raise ModelError(f"tuning runs on the fused engine, which refuses {model.name}: {refusal}")
         spanned = spanning_norms(model, chosen)

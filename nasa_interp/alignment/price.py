@@ -9,9 +9,9 @@ from ..bootstrap import DRAWS
 from ..decisions import BinaryReport, report_decisions
 from ..generation import GenerationReport, decide_by_generation
 from ..models import Model, as_model
-from ..prompts import ORDERS, PromptStyle, build_prompts
+from ..prompts import PromptStyle
 from ..questions import QuestionList
-from ..session import resolve_questions
+from ..session import prompts_in_orders, resolve_questions
 from .delta import HeadDelta
 from .paired import Paired
 from .priced import Price
@@ -122,6 +122,6 @@ class _Measuring:
         return _Look(decided, options, said)
 
     def _decide(self, style: PromptStyle, digest: str) -> BinaryReport:
-        batches = [build_prompts(self.model, self.questions, order, style) for order in ORDERS]
+        batches = prompts_in_orders(self.model, self.questions, style=style)
         common = {"progress": self.progress, "model_hash": digest}
         return report_decisions(self.model, self.questions, batches, style, self.seed, self.draws, **common)

@@ -52,11 +52,11 @@ class Trainer:
             AlignmentError: a loss that is no number.
         """
         optimizer = torch.optim.Adam(tuned.values, lr=self.recipe.learning_rate, betas=(0.9, 0.99))
-        paid = self._mass_before(heads) if "attention" in self.recipe.objective.reads else {}
+        paid = self.mass_before(heads) if "attention" in self.recipe.objective.reads else {}
         while True:
             rows = self._draw(rng)
             with torch.enable_grad(), tuned.inserted():
-                loss = self.recipe.objective(self._step(heads, rows, paid))
+                loss = self.recipe.objective(self.see(heads, rows, paid))
                 optimizer.zero_grad()
                 loss.backward()
             if not torch.isfinite(loss):
@@ -71,7 +71,8 @@ class Trainer:
         rows = np.concatenate([rng.permutation(side)[:half] for side in sides])
         return rows[np.argsort(-self.lengths[rows].numpy(), kind="stable")].tolist()
 
-    def _step(self, heads: HeadList, rows: list[int], paid: Mapping[str, Tensor]) -> Step:
+    def see(self, heads: HeadList, rows: list[int], paid: Mapping[str, Tensor]) -> Step:
+        """What the objective reads of these questions; `paid` is `mass_before`, where it reads attention."""
         reads, lowest = self.recipe.objective.reads, min(head.layer for head in heads)
         d, log_mass, nas, mass = {}, {}, {}, {}
         for order, restarted in self.orders.items():
@@ -83,7 +84,8 @@ class Trainer:
         return Step(self.labels[rows], d, log_mass, before, nas, mass, {o: each[rows] for o, each in paid.items()})
 
     @torch.no_grad()
-    def _mass_before(self, heads: HeadList) -> dict[str, Tensor]:
+    def mass_before(self, heads: HeadList) -> dict[str, Tensor]:
+        """What these heads pay to both candidates on every question, as the model is now; for each order."""
         chunks = torch.arange(len(self.labels)).split(LOCAL_BATCH)
         return {
             order: torch.cat([_attention(restarted, heads, rows.tolist())[1] for rows in chunks])

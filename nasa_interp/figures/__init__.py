@@ -6,6 +6,7 @@ Each function returns a `plotly.graph_objects.Figure`; nothing is shown or writt
 from .curves import ablation_curve, alignment_log, cost_curves
 from .decisions import calibration_bins, calibration_curve, decision_histogram, precision_recall
 from .grids import head_heatmap, patch_heatmap
+from .methods import method_comparison
 from .rankings import overlap_scatter, polarity_against_order, ranking_contest
 from .save import save_figure
 from .theme import themed
@@ -18,6 +19,7 @@ __all__ = [
     "cost_curves",
     "decision_histogram",
     "head_heatmap",
+    "method_comparison",
     "overlap_scatter",
     "patch_heatmap",
     "polarity_against_order",

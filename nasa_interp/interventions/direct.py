@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ from ..errors import ModelError
 from ..forward import answer_logits
 from ..models import Model, as_model
 from ..models.slices import head_layout
-from ..prompts import PromptBatch, PromptStyle
+from ..prompts import Orders, PromptBatch, PromptStyle
 from ..restart import decoder_layers
 from ..run import RunInfo
-from ..session import describe_run
-from .gradients import as_prompts, difference, frozen_weights, run_rows
+from ..session import describe_run, resolve_prompts
+from .gradients import difference, frozen_weights, run_rows
 from .grids import HeadGrid, Rows
 from .norms import LOW_PRECISION_TOLERANCE, TOLERANCE, freeze_norm
 
@@ -77,7 +77,7 @@ class DirectAttribution(HeadGrid):
 def attribute_directly(
     model: Any,
     data: Any,
-    order: Literal["both", "yes_no", "no_yes"] = "both",
+    order: Orders = "both",
     style: PromptStyle | None = None,
     *,
     limit: int | None = None,
@@ -102,7 +102,7 @@ def attribute_directly(
     Source: direct logit attribution as in the field (TransformerLens has it for its own models); not in the paper.
     """
     model, start = as_model(model), time.perf_counter()
-    questions, batches = as_prompts(model, data, order, style, limit, seed)
+    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
     found = [_collect(model, prompts, batch_size, progress) for prompts in batches]
     whole = {name: torch.cat([part[name] for part in found]).numpy() for name in found[0]}
     notes = ("d is taken before the logits' soft cap",) if _capped(model) else ()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,10 @@ from ..errors import ModelError
 from ..heads import HeadList
 from ..measures import measure_draws
 from ..models import as_model
-from ..prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
+from ..prompts import Orders, PromptBatch, PromptStyle
 from ..run import write_json
 from ..scoring.engine import fused_refusal
-from ..session import resolve_questions
+from ..session import prompts_in_orders, resolve_questions
 from .values import Intervention, Zero, edits_of
 
 MEASURES = (
@@ -160,7 +160,7 @@ class Ablator:
         self,
         model: Any,
         data: Any,
-        order: Literal["both", "yes_no", "no_yes"] = "both",
+        order: Orders = "both",
         style: PromptStyle | None = None,
         *,
         limit: int | None = None,
@@ -170,8 +170,7 @@ class Ablator:
     ):
         self.model, self.style, self.seed, self.draws, self.progress = as_model(model), style, seed, draws, progress
         self.questions = resolve_questions(data, limit, seed)
-        orders = ORDERS if order == "both" else (order,)
-        self.batches: Sequence[PromptBatch] = [build_prompts(self.model, self.questions, o, style) for o in orders]
+        self.batches: Sequence[PromptBatch] = prompts_in_orders(self.model, self.questions, order, style)
         self._hash = self.model.weights_hash()
         refusal = fused_refusal(self.model, self.batches[0])
         if refusal is not None:
@@ -211,7 +210,7 @@ def ablation_effect(
     data: Any,
     heads: HeadList | Iterable[Any],
     intervention: Intervention | None = None,
-    order: Literal["both", "yes_no", "no_yes"] = "both",
+    order: Orders = "both",
     style: PromptStyle | None = None,
     **options: Any,
 ) -> AblationEffect:

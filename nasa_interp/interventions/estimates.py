@@ -14,10 +14,10 @@ from ..bootstrap import DRAWS
 from ..errors import PromptError
 from ..forward import answer_logits
 from ..models import Model, as_model
-from ..prompts import PromptBatch, PromptStyle
+from ..prompts import Orders, PromptBatch, PromptStyle
 from ..run import RunInfo
-from ..session import describe_run
-from .gradients import as_prompts, difference, frozen_weights, run_rows, tracked_embeddings
+from ..session import describe_run, resolve_prompts
+from .gradients import difference, frozen_weights, run_rows, tracked_embeddings
 from .grids import HeadGrid, Rows
 
 
@@ -64,7 +64,7 @@ class HeadEstimates(HeadGrid):
 def estimate_zero(
     model: Any,
     data: Any,
-    order: Literal["both", "yes_no", "no_yes"] = "both",
+    order: Orders = "both",
     style: PromptStyle | None = None,
     *,
     limit: int | None = None,
@@ -91,7 +91,7 @@ def estimate_zero(
     Source: ours; the estimate is that of attribution patching, with zero as the patch.
     """
     model, start = as_model(model), time.perf_counter()
-    questions, batches = as_prompts(model, data, order, style, limit, seed)
+    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
     parts = []
     for prompts in batches:
         found = torch.empty(len(prompts), model.n_layers, model.n_heads)
@@ -136,7 +136,7 @@ def estimate_patch(
     """
     model, start = as_model(model), time.perf_counter()
     _check_alike(clean, corrupted)
-    questions, batches = as_prompts(model, corrupted, "both", style, None, seed)
+    questions, batches = resolve_prompts(model, corrupted, "both", style, None, seed)
     found = torch.empty(len(corrupted), model.n_layers, model.n_heads)
 
     def run(rows: list[int]) -> None:

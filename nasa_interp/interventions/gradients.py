@@ -1,8 +1,8 @@
 """Gradients with respect to activations: the weights frozen meanwhile, batches sized for a whole backward pass."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,7 @@ from tqdm.auto import tqdm
 
 from ..forward import batch_size_for, free_memory, in_batches, split_batches
 from ..models import Model
-from ..prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
-from ..questions import QuestionList
-from ..session import resolve_questions
+from ..prompts import PromptBatch
 
 # A graph also keeps what attention and norms save for the way back.
 GRAPH = 1.5
@@ -50,24 +48,6 @@ def tracked_embeddings(hf: Any) -> Iterator[None]:
 def difference(logits: Float[Tensor, "batch d_vocab"], prompts: PromptBatch) -> Float[Tensor, " batch"]:
     """d = logit(No) - logit(Yes), in the graph."""
     return logits[:, prompts.no_token] - logits[:, prompts.yes_token]
-
-
-def as_prompts(
-    model: Model,
-    data: Any,
-    order: Literal["both", "yes_no", "no_yes"],
-    style: PromptStyle | None,
-    limit: int | None,
-    seed: int,
-) -> tuple[QuestionList, list[PromptBatch]]:
-    """The questions, and a batch an order: built from data, or as they were handed over."""
-    if isinstance(data, PromptBatch):
-        data = [data]
-    if isinstance(data, Sequence) and len(data) and all(isinstance(item, PromptBatch) for item in data):
-        return resolve_questions(list(data[0].questions)), list(data)
-    questions = resolve_questions(data, limit, seed)
-    orders = ORDERS if order == "both" else (order,)
-    return questions, [build_prompts(model, questions, each, style) for each in orders]
 
 
 def run_rows(

@@ -19,9 +19,9 @@ from ..errors import ModelError, PromptError
 from ..forward import run_fused
 from ..heads import HeadList
 from ..models import Model, as_model
-from ..prompts import ORDERS, Order, PromptBatch, PromptStyle
+from ..prompts import Order, Orders, PromptBatch, PromptStyle
 from ..scoring.engine import fused_refusal
-from ..session import describe_run
+from ..session import describe_run, orders_of
 from .outputs import (
     KEPT_SHARE,
     POSITION_CLASSES,
@@ -158,7 +158,7 @@ def patch_data(
     data: Any,
     heads: HeadList | Iterable[Any] | None = None,
     kind: PairKind = "question",
-    order: Literal["both", "yes_no", "no_yes"] = "both",
+    order: Orders = "both",
     style: PromptStyle | None = None,
     *,
     by: Literal["head", "class", "position"] = "head",
@@ -186,7 +186,7 @@ def patch_data(
     singles: dict[Order, PatchEffects] = {}
     joint: dict[Order, PatchEffects] = {}
     options: dict[str, Any] = {"seed": seed, "draws": draws, "progress": progress}
-    for each in ORDERS if order == "both" else (order,):
+    for each in orders_of(order):
         if kind == "question":
             pairs = question_pairs(model, data, each, style, limit=limit, seed=seed)
         else:

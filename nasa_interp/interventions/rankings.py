@@ -10,11 +10,11 @@ from ..bootstrap import DRAWS
 from ..errors import ModelError
 from ..heads import HeadList
 from ..models import Model, as_model
-from ..prompts import ORDERS, PromptStyle, build_prompts
+from ..prompts import PromptStyle
 from ..questions import QuestionList
 from ..run import RunInfo
 from ..scoring import score_heads
-from ..session import describe_run, resolve_questions
+from ..session import describe_run, prompts_in_orders, resolve_questions
 from .direct import attribute_directly
 from .estimates import estimate_zero
 from .grids import ranked
@@ -75,7 +75,7 @@ def _by_sweep(
 ) -> HeadList:
     start = time.perf_counter()
     some = resolve_questions(questions, limit, seed)
-    batches = [build_prompts(model, some, order, style) for order in ORDERS]
+    batches = prompts_in_orders(model, some, style=style)
     effect = np.mean([sweep_heads(model, prompts, progress=progress).effect for prompts in batches], axis=0)
     run = describe_run(model, some, batches, style, seed, draws, start, "fused")
     return ranked(effect.reshape(model.n_layers, model.n_heads), "exact ablation", run.to_dict(), sign=-1)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,11 +17,11 @@ from torch import Tensor
 from ..attention import Edit, ReplaceHeads
 from ..errors import HeadError, ModelError, PromptError, ResultError
 from ..heads import HeadList
-from ..models import Model, as_model
-from ..prompts import ORDERS, PromptBatch, PromptStyle, build_prompts
-from ..questions import BinaryQuestion, QuestionList
+from ..models import as_model
+from ..prompts import Orders, PromptBatch, PromptStyle
+from ..questions import BinaryQuestion
 from ..run import RunInfo, write_whole
-from ..session import describe_run, resolve_questions
+from ..session import describe_run, resolve_prompts
 from .outputs import (
     PAD,
     POSITION_CLASSES,
@@ -33,8 +33,6 @@ from .outputs import (
 )
 from .pairs import PromptPairs
 from .values import Positions, marked_queries
-
-Orders = Literal["both", "yes_no", "no_yes"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,7 +79,7 @@ class Mean:
         """
         model, start = as_model(model), time.perf_counter()
         layers = heads_by_layer(model, heads)
-        questions, batches = _prompts(model, data, order, style, limit, seed)
+        questions, batches = resolve_prompts(model, data, order, style, limit, seed)
         sums: dict[int, Tensor] = {}
         count = torch.zeros(len(POSITION_CLASSES), dtype=torch.float64)
         for prompts in batches:
@@ -175,7 +173,7 @@ class Resample:
         Caveat: keeps every position's outputs in memory; name the heads where there are many prompts.
         """
         model = as_model(model)
-        _, batches = _prompts(model, data, order, style, limit, seed)
+        _, batches = resolve_prompts(model, data, order, style, limit, seed)
         return cls(tuple(record_outputs(model, b, heads, progress=progress) for b in batches), seed, positions)
 
     def edit(self, layer: int, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
@@ -278,16 +276,3 @@ def first_marked(prompts: PromptBatch, where: Positions) -> int:
 def _is_prefix(batch: PromptBatch, positions: range) -> bool:
     """Whether this pass stands for the leading tokens of all prompts: a pass over prompts themselves reaches an end."""
     return positions.stop <= int(batch.last_pos.max())
-
-
-def _prompts(
-    model: Model, data: Any, order: Orders, style: PromptStyle | None, limit: int | None, seed: int
-) -> tuple[QuestionList, list[PromptBatch]]:
-    """Prompts as they were handed over, or built from data, with their questions."""
-    if isinstance(data, PromptBatch):
-        data = [data]
-    if isinstance(data, Sequence) and data and all(isinstance(each, PromptBatch) for each in data):
-        return QuestionList(data[0].questions, "own prompts"), list(data)
-    questions = resolve_questions(data, limit, seed)
-    orders = ORDERS if order == "both" else (order,)
-    return questions, [build_prompts(model, questions, each, style) for each in orders]

@@ -22,7 +22,7 @@ from ..run import RunInfo, read_json
 from ..scoring import HeadScores
 from ..scoring.scores import QUANTITIES
 from ..view import HeadView
-from ..view.markup import strips
+from ..view.markup import strips, visible
 from .section import Section, Table, readable
 
 SHOWN = ("n", "accuracy", "precision", "recall", "gap", "imbalance", "f1", "auc", "oracle_accuracy", "ece")
@@ -185,7 +185,9 @@ def tokens_section(folder: Path) -> Section | None:
     for _, view in views:
         said.append(_seen(view))
         figures.append(view.to_figure())
-        tables.append(Table.of(view.to_dataframe(), f"What each query adds, {view.question}"))
+        frame = view.to_dataframe()
+        frame["token"] = frame["token"].map(visible)
+        tables.append(Table.of(frame, f"What each query adds, {view.question}"))
         markup += Markup("<h3>{}</h3>").format(f"The prompt, shaded by attention: {view.question}") + Markup(
             strips(view)
         )

@@ -10,7 +10,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..errors import NasaInterpError
-from ..figures import ablation_curve, alignment_log, head_heatmap, patch_heatmap, ranking_contest
+from ..figures import (
+    ablation_curve,
+    alignment_log,
+    head_heatmap,
+    method_comparison,
+    patch_heatmap,
+    ranking_contest,
+)
 from ..figures.theme import column
 from ..run import read_json
 from .section import Section, Table, readable
@@ -118,6 +125,10 @@ def _curve(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
     return ablation_curve(_numbers(frame), run=run)
 
 
+def _methods(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
+    return method_comparison(_numbers(frame), run=run)
+
+
 def _patch(rows: pd.DataFrame, run: Any, place: str) -> go.Figure:
     """By layer and head where each head has one row, by head and place where it has several."""
     frame: Any = _numbers(rows)
@@ -147,6 +158,7 @@ def _is_text(value: Any) -> bool:
 DRAWN: tuple[tuple[set[str], Figure], ...] = (
     ({"ranking", "k", "data", "order", "mean_logit_difference_change", "auc_change"}, _contest),
     ({"head", "accepted"}, _log),
+    ({"method", "variant", "accuracy", "auc_within_orders"}, _methods),
     ({"head", "layer", "index", "place", "effect"}, _patch),
     ({"k", "mean_logit_difference_change", "mean_logit_difference_low", "auc_change", "auc_low"}, _curve),
 )

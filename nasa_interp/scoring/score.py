@@ -11,7 +11,7 @@ from jaxtyping import Float
 from ..bootstrap import DRAWS
 from ..errors import ModelError
 from ..models import Model, as_model
-from ..prompts import PromptBatch, PromptStyle
+from ..prompts import Orders, PromptBatch, PromptStyle
 from ..session import describe_run, prompts_in_orders, remembered, resolve_questions
 from .engine import Choice, Engine, choose_engine
 from .fused import score_fused
@@ -25,7 +25,7 @@ HOOKED_BATCH = 16
 def score_heads(
     model: Any,
     data: Any,
-    order: Literal["both", "yes_no", "no_yes"] = "both",
+    order: Orders = "both",
     style: PromptStyle | None = None,
     *,
     engine: Engine = "auto",

@@ -1,0 +1,91 @@
+"""Methods against negative bias beside one another: what each gained and cost, on the same questions."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ..run import RunInfo
+from .rankings import ORDER_NAMES
+from .theme import BLUE, GREY, VERMILLION, captioned, column, legend_below, safe
+
+# Panels from left to right; the two orders share the first.
+PANELS = {"imbalance": "imbalance", "accuracy": "accuracy", "auc_within_orders": "AUC within<br>an order"}
+PER_METHOD, RUNS_A_ROW = 34, 8
+# How far apart the two orders, or several runs of a method, lie within a method's row.
+SPREAD = 0.5
+
+
+def method_comparison(
+    frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str, title: str = "NASA beside its baselines"
+) -> go.Figure:
+    """Every run of every method, with its interval: imbalance in each candidate order, accuracy, sorting power.
+
+    Args:
+        frame: as `Comparison.to_dataframe()` gives it: method, variant, imbalance_yes_no, imbalance_no_yes, accuracy,
+            auc_within_orders, each with _low and _high. The base model is the method "base"; it is drawn as a line.
+        run: where it came from.
+        title: of the figure.
+    """
+    runs = Counter(str(name) for name in frame["method"])
+    methods = list(runs)
+    orders = [order for order in ORDER_NAMES if f"imbalance_{order}" in frame]
+    figure = make_subplots(rows=1, cols=len(PANELS), shared_yaxes=True, horizontal_spacing=0.04)
+    places = _places(frame["method"].astype(str).tolist(), methods)
+    for order, colour, symbol, shift in zip(orders, (BLUE, VERMILLION), ("circle", "square"), (-1, 1), strict=False):
+        at = places + (shift * SPREAD / 8 if len(orders) > 1 else 0)
+        trace = _points(frame, f"imbalance_{order}", at, colour, symbol)
+        figure.add_trace(trace.update(name=f"imbalance, {ORDER_NAMES[order]}", showlegend=True), row=1, col=1)
+    for place, name in enumerate(PANELS, start=1):
+        if name in frame:
+            figure.add_trace(_points(frame, name, places, BLUE, "circle"), row=1, col=place)
+            _base_line(figure, frame, name, place)
+        figure.update_xaxes(title=PANELS[name], row=1, col=place)
+    figure.add_vline(x=0, line={"color": GREY, "width": 1}, row=1, col=1)  # type: ignore[arg-type]
+    names = [f"{safe(name)} ({n})" if n > 1 else safe(name) for name, n in runs.items()]
+    figure.update_yaxes(
+        tickvals=list(range(len(methods))), ticktext=names, range=[len(methods) - 0.5, -0.5], zeroline=False
+    )
+    figure.update_yaxes(title="method", col=1)
+    figure.update_xaxes(nticks=5)
+    note = "Bars: 95% intervals over questions. Several runs of a method (seeds, sets) one above the other."
+    if "base" in methods:
+        note += " Dashed: the model as it is."
+    # runs of one method lie within its row, so many of them ask for higher rows
+    row = PER_METHOD * max(1.0, max(runs.values()) / RUNS_A_ROW)
+    return legend_below(captioned(figure, title, run, height=int(150 + row * len(methods)), note=note))
+
+
+def _places(names: list[str], methods: list[str]) -> np.ndarray:
+    """The height of each run: its method's row, several runs spread about it."""
+    found = np.empty(len(names))
+    for row, method in enumerate(methods):
+        own = [place for place, name in enumerate(names) if name == method]
+        found[own] = row + (np.linspace(-SPREAD / 2, SPREAD / 2, len(own)) if len(own) > 1 else 0.0)
+    return found
+
+
+def _points(frame: pd.DataFrame, name: str, places: np.ndarray, colour: str, symbol: str) -> go.Scatter:
+    value, low, high = (column(frame, f"{name}{end}") for end in ("", "_low", "_high"))
+    variants = frame["variant"] if "variant" in frame else [""] * len(frame)
+    labels = [safe(f"{m} {v}".strip()) for m, v in zip(frame["method"], variants, strict=True)]
+    return go.Scatter(
+        x=value,
+        y=places,
+        error_x={"array": high - value, "arrayminus": value - low, "width": 0, "thickness": 1.2, "color": colour},
+        customdata=np.column_stack([np.array(labels, dtype=object), low, high]),
+        mode="markers",
+        marker={"color": colour, "symbol": symbol, "size": 7},
+        showlegend=False,
+        hovertemplate="%{customdata[0]}<br>%{x:.3f} [%{customdata[1]:.3f}, %{customdata[2]:.3f}]<extra></extra>",
+    )
+
+
+def _base_line(figure: go.Figure, frame: pd.DataFrame, name: str, place: int) -> None:
+    base = column(frame, name)[(frame["method"] == "base").to_numpy()]
+    if len(base) and np.isfinite(base[0]):
+        figure.add_vline(x=float(base[0]), line={"color": GREY, "width": 1, "dash": "dash"}, row=1, col=place)  # type: ignore[arg-type]
