@@ -46,7 +46,7 @@ class Size:
     def quick(cls) -> "Size":
         """A look: intervals get wider, and tuning may end early."""
         recipe = Recipe(steps=8, probe_questions=64, val_questions=48, questions=24)
-        return cls(64, 64, 24, 2, 32, 32, 0, False, recipe)
+        return cls(48, 48, 24, 2, 24, 32, 0, False, recipe)
 
     @classmethod
     def of(cls, limit: int) -> "Size":
