@@ -33,7 +33,7 @@ from IPython.display import Markdown
 from keep import keep
 
 import nasa_interp as ni
-from nasa_interp.alignment import Limits, Recipe, align_heads, compare, measure_price
+from nasa_interp.alignment import Limits, Recipe, align_heads, compare, known_groups, measure_price
 from nasa_interp.figures import alignment_log, calibration_curve, precision_recall
 
 # Questions to tune on, to validate on and to test on. Fewer than 48 decide nothing.
@@ -71,7 +71,7 @@ keep(alignment_log(run.log, run=run.run), "alignment_log", run.run, log=run.log)
 
 # %%
 validated = ni.decide(model, VAL, limit=LIMIT, progress=False)
-known = tuple(group for group, e in validated.groups.items() if e.point.oracle_accuracy >= 0.65)
+known = known_groups(validated)
 price = measure_price(model, run.delta, TEST, groups=known, limit=LIMIT, generation=min(LIMIT, 24) // 2, progress=False)
 keep(ni.decision_histogram(price.before, price.after), "alignment_decisions", price.before.run, price.run,
      before=price.before.summary_dataframe(), after=price.after.summary_dataframe())  # fmt: skip

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .abilities import four_options
-from .alignment import Alignment, HeadDelta, Limits, Price, Recipe, align_heads, measure_price
-from .alignment.paired import known_groups
+from .alignment import Alignment, HeadDelta, Limits, Price, Recipe, align_heads, known_groups, measure_price
 from .alignment.progress import NAME as PROGRESS
 from .decisions import BinaryReport, decide
 from .errors import NothingKeptError
@@ -46,7 +45,8 @@ class Size:
     def quick(cls) -> "Size":
         """A look: intervals get wider, and tuning may end early."""
         recipe = Recipe(steps=8, probe_questions=64, val_questions=48, questions=24)
-        return cls(48, 48, 24, 2, 24, 32, 0, False, recipe)
+        few = {"decide": 48, "score": 48, "ablate": 24, "controls": 2, "price": 24, "options": 32}
+        return cls(**few, generation=0, other_styles=False, recipe=recipe)
 
     @classmethod
     def of(cls, limit: int) -> "Size":

@@ -12,7 +12,7 @@ from .decisions import LOW_MASS, answer_differences
 from .errors import ModelError, NasaInterpError
 from .models import Model, as_model
 from .models.bridge import eager_twin, processed
-from .models.check import HookCheck, check_hooks
+from .models.check import NARROW_STEPS, HookCheck, check_hooks
 from .models.slices import attention_modules, group_of, norm_spans_heads
 from .models.windows import attention_windows
 from .prompts import PromptBatch, PromptStyle
@@ -27,7 +27,6 @@ SAMPLE = 16
 # Scores farther apart than this share of their absolute terms are refused; rounding in fp32 came to 3e-5 in 30 layers,
 # a missing mask to more than all of it. Narrow dtypes are granted some steps of their own.
 APART = 1e-3
-NARROW_STEPS = 16
 MIB = 2**20
 
 

@@ -6,6 +6,7 @@ from .delta import HeadDelta
 from .export import export
 from .loop import align_heads
 from .objectives import Answer, Balance, NegativeAttention, Objective, Step, WeightedSum
+from .paired import known_groups
 from .price import measure_price
 from .priced import Price
 from .recipe import Limits, Recipe
@@ -28,6 +29,7 @@ __all__ = [
     "align_heads",
     "compare",
     "export",
+    "known_groups",
     "measure_price",
     "read_slices",
     "write_slices",
