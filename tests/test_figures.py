@@ -229,7 +229,10 @@ def test_comparison_has_a_row_a_method_and_its_runs_apart() -> None:
     assert list(figure.layout.yaxis.ticktext) == ["base", "offset", "nasa (2)"]
     accuracy = next(trace for trace in figure.data if trace.xaxis == "x2")
     assert list(accuracy.x) == pytest.approx([0.5, 0.6, 0.7, 0.8])
-    assert accuracy.y[2] < 2 < accuracy.y[3]
+    assert list(accuracy.y) == pytest.approx([0, 1, 2, 2.4])
+    assert list(figure.layout.yaxis.tickvals) == pytest.approx([0, 1, 2.2])
+    mixed = figures.method_comparison(methods().iloc[[2, 0, 3, 1]], run=RUN).data[-1]
+    assert list(mixed.x) == pytest.approx([0.7, 0.8, 0.5, 0.6])
     assert list(accuracy.error_x.array) == pytest.approx([0.05] * 4)
     assert list(accuracy.error_x.arrayminus) == pytest.approx([0.1] * 4)
     assert [trace.name for trace in figure.data if trace.showlegend] == [

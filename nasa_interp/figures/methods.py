@@ -15,9 +15,9 @@ from .theme import BLUE, GREY, VERMILLION, captioned, column, legend_below, safe
 
 # Panels from left to right; the two orders share the first.
 PANELS = {"imbalance": "imbalance", "accuracy": "accuracy", "auc_within_orders": "AUC within<br>an order"}
-PER_METHOD, RUNS_A_ROW = 34, 8
-# How far apart the two orders, or several runs of a method, lie within a method's row.
-SPREAD = 0.5
+PER_METHOD = 34
+# A method's row is 1 high; its runs lie this far apart in it, and the two orders of a run so far from its middle.
+APART, ORDERS_APART = 0.4, 0.1
 
 
 def method_comparison(
@@ -33,11 +33,12 @@ def method_comparison(
     """
     runs = Counter(str(name) for name in frame["method"])
     methods = list(runs)
+    frame = frame.sort_values("method", key=lambda names: names.astype(str).map(methods.index), kind="stable")
     orders = [order for order in ORDER_NAMES if f"imbalance_{order}" in frame]
     figure = make_subplots(rows=1, cols=len(PANELS), shared_yaxes=True, horizontal_spacing=0.04)
-    places = _places(frame["method"].astype(str).tolist(), methods)
+    middles, places = _places(runs)
     for order, colour, symbol, shift in zip(orders, (BLUE, VERMILLION), ("circle", "square"), (-1, 1), strict=False):
-        at = places + (shift * SPREAD / 8 if len(orders) > 1 else 0)
+        at = places + (shift * ORDERS_APART if len(orders) > 1 else 0)
         trace = _points(frame, f"imbalance_{order}", at, colour, symbol)
         figure.add_trace(trace.update(name=f"imbalance, {ORDER_NAMES[order]}", showlegend=True), row=1, col=1)
     for place, name in enumerate(PANELS, start=1):
@@ -47,26 +48,27 @@ def method_comparison(
         figure.update_xaxes(title=PANELS[name], row=1, col=place)
     figure.add_vline(x=0, line={"color": GREY, "width": 1}, row=1, col=1)  # type: ignore[arg-type]
     names = [f"{safe(name)} ({n})" if n > 1 else safe(name) for name, n in runs.items()]
-    figure.update_yaxes(
-        tickvals=list(range(len(methods))), ticktext=names, range=[len(methods) - 0.5, -0.5], zeroline=False
-    )
+    end = places[-1] + 0.5
+    figure.update_yaxes(tickvals=middles, ticktext=names, range=[end, -0.5], zeroline=False)
+    # Three panels must stand side by side in a narrow window too.
     figure.update_yaxes(title="method", col=1)
-    figure.update_xaxes(nticks=5)
+    figure.update_xaxes(nticks=4, tickangle=0, tickfont={"size": 11}, title={"font": {"size": 12}})
     note = "Bars: 95% intervals over questions. Several runs of a method (seeds, sets) one above the other."
     if "base" in methods:
         note += " Dashed: the model as it is."
-    # runs of one method lie within its row, so many of them ask for higher rows
-    row = PER_METHOD * max(1.0, max(runs.values()) / RUNS_A_ROW)
-    return legend_below(captioned(figure, title, run, height=int(150 + row * len(methods)), note=note))
+    height = int(150 + PER_METHOD * (end + 0.5))
+    return legend_below(captioned(figure, title, run, height=height, note=note))
 
 
-def _places(names: list[str], methods: list[str]) -> np.ndarray:
-    """The height of each run: its method's row, several runs spread about it."""
-    found = np.empty(len(names))
-    for row, method in enumerate(methods):
-        own = [place for place, name in enumerate(names) if name == method]
-        found[own] = row + (np.linspace(-SPREAD / 2, SPREAD / 2, len(own)) if len(own) > 1 else 0.0)
-    return found
+def _places(runs: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The height of each method's name, and of each of its runs, which follow one another as methods do."""
+    top, middles, places = 0.0, [], []
+    for n in runs.values():
+        own = top + APART * np.arange(n)
+        middles.append(own.mean())
+        places.append(own)
+        top = own[-1] + 1
+    return np.array(middles), np.concatenate(places)
 
 
 def _points(frame: pd.DataFrame, name: str, places: np.ndarray, colour: str, symbol: str) -> go.Scatter:
