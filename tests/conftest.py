@@ -9,6 +9,10 @@ import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+# Processes side by side share the cores: each takes its part, and so does what it starts.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 import pytest  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,70 @@
+"""The README's Python, run as it stands there; only the models and the number of questions are small."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import families
+import pytest
+import transformers
+
+import nasa_interp as ni
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+NEWCOMER, STEPS = BLOCKS
+HUB_ID = r'load_model\("([^"]+/[^"]+)"\)'
+
+
+@pytest.fixture(scope="module")
+def hub_cache(tmp_path_factory) -> Path:
+    """The hub's local cache with one model in it, under an id of its own."""
+    cache = tmp_path_factory.mktemp("hub")
+    stored = cache / "models--tiny--llama"
+    snapshot = stored / "snapshots" / ("0" * 40)
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text("0" * 40)
+    families.tiny_model("llama").save_pretrained(snapshot)
+    families.tiny_tokenizer().save_pretrained(snapshot)
+    return cache
+
+
+def test_a_newcomer_needs_at_most_six_lines() -> None:
+    lines = [line for line in NEWCOMER.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 6
+    assert re.search(HUB_ID, NEWCOMER)
+    assert lines[-1].startswith("ni.head_heatmap(")
+
+
+def test_the_newcomers_lines_draw_a_hub_model(hub_cache, tmp_path) -> None:
+    """In a process of its own, with the model found by its id and no network."""
+    source = re.sub(HUB_ID, 'load_model("tiny/llama")', NEWCOMER)
+    *lines, last = source.strip().splitlines()
+    script = "\n".join([*lines, f"figure = {last}", "print(figure.data[0].z.shape, figure.layout.title.subtitle.text)"])
+    environment = {**os.environ, "HF_HUB_CACHE": str(hub_cache), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    config = families.tiny_model("llama").config
+    assert done.stdout.startswith(f"{(config.num_hidden_layers, config.num_attention_heads)} tiny/llama, ")
+
+
+def test_the_steps_run(tiny, tmp_path, monkeypatch) -> None:
+    """All that follows the newcomer's lines, in one go; the cured model loads again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ni, "load_model", lambda name: tiny)
+    rows = [{"question": q.question, "label": q.label} for q in ni.load_questions("builtin:verify#val", 12, seed=5)]
+    Path("questions.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    space = {name: ni.load_questions(f"builtin:verify#{name}", 48) for name in ("probe", "val", "test")}
+    source = re.sub(r'"builtin:verify#(\w+)"', r"\1", NEWCOMER + STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(source, "README.md", "exec"), space)
+    assert isinstance(space["report"], ni.BinaryReport)
+    assert ni.HeadList.load("heads.json") == space["heads"]
+    cured = transformers.AutoModelForCausalLM.from_pretrained("cured")
+    changed = sum(int((a != b).sum()) for a, b in zip(cured.parameters(), tiny.hf.parameters(), strict=True))
+    assert 0 < changed <= space["run"].delta.n_changed
