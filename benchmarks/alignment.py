@@ -103,10 +103,10 @@ def main() -> None:
         seeds = tuple(range(options.seeds))
         sides = {"seeds": seeds, "n_random": options.random, "limit": options.limit, "folder": options.folder}
         found = ni.compare(model, heads, PROBE, VAL, TEST, **sides)
-        print(found.summary().to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep=""))
-        print("\n".join(found.verdict))
+        print("\n".join((found.text(), "", *found.verdict)))
         apart = found.differences().to_dict(orient="records")
         result["compare"] = {"table": found.to_dataframe().to_dict(orient="records"), "differences": apart}
+        result["compare"] |= {"summary": found.summary().to_dict(orient="records"), "known_groups": list(found.groups)}
         result["compare"] |= {"verdict": list(found.verdict), "run": found.run.to_dict()}
     from nasa_interp.run import write_json
 

@@ -71,7 +71,7 @@ def compare(
         QuestionError: test questions that something is fitted on. HeadError: heads outside the model.
         AlignmentError: an unknown method, or a folder of another comparison. ResultError: no group is known.
 
-    Caveat: LoRA and random sets are tuned with one seed; the intervals are over questions alone.
+    Caveat: LoRA and random sets are tuned with one seed; intervals of several runs are over questions and runs.
 
     Source: ours.
     """

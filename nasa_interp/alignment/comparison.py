@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..abilities import TextPrice
@@ -121,7 +122,10 @@ class Comparison:
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
-        """One row a method: runs, and for each measure the mean over its runs, the least and the most."""
+        """One row a method: runs, and for each measure the mean over its runs, its interval, the least and the most.
+
+        Intervals (95%) are over questions and runs, both drawn anew.
+        """
         table = self.to_dataframe()
         numbers = [name for name in table.select_dtypes("number") if not name.endswith(_ENDS)]
         rows = []
@@ -130,14 +134,18 @@ class Comparison:
             spread = {
                 f"{name}_{end}": getattr(some[name], end)() for name in _shown(table.columns) for end in ("min", "max")
             }
-            rows.append({"method": method, "runs": len(some), **some[numbers].mean().to_dict(), **spread})
+            ends = {}
+            for name, found in self._mean(method).items():
+                _, ends[f"{name}_low"], ends[f"{name}_high"] = estimate(found)
+            rows.append({"method": method, "runs": len(some), **some[numbers].mean().to_dict(), **ends, **spread})
         return pd.DataFrame(rows)
 
     def differences(self, of: str = NASA) -> pd.DataFrame:
         """How far a method is above each other one: method, measure, both values, difference, low, high.
 
-        Several runs of a method count as their mean. The interval (95%) is paired, over questions; it says nothing of
-        other seeds or sets. `better` is how many of the other method's runs reach the mean of this one or more.
+        Several runs of a method count as their mean. The interval (95%) is paired over questions, and over runs (seeds,
+        sets) of either side, drawn anew. `better` is how many of the other method's runs reach the mean of this one or
+        more.
 
         Raises:
             ResultError: where the method wasn't compared.
@@ -153,6 +161,17 @@ class Comparison:
                 rows.append((method, name, mine, float(other[name][0]), *change, better, len(others)))
         columns = ["method", "measure", of, "other", "difference", "low", "high", "better", "runs"]
         return pd.DataFrame(rows, columns=pd.Index(columns))
+
+    def text(self) -> str:
+        """The summary as lines for a terminal: each measure with its interval, share of weights, perplexity ratio."""
+        table, summary = {}, self.summary()
+        measures = [name for name in _shown(summary.columns) if f"{name}_low" in summary]
+        for row in summary.to_dict(orient="records"):
+            name = f"{row['method']} ({row['runs']} runs)" if row["runs"] > 1 else row["method"]
+            cells = {title.replace("_", " "): _cell(*(row[title + end] for end in ("", *_ENDS))) for title in measures}
+            ratio = "" if math.isnan(row["perplexity_ratio"]) else f"{row['perplexity_ratio']:.4f}"
+            table[name] = cells | {"perplexity x": ratio, "weights": f"{row['share']:.3%}"}
+        return pd.DataFrame.from_dict(table, orient="index").to_string()
 
     @cached_property
     def verdict(self) -> tuple[str, ...]:
@@ -214,7 +233,9 @@ class Comparison:
         return [found for entry, found in zip(self.entries, self._samples, strict=True) if entry.method == method]
 
     def _mean(self, method: str) -> dict[str, Samples]:
-        return {name: average([run[name] for run in self._runs(method)]) for name in DIFFERENCES}
+        """Each measure's mean over the runs of a method, under the name of its column."""
+        runs, rng = self._runs(method), np.random.default_rng((self.run.seed, self.methods.index(method)))
+        return {name.replace(" ", "_"): average([run[name] for run in runs], rng) for name in _shown(runs[0])}
 
 
 def _shown(names: Iterable[str]) -> list[str]:
@@ -222,6 +243,10 @@ def _shown(names: Iterable[str]) -> list[str]:
     return [
         name for name in names if name in DIFFERENCES or (name.startswith("imbalance") and not name.endswith(_ENDS))
     ]
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return "" if math.isnan(value) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _row(entry: Entry, samples: Mapping[str, Samples]) -> dict[str, Any]:

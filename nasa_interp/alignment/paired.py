@@ -1,6 +1,6 @@
 """Decisions before and after a change, compared question by question: measures in every bootstrap draw at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -143,6 +143,12 @@ def estimate(samples: Samples) -> Change:
     return Change(value, float(low), float(high))
 
 
-def average(samples: Iterable[Samples]) -> Samples:
-    """The mean over several runs of one method, draw by draw."""
-    return np.mean(list(samples), axis=0)
+def average(runs: Sequence[Samples], rng: np.random.Generator) -> Samples:
+    """The mean over several runs of one method; every draw of questions draws as many of the runs anew, too.
+
+    So its interval is over questions and runs (seeds, sets): the two-level bootstrap. Of one run it is that run's own.
+    """
+    every = np.stack(runs)
+    drawn = rng.integers(len(runs), size=every.shape)
+    drawn[:, 0] = np.arange(len(runs))
+    return np.take_along_axis(every, drawn, axis=0).mean(axis=0)

@@ -26,7 +26,7 @@ def verdict_of(summary: pd.DataFrame, differences: pd.DataFrame) -> tuple[str, .
         summary: one row a method, as `Comparison.summary` gives it.
         differences: NASA less each other method, as `Comparison.differences` gives it.
 
-    Caveat: "told apart" means a paired 95% interval over questions without 0 in it; seeds and sets are few.
+    Caveat: "told apart" means a paired 95% interval over questions and runs without 0 in it; seeds and sets are few.
 
     Source: ours.
     """

@@ -124,8 +124,7 @@ def compare(
         table, apart = (frame.to_dict(orient="records") for frame in (found.to_dataframe(), found.differences()))
         print_result({"table": table, "differences": apart, "verdict": found.verdict}, True)
         return
-    print_result(found.summary().to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep=""), False)
-    print_result("\n" + "\n".join(found.verdict), False)
+    print_result("\n".join((found.text(), "", *found.verdict)), False)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from nasa_interp.alignment.comparison import Comparison
 from nasa_interp.alignment.contestants import METHODS, Contestants, random_sets
 from nasa_interp.alignment.loop import Setting
 from nasa_interp.alignment.lora_baseline import _of_answers, adapted, fit_lora, projections_of
-from nasa_interp.alignment.paired import Paired, estimate
+from nasa_interp.alignment.paired import Paired, average, estimate
 from nasa_interp.alignment.verdict import verdict_of
 from nasa_interp.decisions import BinaryReport, report_decisions
 from nasa_interp.errors import AlignmentError, HeadError, QuestionError, ResultError
@@ -231,17 +231,41 @@ def parameters(compared) -> int:
 
 def test_differences_are_paired_and_count_several_runs_as_their_mean(compared) -> None:
     found = compared.differences().set_index(["method", "measure"])
-    runs = [entry.report for entry in compared.of("nasa")]
-    paired = Paired(compared.base.report)
-    mean = np.mean([paired.measures(each)["accuracy"] for each in runs], axis=0)
+    paired, mean = Paired(compared.base.report), np.mean([entry.report.accuracy for entry in compared.of("nasa")])
     for method in ("base", "zero", "average"):
         own = compared.of(method)[0].report
-        row, expected = found.loc[(method, "accuracy")], estimate(mean - paired.measures(own)["accuracy"])
-        assert (row.difference, row.low, row.high) == pytest.approx(tuple(expected))
-        assert row.better == (own.accuracy >= np.mean([each.accuracy for each in runs]))
+        row = found.loc[(method, "accuracy")]
+        assert row.difference == pytest.approx(mean - own.accuracy)
+        assert row.low <= row.difference <= row.high
+        assert row.better == (own.accuracy >= mean)
+    one, other = (paired.measures(compared.of(name)[0].report)["accuracy"] for name in ("base", "zero"))
+    row = compared.differences(of="base").set_index(["method", "measure"]).loc[("zero", "accuracy")]
+    assert (row.difference, row.low, row.high) == pytest.approx(tuple(estimate(one - other)))
     back = compared.differences(of="zero").set_index(["method", "measure"]).loc[("nasa", "accuracy")]
     there = found.loc[("zero", "accuracy")]
     assert (back.difference, back.low, back.high) == pytest.approx((-there.difference, -there.high, -there.low))
+
+
+def test_text_has_a_line_a_method(compared) -> None:
+    head, *lines = compared.text().splitlines()
+    assert [line.split("  ")[0] for line in lines[-1:]] == ["nasa (2 runs)"]
+    assert len(lines) == len(compared.methods)
+    assert "imbalance yes no" in head
+    row = compared.summary().set_index("method").loc["zero"]
+    shown = next(line for line in lines if line.startswith("zero "))
+    assert f"{row.accuracy:+.2f} [{row.accuracy_low:+.2f}, {row.accuracy_high:+.2f}]" in shown
+
+
+def test_the_mean_of_several_runs_varies_with_the_runs() -> None:
+    """Runs that never vary with the questions: two of them are drawn as two coins."""
+    runs, rng = [np.zeros(4001), np.ones(4001)], np.random.default_rng(0)
+    mean = average(runs, rng)
+    assert mean[0] == 0.5
+    values, counts = np.unique(mean[1:], return_counts=True)
+    np.testing.assert_array_equal(values, [0.0, 0.5, 1.0])
+    np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
+    one = rng.normal(size=50)
+    np.testing.assert_array_equal(average([one], rng), one)
 
 
 def test_nothing_is_fitted_on_the_test(model, compared) -> None:
