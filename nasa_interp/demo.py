@@ -1,5 +1,6 @@
 """The story that the package tells, on the embedded model, into one run folder: bias, heads, cause, cure, price."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ class Story:
     after: BinaryReport | None
     price: Price | None
     page: Path
+    command: str
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +84,7 @@ class Story:
             "after": None if self.after is None else self.after.overall.to_dict(),
             "price": None if self.price is None else self.price.to_dict(),
             "page": str(self.page),
+            "command": self.command,
             "seconds": self.seconds,
         }
 
@@ -133,12 +136,22 @@ def run_demo(
     if alignment is not None:
         with stage("price", f"asking {TEST} again, and what it cost"):
             after, price = _price(model, alignment.delta, report, size, seed, folder)
+    page, command = folder / "report.html", _command(folder, quick, seed, device, dtype, limit)
+    story = Story(folder, report, scores, effect, alignment, after, price, page, command, stage.seconds)
+    # Once for the report to read, and once with the report's own time.
+    write_json(folder / "demo.json", story.to_dict())
     with stage("report", "writing figures and the report"):
         save_figure(decision_histogram(report, after), folder / "decisions.html")
-        page = write_report(folder)
-    story = Story(folder, report, scores, effect, alignment, after, price, page, stage.seconds)
+        write_report(folder)
     write_json(folder / "demo.json", story.to_dict())
     return story
+
+
+def _command(folder: Path, quick: bool, seed: int, device: str | None, dtype: str | None, limit: int | None) -> str:
+    """The command that tells this story again."""
+    given = {"--out": str(folder), "--seed": str(seed), "--device": device, "--dtype": dtype, "--limit": limit}
+    options = [each for name, value in given.items() if value is not None for each in (name, str(value))]
+    return shlex.join(["nasa-interp", "demo", *(["--quick"] if quick else []), *options])
 
 
 class _Stages:

@@ -191,7 +191,8 @@ def test_unknown_tables_are_drawn_as_they_are(page, tmp_path) -> None:
     )
     text = write_report(tmp_path).read_text()
     assert ">My own</h2>" in text
-    assert "mine.json: deep rows" in text
+    assert "Deep rows" in text
+    assert "From mine.json." in text
     assert ">x y</button>" in text
     assert ">AUC</button>" in text
 
@@ -212,20 +213,34 @@ def test_rows_that_are_known_get_their_figures(tmp_path) -> None:
     write_json(tmp_path / "patch.json", patch)
     text = write_report(tmp_path).read_text()
     assert text.count('class="plot"') == 3
-    assert "Kept 1 of 1 steps" in text
+    assert "Tuned 2 heads together; the change was kept." in text
     assert "from -0.60 to -0.60" in text
     assert "0.1 (+0.500), 1.1 (+0.500)" in text
 
 
 def test_a_price_is_said_and_what_was_generated_is_shown(tmp_path) -> None:
     row = {"measure": "auc_within_orders", "before": 0.5, "after": 0.6, "change": 0.1, "low": 0.0, "high": 0.2}
-    content = {"kind": "price", "table": [row], "said": [[{"text": "No. <b>"}], [{"text": "Yes. <b>"}]]}
+    content = {
+        "kind": "price",
+        "table": [row],
+        "said": [[{"question": "Q?", "text": "No. <b>"}], [{"text": "Yes. <b>"}]],
+    }
     write_json(tmp_path / "price.json", content)
     text = words(write_report(tmp_path).read_text())
     assert "Before and after the change: AUC within orders 0.500 to 0.600 (change +0.100 [+0.000, +0.200])." in text
-    assert "price.json: said 1" in text
+    assert "What it says in words of its own" in text
     assert "No. &lt;b&gt;" in text
     assert "Yes. &lt;b&gt;" in text
+
+
+def test_the_demos_command_and_times_are_told(folder, tmp_path) -> None:
+    shutil.copy(folder / "decisions.json", tmp_path)
+    write_json(tmp_path / "demo.json", {"command": "nasa-interp demo --out a", "seconds": {"load": 1.0, "bias": 2.5}})
+    text = write_report(tmp_path).read_text()
+    assert "The stages before this page took 4 s." in text
+    assert "nasa-interp demo --out a" in text
+    (tmp_path / "demo.json").write_text("{}")
+    assert "demo.json is damaged" in words(write_report(tmp_path).read_text())
 
 
 def test_before_and_after_are_drawn_together(folder, tmp_path) -> None:
@@ -263,6 +278,13 @@ def test_the_page_draws_all_figures_without_error_or_request(opened) -> None:
     assert opened.evaluate("[...document.querySelectorAll('.plot')].every(e => e.querySelector('.main-svg'))")
     assert opened.errors == []
     assert opened.requests == []
+
+
+def test_figures_far_down_are_drawn_without_scrolling(chromium, folder) -> None:
+    """So a picture of the whole page has them all."""
+    page = chromium.open(folder / "report.html")
+    page.wait_for("[...document.querySelectorAll('.plot')].every(box => box.querySelector('.main-svg'))", 60)
+    assert page.evaluate("scrollY") == 0
 
 
 def test_a_request_would_be_seen_and_stopped(chromium, tmp_path) -> None:

@@ -67,7 +67,7 @@ def render(sections: Sequence[Section], missing: Sequence[str]) -> str:
         runs=runs,
         versions=_versions(runs),
         commands=[command for section in sections for command in section.commands],
-        summary=[(s, " ".join(s.sentences[: s.leads])) for s in sections if s.sentences],
+        summary=[(s, " ".join(s.sentences[: s.leads])) for s in sections if s.sentences[: s.leads]],
         style=Markup(_asset("page.css") + STYLE),
         scripts={name: Markup(text) for name, text in scripts.items()},
         hashes=" ".join(f"'{_hash(text)}'" for text in scripts.values()),

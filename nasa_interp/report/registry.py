@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import NasaInterpError
+from .cure import demo_section, price_section
 from .known import decisions_section, effect_section, scores_section, tokens_section
 from .rows import rows_section
 from .section import Section
@@ -40,19 +41,19 @@ PARTS = (
     _rows("activation patching", "patch.json", "Activation patching"),
     _rows("alignment of heads", "align.json", "Alignment of heads"),
     _rows("the alignment beside its baselines", "compare.json", "Alignment beside its baselines"),
-    _rows("what a change cost in general abilities", "price.json", "What it cost"),
+    Part("what a change cost in general abilities", ("price.json",), price_section),
 )
-# Summaries of what other files hold in full.
-IGNORED = ("demo.json",)
+# Of the demo's own folder alone, so never missing.
+STORY = Part("the demo's stages", ("demo.json",), demo_section)
 
 
 def sections_of(folder: Path) -> tuple[list[Section], list[str], list[str]]:
     """The sections of a run folder, what is not there, and what can't be read, with the reason."""
     sections, missing, broken = [], [], []
-    claimed = {path for part in PARTS for pattern in part.files for path in folder.glob(pattern)}
-    others = sorted(path for path in folder.glob("*.json") if path not in claimed and path.name not in IGNORED)
+    claimed = {path for part in (*PARTS, STORY) for pattern in part.files for path in folder.glob(pattern)}
+    others = sorted(path for path in folder.glob("*.json") if path not in claimed)
     more = [Part(path.name, (path.name,), partial(_any, path=path)) for path in others]
-    for part in (*PARTS, *more):
+    for part in (*PARTS, *more, STORY):
         try:
             section = part.make(folder)
         except NasaInterpError as error:

@@ -50,7 +50,8 @@ def rows_section(path: Path, title: str | None = None) -> Section | None:
     for place, rows in _row_lists(content):
         frame = pd.DataFrame(rows)
         shown = frame.assign(measure=frame["measure"].map(readable)) if "measure" in frame else frame
-        tables.append(Table.of(shown, f"{path.name}{': ' + _words(place) if _words(place) else ''}"))
+        caption = _words(place) or title or path.name
+        tables.append(Table.of(shown, caption[0].upper() + caption[1:], f"From {path.name}."))
         run = _nearest(place, runs, path.name)
         figures += _figures(frame, run, place)
     if not tables and not said:

@@ -46,8 +46,14 @@ def _alignment(content: Mapping[str, Any]) -> list[str]:
     kept = sum(bool(row["accepted"]) for row in rows)
     base, tuned = content["base"], content["tuned"]
     before, after = _worst(base["imbalance"]), _worst(tuned["imbalance"])
+    together = len(str(rows[0]["head"]).split())
+    did = f"Kept {kept} of {len(rows)} heads, tuned one after another"
+    if together > 1:
+        did = f"Tuned {together} heads together; " + (
+            "the change was kept" if kept == len(rows) == 1 else f"kept {kept} of {len(rows)} changes"
+        )
     return [
-        f"Kept {kept} of {len(rows)} steps; on the validation questions accuracy went from {base['accuracy']:.2f} "
+        f"{did}. On the validation questions accuracy went from {base['accuracy']:.2f} "
         f"to {tuned['accuracy']:.2f}, and imbalance, in the candidate order in which it is larger, from "
         f"{before:+.2f} to {after:+.2f}."
     ]

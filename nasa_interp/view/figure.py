@@ -24,6 +24,7 @@ def brief(view: HeadView) -> go.Figure:
     tokens = np.repeat(np.array([safe(visible(token)) for token in view.tokens])[:, None], len(names), axis=1)
     common = {"x": names, "y": np.arange(n), "customdata": tokens[..., None], "hoverongaps": False, "xgap": 2}
     bar = {"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom", "len": 0.44, "thickness": 12}
+    bar |= {"nticks": 4, "tickangle": 0}
     figure.add_heatmap(
         **{**common, "z": received, "zmin": 0.0, "zmax": _most(view), "colorscale": SHADES, "row": 1, "col": 1},
         colorbar={**bar, "x": 0.235, "title": {"text": "attention", "side": "top", "font": {"size": 12}}},

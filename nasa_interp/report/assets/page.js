@@ -31,6 +31,16 @@
   }, {rootMargin: "900px"});
   boxes.forEach(box => watch.observe(box));
 
+  // The rest follows while nothing else is to be done, so that a picture of the whole page shows every figure.
+  const idle = window.requestIdleCallback ?? (next => setTimeout(next, 200));
+  function drawRest() {
+    const box = boxes.find(each => !drawn.has(each));
+    if (!box) return;
+    draw(box);
+    idle(drawRest);
+  }
+  addEventListener("load", () => idle(drawRest));
+
   dark.addEventListener("change", recolour);
   addEventListener("beforeprint", () => { printing = true; boxes.forEach(draw); recolour(); });
   addEventListener("afterprint", () => { printing = false; recolour(); });

@@ -1,0 +1,50 @@
+"""Sections of what tells of a cure: its price, what was generated before and after, and the demo's stages."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import ResultError
+from ..run import read_json
+from .rows import rows_section
+from .section import Section, Table
+
+
+def price_section(folder: Path) -> Section | None:
+    """What a change cost; the texts before and after it stand beside one another."""
+    path = folder / "price.json"
+    section = rows_section(path, "What it cost")
+    if section is None:
+        return None
+    measures, *_ = section.tables
+    tables = [replace(measures, caption="Each measure before and after the change")]
+    return replace(section, tables=(*tables, *_texts(read_json(path).get("said"))))
+
+
+def _texts(said: Any) -> list[Table]:
+    """One row a question and order; none where nothing was generated."""
+    try:
+        before, after = (pd.DataFrame(rows) for rows in said)
+        frame = before.filter(["question", "order", "label"])
+        frame = frame.assign(before=before["text"], after=after["text"]).dropna(subset=["before", "after"])
+    except (KeyError, TypeError, ValueError):
+        return []
+    note = "Greedy, cut off after a few tokens; label: whether yes is right."
+    return [Table.of(frame, "What it says in words of its own", note)] if len(frame) else []
+
+
+def demo_section(folder: Path) -> Section | None:
+    """How long each stage of the demo took, and the command that tells the whole story again."""
+    if not (folder / "demo.json").exists():
+        return None
+    content = read_json(folder / "demo.json")
+    try:
+        seconds = {str(stage): float(each) for stage, each in content["seconds"].items()}
+        command = str(content["command"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResultError(f"{folder / 'demo.json'} is damaged ({error!r}); run the demo again") from error
+    said = f"The stages before this page took {sum(seconds.values()):.0f} s."
+    table = Table.of(pd.DataFrame(seconds.items(), columns=["stage", "seconds"]), "Wall time of each stage")
+    return Section("How long it took", "times", (said,), tables=(table,), commands=(command,), leads=0)
