@@ -1,17 +1,12 @@
 """Alignment: changing a few heads so that a model's negative bias falls, and passing the change on."""
 
-from .compare import compare
-from .comparison import Comparison
-from .delta import HeadDelta
-from .export import export
+from .comparison import Comparison, compare
+from .deltas import HeadDelta, export, read_slices, write_slices
 from .loop import align_heads
 from .objectives import Answer, Balance, NegativeAttention, Objective, Step, WeightedSum
-from .paired import known_groups
-from .price import measure_price
-from .priced import Price
+from .price import Price, known_groups, measure_price
 from .recipe import Limits, Recipe
 from .result import Alignment
-from .values import read_slices, write_slices
 
 __all__ = [
     "Alignment",

@@ -19,13 +19,13 @@ from ..questions import QuestionList
 from ..scoring.engine import fused_refusal
 from ..session import describe_run, prompts_in_orders, resolve_questions
 from .checks import Check, Validation
-from .delta import HeadDelta
+from .deltas.delta import HeadDelta
+from .deltas.values import read_slices, write_slices
 from .progress import Progress
 from .recipe import Limits, Recipe
 from .result import Alignment
 from .trainer import Trainer
 from .tuned import TunedSlices, outside_hash, spanning_norms, tunable_slices
-from .values import read_slices, write_slices
 
 # Passages of the built-in validation text that are read after every head: a look, which the full price follows.
 PASSAGES = 4

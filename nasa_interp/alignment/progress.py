@@ -8,8 +8,8 @@ from typing import Any
 from ..errors import AlignmentError
 from ..models.slices import WeightSlice
 from ..run import jsonable
-from .packing import pack, unpack
-from .values import Values
+from .deltas.packing import pack, unpack
+from .deltas.values import Values
 
 NAME = "progress.safetensors"
 

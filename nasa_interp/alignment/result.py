@@ -11,8 +11,8 @@ from ..errors import ResultError
 from ..models import Model
 from ..run import RunInfo, read_json, write_json
 from .checks import Check
-from .delta import HeadDelta
-from .export import export
+from .deltas.delta import HeadDelta
+from .deltas.export import export
 
 DELTA, LOG = "delta.safetensors", "align.json"
 

@@ -13,7 +13,7 @@ from ..heads import Head, HeadList
 from ..models import Model
 from ..models.bridge import processed
 from ..models.slices import WeightSlice, group_of, head_slices, norm_spans_heads
-from .values import read_slices, write_slices
+from .deltas.values import read_slices, write_slices
 
 
 def tunable_slices(

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from nasa_interp import BinaryQuestion, load_model
 from nasa_interp.abilities import TextReference
 from nasa_interp.alignment import Answer, Limits, NegativeAttention, Recipe
-from nasa_interp.alignment.baselines import Offset, average_orders, best_factor, best_offset, scaled_heads
-from nasa_interp.alignment.compare import compare
-from nasa_interp.alignment.comparison import Comparison
-from nasa_interp.alignment.contestants import METHODS, Contestants, random_sets
+from nasa_interp.alignment.comparison.baselines import Offset, average_orders, best_factor, best_offset, scaled_heads
+from nasa_interp.alignment.comparison.compare import compare
+from nasa_interp.alignment.comparison.contestants import METHODS, Contestants, random_sets
+from nasa_interp.alignment.comparison.lora_baseline import _of_answers, adapted, fit_lora, projections_of
+from nasa_interp.alignment.comparison.table import Comparison
+from nasa_interp.alignment.comparison.verdict import verdict_of
 from nasa_interp.alignment.loop import Setting
-from nasa_interp.alignment.lora_baseline import _of_answers, adapted, fit_lora, projections_of
-from nasa_interp.alignment.paired import Paired, average, estimate
-from nasa_interp.alignment.verdict import verdict_of
+from nasa_interp.alignment.price.paired import Paired, average, estimate
 from nasa_interp.decisions import BinaryReport, report_decisions
 from nasa_interp.errors import AlignmentError, HeadError, QuestionError, ResultError
 from nasa_interp.heads import HeadList

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nasa_interp import load_model
-from nasa_interp.alignment.delta import HeadDelta
-from nasa_interp.alignment.values import read_slices, write_slices
+from nasa_interp.alignment.deltas.delta import HeadDelta
+from nasa_interp.alignment.deltas.values import read_slices, write_slices
 from nasa_interp.errors import DeltaError
 from nasa_interp.heads import Head, HeadList
 from nasa_interp.models import Model

@@ -14,16 +14,16 @@ from test_delta import HEADS, TOKENS, fresh, logits, one_thread, tuned  # noqa: 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nasa_interp import load_model
-from nasa_interp.alignment.delta import HeadDelta
-from nasa_interp.alignment.export import export
-from nasa_interp.alignment.lora import lora_factors
-from nasa_interp.alignment.values import read_slices, write_slices
+from nasa_interp.alignment.deltas.delta import HeadDelta
+from nasa_interp.alignment.deltas.export import export
+from nasa_interp.alignment.deltas.lora import lora_factors
+from nasa_interp.alignment.deltas.values import read_slices, write_slices
 from nasa_interp.errors import DeltaError
 from nasa_interp.models import Model
 from nasa_interp.models.slices import head_slices
 
 # The package's name for it is the function.
-exporting = importlib.import_module("nasa_interp.alignment.export")
+exporting = importlib.import_module("nasa_interp.alignment.deltas.export")
 
 
 def plain(family: str = "llama", dtype: torch.dtype = torch.float32) -> Model:

@@ -10,9 +10,10 @@ import torch
 from nasa_interp import BinaryQuestion, PromptStyle, load_model
 from nasa_interp.abilities import four_options
 from nasa_interp.alignment import HeadDelta
-from nasa_interp.alignment.baselines import scaled_heads
-from nasa_interp.alignment.paired import Paired, estimate, known_groups
-from nasa_interp.alignment.price import Price, measure_price, unseen_styles
+from nasa_interp.alignment.comparison.baselines import scaled_heads
+from nasa_interp.alignment.price import Price
+from nasa_interp.alignment.price.measuring import measure_price, unseen_styles
+from nasa_interp.alignment.price.paired import Paired, estimate, known_groups
 from nasa_interp.decisions import BinaryReport
 from nasa_interp.errors import DeltaError, QuestionError, ResultError
 from nasa_interp.heads import HeadList

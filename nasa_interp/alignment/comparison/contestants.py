@@ -10,20 +10,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..abilities import TextReference, plain_text
-from ..decisions import BinaryReport, report_decisions
-from ..errors import HeadError, NothingKeptError
-from ..heads import HeadList
-from ..interventions import random_heads
-from ..models import Model
-from ..prompts import PromptBatch
-from ..questions import QuestionList
-from ..session import prompts_in_orders
+from ...abilities import TextReference, plain_text
+from ...decisions import BinaryReport, report_decisions
+from ...errors import HeadError, NothingKeptError
+from ...heads import HeadList
+from ...interventions import random_heads
+from ...models import Model
+from ...prompts import PromptBatch
+from ...questions import QuestionList
+from ...session import prompts_in_orders
+from ..deltas.delta import HeadDelta
+from ..loop import PASSAGES, Setting, align_heads
 from .baselines import Offset, average_orders, best_factor, scaled_heads
-from .comparison import NASA, RANDOM, Entry, entry_name
-from .delta import HeadDelta
-from .loop import PASSAGES, Setting, align_heads
 from .lora_baseline import fit_lora
+from .table import NASA, RANDOM, Entry, entry_name
 
 METHODS = ("offset", "offset per order", "average", "average and offset", "zero", "scale", "lora", RANDOM, NASA)
 

@@ -7,19 +7,19 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..bootstrap import DRAWS
-from ..errors import AlignmentError, QuestionError
-from ..heads import HeadList
-from ..models import as_model
-from ..prompts import PromptStyle
-from ..questions import QuestionList
-from ..run import jsonable, read_json, write_json
-from ..session import describe_run, resolve_questions
-from .comparison import BASE, NASA, PARTS, RANDOM, Comparison, Entry, entry_name
+from ...bootstrap import DRAWS
+from ...errors import AlignmentError, QuestionError
+from ...heads import HeadList
+from ...models import as_model
+from ...prompts import PromptStyle
+from ...questions import QuestionList
+from ...run import jsonable, read_json, write_json
+from ...session import describe_run, resolve_questions
+from ..loop import Setting
+from ..price.paired import Paired, known_groups
+from ..recipe import Limits, Recipe
 from .contestants import METHODS, Asked, Contestants, random_sets
-from .loop import Setting
-from .paired import Paired, known_groups
-from .recipe import Limits, Recipe
+from .table import BASE, NASA, PARTS, RANDOM, Comparison, Entry, entry_name
 
 
 def compare(

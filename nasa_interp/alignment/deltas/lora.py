@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from ..errors import DeltaError
-from ..models import Model
-from ..models.slices import WeightSlice
-from ..run import read_json, write_json
+from ...errors import DeltaError
+from ...models import Model
+from ...models.slices import WeightSlice
+from ...run import read_json, write_json
 from .delta import HeadDelta
 from .values import plain_view
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..models import Model
-from ..models.slices import PROJECTIONS, group_of, head_slices
-from ..run import library_versions
+from ...models import Model
+from ...models.slices import PROJECTIONS, group_of, head_slices
+from ...run import library_versions
 from .delta import HeadDelta
 from .license import license_of, public_name, without_folders
 from .values import plain_view

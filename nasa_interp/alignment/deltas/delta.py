@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..errors import DeltaError, HeadError
-from ..heads import HeadList
-from ..models import Model
-from ..models.slices import WeightSlice
-from ..run import jsonable
+from ...errors import DeltaError, HeadError
+from ...heads import HeadList
+from ...models import Model
+from ...models.slices import WeightSlice
+from ...run import jsonable
 from .packing import bits, pack, unpack
 from .values import Values, overlap, plain_view, read_slices, write_slices
 

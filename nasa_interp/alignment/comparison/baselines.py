@@ -8,15 +8,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
-from ..decisions import BinaryReport
-from ..errors import AlignmentError
-from ..heads import HeadList
-from ..measures import measure
-from ..models import Model
-from ..models.slices import head_slices
-from .delta import HeadDelta
-from .restarted import Restarted
-from .values import read_slices, write_slices
+from ...decisions import BinaryReport
+from ...errors import AlignmentError
+from ...heads import HeadList
+from ...measures import measure
+from ...models import Model
+from ...models.slices import head_slices
+from ..deltas.delta import HeadDelta
+from ..deltas.values import read_slices, write_slices
+from ..restarted import Restarted
 
 FACTORS = (0.0, 0.25, 0.5, 0.75)
 

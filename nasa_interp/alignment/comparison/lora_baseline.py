@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..abilities import TextReference
-from ..errors import AlignmentError
-from ..heads import Head, HeadList
-from ..models import Model
-from ..models.slices import head_layout
-from .checks import Check
-from .loop import Setting
-from .lora import is_conv1d
-from .objectives import Answer, Objective, WeightedSum
-from .recipe import Limits
-from .restarted import Restarted
-from .trainer import Trainer
-from .tuned import TunedSlices
+from ...abilities import TextReference
+from ...errors import AlignmentError
+from ...heads import Head, HeadList
+from ...models import Model
+from ...models.slices import head_layout
+from ..checks import Check
+from ..deltas.lora import is_conv1d
+from ..loop import Setting
+from ..objectives import Answer, Objective, WeightedSum
+from ..recipe import Limits
+from ..restarted import Restarted
+from ..trainer import Trainer
+from ..tuned import TunedSlices
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)
 RANK = 8

@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from ..abilities import FourOptions, OptionReport, TextReference, answer_options
-from ..bootstrap import DRAWS
-from ..decisions import BinaryReport, report_decisions
-from ..generation import GenerationReport, decide_by_generation
-from ..models import Model, as_model
-from ..prompts import PromptStyle
-from ..questions import QuestionList
-from ..session import prompts_in_orders, resolve_questions
-from .delta import HeadDelta
+from ...abilities import FourOptions, OptionReport, TextReference, answer_options
+from ...bootstrap import DRAWS
+from ...decisions import BinaryReport, report_decisions
+from ...generation import GenerationReport, decide_by_generation
+from ...models import Model, as_model
+from ...prompts import PromptStyle
+from ...questions import QuestionList
+from ...session import prompts_in_orders, resolve_questions
+from ..deltas.delta import HeadDelta
 from .paired import Paired
-from .priced import Price
+from .price import Price
 
 OTHER_INSTRUCTION = "Read what follows and decide. Reply with one word, {first} or {second}."
 OTHER_WORDS = (("True", "False"), ("Correct", "Incorrect"))

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..abilities import OptionReport, TextPrice
-from ..decisions import BinaryReport
-from ..errors import ResultError
-from ..generation import GenerationReport
-from ..prompts import Order
-from ..questions import BinaryQuestion
-from ..run import RunInfo, read_json, write_json
+from ...abilities import OptionReport, TextPrice
+from ...decisions import BinaryReport
+from ...errors import ResultError
+from ...generation import GenerationReport
+from ...prompts import Order
+from ...questions import BinaryQuestion
+from ...run import RunInfo, read_json, write_json
 from .paired import Paired, Samples, estimate, question_weights
 
 NAME, PARTS = "price.json", "price"

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import DeltaError
-from ..models import Model
-from ..models.slices import WeightSlice
+from ...errors import DeltaError
+from ...models import Model
+from ...models.slices import WeightSlice
 
 Values = Float[Tensor, "..."]
 """A slice's values: the parameter's shape, but for the sliced dimension."""

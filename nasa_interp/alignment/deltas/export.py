@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import DeltaError
-from ..models import Model
-from ..models.bridge import eager_twin
-from ..models.loading import quiet_transformers
-from ..run import write_json
+from ...errors import DeltaError
+from ...models import Model
+from ...models.bridge import eager_twin
+from ...models.loading import quiet_transformers
+from ...run import write_json
 from .card import Exported, model_card, record
 from .delta import HeadDelta
 from .license import public_name, write_license

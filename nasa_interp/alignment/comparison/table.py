@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..abilities import TextPrice
-from ..decisions import BinaryReport
-from ..errors import ResultError
-from ..run import RunInfo, read_json, write_json
-from .paired import Paired, Samples, average, estimate
+from ...abilities import TextPrice
+from ...decisions import BinaryReport
+from ...errors import ResultError
+from ...run import RunInfo, read_json, write_json
+from ..price.paired import Paired, Samples, average, estimate
 from .verdict import verdict_of
 
 NAME, PARTS = "compare.json", "compare"

@@ -7,11 +7,11 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..abilities.options import Change
-from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
-from ..decisions import BinaryReport
-from ..errors import ResultError
-from ..measures import measure, measure_draws
+from ...abilities.options import Change
+from ...bootstrap import DRAWS, cluster_index, draw_weights, interval
+from ...decisions import BinaryReport
+from ...errors import ResultError
+from ...measures import measure, measure_draws
 
 # A group counts as known from this oracle accuracy on; recovered accuracy is undefined where there is less to recover.
 KNOWN, ROOM = 0.65, 0.05

@@ -6,8 +6,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..models import Model
-from ..models.loading import DEMO_PACKAGE
+from ...models import Model
+from ...models.loading import DEMO_PACKAGE
 from .values import plain_view
 
 _FILE = re.compile(r"(?<![\w/])~?/(?!/)(?:[^\s/,|]+/)*([^\s/,|]+)")

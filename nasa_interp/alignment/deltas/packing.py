@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import DeltaError
-from ..run import jsonable, write_whole
+from ...errors import DeltaError
+from ...run import jsonable, write_whole
 
 # The one entry of the file's metadata: safetensors writes several in an order that differs from run to run.
 ENTRY = "nasa_interp"
