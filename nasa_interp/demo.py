@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .abilities import four_options
+from .abilities import four_options, plain_text
 from .alignment import Alignment, HeadDelta, Limits, Price, Recipe, align_heads, known_groups, measure_price
 from .alignment.progress import NAME as PROGRESS
 from .decisions import BinaryReport, decide
@@ -30,13 +30,14 @@ TOP = 10
 
 @dataclass(frozen=True)
 class Size:
-    """How much is asked: in questions, each in both candidate orders."""
+    """How much is asked: in questions, each in both candidate orders, and in passages of text."""
 
     decide: int = 256
     score: int = 256
     ablate: int = 64
     controls: int = 5
     price: int = 64
+    passages: int | None = None
     options: int | None = None
     generation: int = 12
     other_styles: bool = True
@@ -46,14 +47,15 @@ class Size:
     def quick(cls) -> "Size":
         """A look: intervals get wider, and tuning may end early."""
         recipe = Recipe(steps=8, probe_questions=64, val_questions=48, questions=24)
-        few = {"decide": 48, "score": 48, "ablate": 24, "controls": 2, "price": 24, "options": 32}
+        few = {"decide": 48, "score": 48, "ablate": 24, "controls": 2, "price": 24, "passages": 6, "options": 24}
         return cls(**few, generation=0, other_styles=False, recipe=recipe)
 
     @classmethod
     def of(cls, limit: int) -> "Size":
         """So many questions in every stage."""
         recipe = Recipe(steps=4, check_every=2, probe_questions=limit, val_questions=limit, questions=limit)
-        return cls(limit, limit, limit, 1, limit, limit, 0, False, recipe)
+        few = dict.fromkeys(("decide", "score", "ablate", "price", "passages", "options"), limit)
+        return cls(**few, controls=1, generation=0, other_styles=False, recipe=recipe)
 
 
 @dataclass
@@ -213,6 +215,7 @@ def _price(
         delta,
         load_questions(TEST, size.price, seed),
         groups=known,
+        texts=plain_text("test")[: size.passages],
         items=four_options(size.options, seed),
         styles=None if size.other_styles else {},
         generation=size.generation,
