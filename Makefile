@@ -10,6 +10,7 @@ LEGACY_STAMP := $(LEGACY)/.installed
 LIMIT ?=
 WORKERS ?= 2
 ANALYSES ?=
+DATA ?=
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -55,8 +56,9 @@ lint: $(STAMP)  ## ruff, style and format
 types: $(STAMP)  ## pyright
 	$(BIN)/pyright
 
-bench: $(STAMP)  ## the fused engine beside what one would write without it; an hour on two cores
-	$(BIN)/python benchmarks/scoring.py
+bench: $(STAMP)  ## the fused engine beside what one would write without it, into runs/; DATA=... names the questions
+	mkdir -p runs
+	$(BIN)/python benchmarks/scoring.py $(if $(DATA),--data $(DATA)) --out runs/bench.json
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(LEGACY) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LEGACY) runs/demo runs/bench.json analyses/*.ipynb .pytest_cache .ruff_cache

@@ -22,7 +22,7 @@
 # **It would be refuted by** an imbalance whose interval holds 0, or by an AUC near 0.5 in every group: then No would
 # only be what a model says that doesn't know.
 #
-# This is the one place besides the last table of notebook 5 where the test split is used. Nothing is chosen on it.
+# Only here and in notebook 5, after its tuning, is the test split asked. Nothing is chosen on it.
 
 # %%
 import os

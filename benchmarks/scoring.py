@@ -262,8 +262,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.child:
         return long_pass(int(options.child[0]), options.child[1] == "instrumented")
-    there = options.data is not None and options.data.exists()
-    data = f"strategyqa:{options.data}" if there else "builtin:verify#test"
+    data = f"strategyqa:{options.data}" if options.data else "builtin:verify#test"
     rows: list[Row] = []
     details: dict[str, Any] = {}
     if "long" in options.parts:

@@ -1,12 +1,13 @@
 """Where a result came from, and how results reach the disk: whole or not at all."""
 
+import hashlib
 import json
 import math
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -90,6 +91,11 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def digest_of(values: Iterable[Any]) -> str:
+    """A short hash of plain or frozen values, in order, by their repr."""
+    return hashlib.sha256("\0".join(map(repr, values)).encode()).hexdigest()[:16]
 
 
 def write_whole(path: str | Path, write: Callable[[Path], None]) -> Path:

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import browser
 import numpy as np
@@ -14,6 +15,7 @@ from nasa_interp.errors import ResultError
 from nasa_interp.heads import HeadList
 from nasa_interp.report import write_report
 from nasa_interp.report.checks import page_problems
+from nasa_interp.report.known import commands
 from nasa_interp.report.page import script_json
 from nasa_interp.report.registry import PARTS
 from nasa_interp.report.section import Cell, Table
@@ -22,7 +24,7 @@ from nasa_interp.scoring import HeadScores
 from nasa_interp.view import HeadView
 
 EVIL = '<script>document.title="owned"</script> & "quotes" </script>'
-RUN = RunInfo("tiny<b>", "six", 6, ("yes_no", "no_yes"), model_hash="abc123", draws=20, seed=7)
+RUN = RunInfo("tiny<b>", "six<b>.csv", 6, ("yes_no", "no_yes"), model_hash="abc123", draws=20, seed=7)
 
 
 def decisions(d) -> ni.BinaryReport:
@@ -107,9 +109,20 @@ def test_the_page_holds_the_results_in_words_and_numbers(page) -> None:
 
 def test_the_page_says_how_to_get_it_again(page) -> None:
     text = words(page)
-    assert "nasa-interp decide &#39;tiny&lt;b&gt;&#39; --data six --seed 7 --limit 6 --out decisions.json" in text
+    assert "nasa-interp decide &#39;tiny&lt;b&gt;&#39; --data &#39;six&lt;b&gt;.csv&#39; --seed 7 --limit 6" in text
     assert "abc123" in text
     assert RUN.versions["torch"] in text
+
+
+def test_commands_say_all_that_the_numbers_depend_on() -> None:
+    template = {"instruction": "Say {first} or {second}.", "yes": "True", "no": "False", "kind": "plain"}
+    run = RunInfo("m", "builtin:verify#val", 6, ("no_yes",), template=template, engine="hooked", dtype="bfloat16")
+    (said,) = commands("score", run, "s.json", "nats a query")
+    for word in ("--order no_yes", "'Say {first} or {second}.'", "--candidates True,False", "--prompt plain",
+                 "--engine hooked", "--per query", "--dtype bfloat16"):  # fmt: skip
+        assert word in said
+    assert commands("decide", replace(run, data="own questions"), "d.json") == ()
+    assert commands("decide", replace(run, template={"question": "{question}?"}), "d.json") == ()
 
 
 def test_the_page_lists_what_was_not_measured(page, tmp_path) -> None:

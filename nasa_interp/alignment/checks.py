@@ -15,7 +15,7 @@ from ..measures import measure
 from ..models import Model
 from ..prompts import PromptBatch
 from .recipe import Limits
-from .restarted import Answers, Restarted
+from .restarted import Answers, Entering, Restarted
 
 # Prompts of which the log gives the tuned heads' NAS.
 LOOK = 32
@@ -121,8 +121,16 @@ class Validation:
     def check(self, heads: HeadList, layer: int = 0) -> tuple[Check, Mapping[str, Answers]]:
         """Asks from this layer on; hand the answers to `keep` where the weights stay as they are now."""
         answers = {order: restarted.decide(layer) for order, restarted in self.orders.items()}
-        scores = [_mean_nas(self.orders[order], found, heads) for order, found in answers.items()]
-        return Check.of(self.labels, answers, float(np.mean(scores))), answers
+        return Check.of(self.labels, answers, self.nas(heads, answers)), answers
+
+    def nas(self, heads: HeadList, answers: Mapping[str, Answers] | None = None) -> float:
+        """Mean NAS of these heads over orders, with the weights as they are now.
+
+        What enters their layers is taken from the answers, or from those that were kept last.
+        """
+        kept = {order: restarted.entering for order, restarted in self.orders.items()}
+        entering = kept if answers is None else {order: found.entering for order, found in answers.items()}
+        return float(np.mean([_mean_nas(self.orders[order], found, heads) for order, found in entering.items()]))
 
     def keep(self, answers: Mapping[str, Answers]) -> None:
         """Later checks restart from these."""
@@ -131,8 +139,8 @@ class Validation:
 
 
 @torch.no_grad()
-def _mean_nas(restarted: Restarted, answers: Answers, heads: HeadList) -> float:
+def _mean_nas(restarted: Restarted, entering: Mapping[int, Entering], heads: HeadList) -> float:
     """Mean NAS of these heads over at most so many prompts: a look for the log, which decides nothing."""
     rows = range(min(LOOK, len(restarted.prompts)))
-    found = {layer: restarted.attention(layer, rows, answers.entering[layer])[0] for layer in {h.layer for h in heads}}
+    found = {layer: restarted.attention(layer, rows, entering[layer])[0] for layer in {h.layer for h in heads}}
     return float(torch.stack([found[head.layer][:, head.index] for head in heads]).nanmean())

@@ -1,8 +1,8 @@
-"""The loop: heads one after another in ranking order, each tuned, checked, and kept or rolled back."""
+"""The loop: heads together, or one after another in ranking order; tuned, checked, and kept or rolled back."""
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from ..heads import HeadList
 from ..models import Model, as_model
 from ..models.slices import WeightSlice
 from ..prompts import PromptBatch, PromptStyle
-from ..questions import QuestionList
+from ..questions import QuestionList, check_apart
+from ..run import digest_of
 from ..scoring.engine import fused_refusal
 from ..session import describe_run, prompts_in_orders, resolve_questions
 from .checks import Check, Validation
@@ -47,8 +48,11 @@ def align_heads(
 ) -> Alignment:
     """Tunes only these heads until the model says Yes as often as yes is right, and keeps only what costs little.
 
-    Heads are taken in their order. Each is tuned for a few steps; its best look at the validation questions is kept if
-    the imbalance shrank and neither AUC, answer mass nor perplexity passed its limit, else the head is rolled back.
+    Heads are taken in their order, as many at a time as the recipe says: all together by default, one after another
+    as in the paper with `Recipe(heads_at_once=1)`. They are tuned for a few steps; the best look at the validation
+    questions is kept if the imbalance shrank and neither AUC, answer mass nor perplexity passed its limit, else they
+    are rolled back. The imbalance that must shrink is the soft one, with the mean P(yes) in place of the rate of Yes:
+    it moves before the first answer flips.
 
     Args:
         model: a Model with a plain view, or what `load_model` accepts besides names. It is left as it was.
@@ -57,8 +61,8 @@ def align_heads(
         recipe, limits: how to tune, and what it may cost.
         style: as for `build_prompts`.
         texts: validation text for the perplexity; None takes some of the built-in one.
-        folder: where every finished head is kept, so that a run that was killed goes on there with the same result,
-            and where the result is written.
+        folder: where finished heads are kept, so that a run that was killed goes on after the last of them with the
+            same result (heads that are tuned together begin anew), and where the result is written.
         seed: of all draws.
         progress: show a bar.
 
@@ -76,12 +80,13 @@ def align_heads(
     start, model = time.perf_counter(), as_model(model)
     setting = Setting.of(model, heads, probe, val, recipe or Recipe(), limits or Limits(), style, seed)
     base_hash, outside = model.weights_hash(), outside_hash(model.hf, setting.slices)
-    record = Progress.open(folder, {**setting.fingerprint(), "base": base_hash})
+    texts = tuple(plain_text("val")[:PASSAGES] if texts is None else texts)
+    record = Progress.open(folder, {**setting.fingerprint(), "base": base_hash, "texts": digest_of(texts)})
     before = read_slices(model, setting.slices)
     try:
-        loop = _Loop(setting, record, plain_text("val")[:PASSAGES] if texts is None else texts, progress)
-        loop.run()
-        log = {**setting.to_dict(), "base": loop.base.to_dict(), "tuned": loop.now.to_dict(), "steps": record.rows}
+        loop = _Loop(setting, record, texts, progress)
+        tuned = loop.run()
+        log = {**setting.to_dict(), "base": loop.base.to_dict(), "tuned": tuned.to_dict(), "steps": record.rows}
         delta = HeadDelta.of(model, base_hash, setting.heads, before, log)
         outside_after = outside_hash(model.hf, setting.slices)
     finally:
@@ -91,7 +96,7 @@ def align_heads(
     if outside_after != outside:
         raise AlignmentError("weights outside the chosen slices changed; this is a defect of nasa_interp, report it")
     run = describe_run(model, setting.probe, setting.batches, style, seed, 0, start, "fused", setting.notes, base_hash)
-    found = Alignment(delta, tuple(record.rows), loop.base, loop.now, outside, run)
+    found = Alignment(delta, tuple(record.rows), loop.base, tuned, outside, run)
     if folder is not None:
         found.save(folder)
     return found
@@ -133,7 +138,7 @@ class Setting:
         chosen = HeadList.of(heads)
         slices = tunable_slices(model, chosen, recipe.projections, recipe.bias, recipe.share)
         probe, val = resolve_questions(probe), resolve_questions(val)
-        check_apart(probe, val)
+        check_apart(probe, val, "to tune on", "validate on")
         probe = resolve_questions(probe, recipe.probe_questions, seed)
         val = resolve_questions(val, recipe.val_questions, seed)
         for questions, use in ((probe, "tune on"), (val, "validate on")):
@@ -147,8 +152,8 @@ class Setting:
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        ids = [[q.id for q in questions] for questions in (self.probe, self.val)]
-        return {**self.to_dict(), "ids": ids, "style": (self.style or PromptStyle()).to_dict()}
+        asked = [digest_of(questions) for questions in (self.probe, self.val)]
+        return {**self.to_dict(), "questions": asked, "style": (self.style or PromptStyle()).to_dict()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -164,17 +169,6 @@ class Setting:
             "limits": self.limits.to_dict(),
             "seed": self.seed,
         }
-
-
-def check_apart(probe: QuestionList, val: QuestionList) -> None:
-    """Raises QuestionError where a question to validate on is also tuned on, by its text or by its twin."""
-    seen, twins = {q.question for q in probe}, {q.pair for q in probe if q.pair is not None}
-    for q in val:
-        if q.question in seen or q.pair in twins:
-            raise QuestionError(
-                f"question {q.id!r} of {val.name} (or its twin) is among those to tune on ({probe.name}); "
-                f"validate on other questions, such as another split"
-            )
 
 
 def check_two_sided(questions: QuestionList, use: str) -> None:
@@ -203,8 +197,8 @@ class _Loop:
         self.validation.keep(answers)
         self.trainer = Trainer(model, setting.batches, layers, setting.recipe)
 
-    def run(self) -> None:
-        """Tunes the heads that are left, until the target is reached."""
+    def run(self) -> Check:
+        """Tunes the heads that are left, until the target is reached; the last look, with the NAS of all heads."""
         heads = self.setting.heads
         at_once = self.setting.recipe.heads_at_once or len(heads)
         with tqdm(total=len(heads), desc="aligning heads", unit="head", disable=not self.progress) as bar:
@@ -216,9 +210,11 @@ class _Loop:
                 self._tune(place, some)
                 bar.update(len(some))
                 bar.set_postfix_str(f"imbalance {self.now.worst_imbalance:+.2f}")
+        return replace(self.now, nas=self.validation.nas(heads))
 
     def _tune(self, place: int, heads: HeadList) -> None:
         """One head (or so many at once): tuned, looked at, kept or rolled back, and written down."""
+        before = replace(self.now, nas=self.validation.nas(heads))
         start, setting, model = time.perf_counter(), self.setting, self.setting.model
         recipe, lowest = setting.recipe, min(head.layer for head in heads)
         slices = tunable_slices(model, heads, recipe.projections, recipe.bias, share=True)
@@ -231,7 +227,7 @@ class _Loop:
             price = self.reference.compare(model, progress=False).ratio
             if price > setting.limits.perplexity:
                 reason = f"perplexity x {price:.4f}, over the limit of {setting.limits.perplexity}"
-        row = _row(heads, self.now, best, price, reason, time.perf_counter() - start)
+        row = _row(heads, before, best, price, reason, time.perf_counter() - start)
         if reason is None:
             self.now = best.check
             self.validation.keep(best.answers)

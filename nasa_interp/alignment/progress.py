@@ -1,4 +1,7 @@
-"""What a run has finished so far, on the disk after every head, so that a run that was killed goes on from there."""
+"""What a run has finished so far, on the disk after every head, so that a run that was killed goes on from there.
+
+Heads that are tuned together are finished together: a run of one such step begins anew.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +47,10 @@ class Progress:
             return cls(fingerprint)
         path = Path(folder) / NAME
         if not path.exists():
-            return cls(fingerprint, path)
+            # Written at once, so that a folder that can't be written shows before anything is tuned.
+            found = cls(fingerprint, path)
+            found.finish(0, [], {})
+            return found
         content, tensors = unpack(path)
         if content["fingerprint"] != fingerprint:
             other = sorted(key for key in fingerprint if content["fingerprint"].get(key) != fingerprint[key])

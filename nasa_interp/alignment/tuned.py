@@ -118,8 +118,8 @@ def outside_hash(hf: nn.Module, slices: Iterable[WeightSlice]) -> str:
     tied = {tensor.data_ptr(): by_parameter[name] for name, tensor in hf.state_dict().items() if name in by_parameter}
     digest = hashlib.sha256()
     for name, tensor in sorted(hf.state_dict().items()):
-        tensor = tensor.detach().cpu()
-        if own := by_parameter.get(name) or tied.get(tensor.data_ptr()):
+        own, tensor = by_parameter.get(name) or tied.get(tensor.data_ptr()), tensor.detach().cpu()
+        if own:
             tensor = tensor.clone()
             for s in own:
                 tensor.index_fill_(s.dim, torch.tensor(s.index), 0)

@@ -28,24 +28,35 @@ from .show import print_result
 HeadsOpt = Annotated[Path, typer.Option("--heads", help="a head list: what `heads --out` wrote, CSV, or PASTA JSON")]
 ProbeOpt = Annotated[str, typer.Option(help="questions to tune on")]
 ValOpt = Annotated[str, typer.Option(help="questions that decide what is kept; none of them may be tuned on")]
+ObjectiveOpt = Annotated[str, typer.Option(help="answer, balance or nas, or a sum such as answer+0.5*nas")]
+ProjectionsOpt = Annotated[str, typer.Option(help="which slices of a head to tune: letters out of qkvo")]
+AtOnceOpt = Annotated[
+    int | None, typer.Option(min=1, help="heads tuned together, by default all; 1: one after another")
+]
+StepsOpt = Annotated[int | None, typer.Option(min=1, help="most steps that heads tuned together, or one head, get")]
+RateOpt = Annotated[float | None, typer.Option(help="learning rate of Adam")]
+ShareOpt = Annotated[bool, typer.Option("--share", help="tune keys and values that other heads use too")]
+ImbalanceOpt = Annotated[float | None, typer.Option(help="target: imbalance within this of 0 in each order")]
+AucOpt = Annotated[float | None, typer.Option(help="the most AUC that a change may cost on validation")]
+PerplexityOpt = Annotated[float | None, typer.Option(help="the most that perplexity may be multiplied by")]
 
 
 @app.command()
 def align(
     model: ModelArg,
     heads: HeadsOpt,
-    out: Annotated[Path, typer.Option(help="run folder; a run that was interrupted goes on there")],
+    out: Annotated[Path, typer.Option(help="run folder; an interrupted run goes on after its last finished step")],
     probe: ProbeOpt = "builtin:verify#probe",
     val: ValOpt = "builtin:verify#val",
-    objective: Annotated[str, typer.Option(help="answer, balance or nas, or a sum such as answer+0.5*nas")] = "answer",
-    projections: Annotated[str, typer.Option(help="which slices of a head to tune: letters out of qkvo")] = "q",
-    at_once: Annotated[int | None, typer.Option(min=1, help="heads tuned together; 1 is one after another")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="most steps a head")] = None,
-    rate: Annotated[float | None, typer.Option(help="learning rate of Adam")] = None,
-    share: Annotated[bool, typer.Option("--share", help="tune keys and values that other heads use too")] = False,
-    imbalance: Annotated[float | None, typer.Option(help="target: imbalance within this of 0 in each order")] = None,
-    auc: Annotated[float | None, typer.Option(help="the most AUC that a head may cost on validation")] = None,
-    perplexity: Annotated[float | None, typer.Option(help="the most that perplexity may be multiplied by")] = None,
+    objective: ObjectiveOpt = "answer",
+    projections: ProjectionsOpt = "q",
+    at_once: AtOnceOpt = None,
+    steps: StepsOpt = None,
+    rate: RateOpt = None,
+    share: ShareOpt = False,
+    imbalance: ImbalanceOpt = None,
+    auc: AucOpt = None,
+    perplexity: PerplexityOpt = None,
     instruction: InstructionOpt = None,
     candidates: CandidatesOpt = None,
     kind: KindOpt = "auto",
@@ -55,14 +66,11 @@ def align(
     dtype: DtypeOpt = None,
     limit: LimitOpt = None,
 ) -> None:
-    """Tune only these heads, one after another, and keep only what costs little."""
-    from ..alignment import Limits, Recipe, align_heads
+    """Tune only these heads, and keep only what costs little."""
+    from ..alignment import align_heads
 
-    changes = {"heads_at_once": at_once, "steps": steps, "learning_rate": rate}
-    if limit is not None:
-        changes |= {"probe_questions": limit, "val_questions": limit}
-    recipe = Recipe(objective=_objective(objective), projections=projections, share=share, **_given(changes))
-    limits = Limits(**_given({"imbalance": imbalance, "auc": auc, "perplexity": perplexity}))
+    recipe = _recipe(objective, projections, share, at_once, steps, rate, limit)
+    limits = _limits(imbalance, auc, perplexity)
     chosen, style = load_heads(heads), style_of(instruction, candidates, kind)
     questions = load_data(probe, None, seed), load_data(val, None, seed)
     run = align_heads(
@@ -90,8 +98,15 @@ def compare(
     methods: Annotated[str | None, typer.Option(help="some methods, with commas between; all by default")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="seeds that the heads are tuned with")] = 3,
     random: Annotated[int, typer.Option(min=0, help="random layer-matched head sets")] = 10,
-    at_once: Annotated[int | None, typer.Option(min=1, help="heads tuned together; 1 is one after another")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="most steps a head")] = None,
+    objective: ObjectiveOpt = "answer",
+    projections: ProjectionsOpt = "q",
+    at_once: AtOnceOpt = None,
+    steps: StepsOpt = None,
+    rate: RateOpt = None,
+    share: ShareOpt = False,
+    imbalance: ImbalanceOpt = None,
+    auc: AucOpt = None,
+    perplexity: PerplexityOpt = None,
     instruction: InstructionOpt = None,
     candidates: CandidatesOpt = None,
     kind: KindOpt = "auto",
@@ -102,8 +117,8 @@ def compare(
     limit: LimitOpt = None,
 ) -> None:
     """Tuned heads beside an offset, ablation, averaged orders, a LoRA and random heads, on questions kept apart."""
-    from ..alignment import Recipe
     from ..alignment import compare as compare_methods
+    from ..alignment.comparison.table import NASA
 
     chosen, style = load_heads(heads), style_of(instruction, candidates, kind)
     data = [load_data(each, None, seed) for each in (probe, val, test)]
@@ -111,7 +126,8 @@ def compare(
         load(model, device, dtype),
         chosen,
         *data,
-        recipe=Recipe(**_given({"heads_at_once": at_once, "steps": steps})),
+        recipe=_recipe(objective, projections, share, at_once, steps, rate, None),
+        limits=_limits(imbalance, auc, perplexity),
         seeds=tuple(range(seed, seed + seeds)),
         n_random=random,
         limit=limit,
@@ -121,8 +137,11 @@ def compare(
         seed=seed,
     )
     if json_:
-        table, apart = (frame.to_dict(orient="records") for frame in (found.to_dataframe(), found.differences()))
-        print_result({"table": table, "differences": apart, "verdict": found.verdict}, True)
+        tables = {"table": found.to_dataframe()}
+        if NASA in found.methods:
+            tables["differences"] = found.differences()
+        rows = {name: table.to_dict(orient="records") for name, table in tables.items()}
+        print_result({**rows, "verdict": found.verdict}, True)
         return
     print_result("\n".join((found.text(), "", *found.verdict)), False)
 
@@ -140,14 +159,38 @@ def export(
     """Write the tuned model: a folder for transformers, an adapter for PEFT, or the change alone."""
     from ..alignment import HeadDelta
     from ..alignment import export as write
+    from ..alignment.price import with_price
     from ..alignment.result import DELTA
 
     one_of(format_, ("hf", "peft", "delta"), "--format")
     if not run.is_dir():
         raise NasaInterpError(f"{run} is no run folder; give the one that `nasa-interp align --out` wrote")
     delta = HeadDelta.load(run / DELTA)
-    folder = write(load(model or delta.base_model, device, dtype), delta, out, format=format_)  # type: ignore[arg-type]
+    base = load(model or delta.base_model, device, dtype)
+    folder = write(base, with_price(base, delta, run), out, format=format_)  # type: ignore[arg-type]
     print_result({"folder": folder, "format": format_} if json_ else f"written to {folder}", json_)
+
+
+def _recipe(
+    objective: str,
+    projections: str,
+    share: bool,
+    at_once: int | None,
+    steps: int | None,
+    rate: float | None,
+    limit: int | None,
+) -> Any:
+    from ..alignment import Recipe
+
+    changes = {"heads_at_once": at_once, "steps": steps, "learning_rate": rate}
+    changes |= {"probe_questions": limit, "val_questions": limit}
+    return Recipe(objective=_objective(objective), projections=projections, share=share, **_given(changes))
+
+
+def _limits(imbalance: float | None, auc: float | None, perplexity: float | None) -> Any:
+    from ..alignment import Limits
+
+    return Limits(**_given({"imbalance": imbalance, "auc": auc, "perplexity": perplexity}))
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from scipy.special import expit
 
 from ..decisions import BinaryReport, Estimates
 from ..measures import N_BINS
-from .theme import GREY, NO, YES, captioned, describe, legend_below, safe
+from .theme import GREY, NO, ORDER_NAMES, YES, captioned, describe, legend_below, safe
 
-ORDER_NAMES = {"yes_no": "order Yes, No", "no_yes": "order No, Yes"}
 BEFORE, AFTER = "circle-open", "circle"
 
 

@@ -10,8 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..run import RunInfo
-from .rankings import ORDER_NAMES
-from .theme import BLUE, GREY, VERMILLION, captioned, column, legend_below, safe
+from .theme import BLUE, GREY, ORDER_NAMES, VERMILLION, captioned, column, legend_below, safe
 
 # Panels from left to right; the two orders share the first.
 PANELS = {"imbalance": "imbalance", "accuracy": "accuracy", "auc_within_orders": "AUC within<br>an order"}

@@ -12,9 +12,20 @@ from plotly.subplots import make_subplots
 from ..heads import Head, HeadList
 from ..run import RunInfo
 from ..scoring import HeadScores, RankOverlap
-from .theme import BLUE, DASHES, GREY, SERIES, SYMBOLS, VERMILLION, captioned, column, describe, legend_below, safe
-
-ORDER_NAMES = {"yes_no": "order Yes, No", "no_yes": "order No, Yes"}
+from .theme import (
+    BLUE,
+    DASHES,
+    GREY,
+    ORDER_NAMES,
+    SERIES,
+    SYMBOLS,
+    VERMILLION,
+    captioned,
+    column,
+    describe,
+    legend_below,
+    safe,
+)
 
 
 def polarity_against_order(

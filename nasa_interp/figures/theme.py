@@ -21,6 +21,8 @@ SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, "#999933")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down", "pentagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
+ORDER_NAMES = {"yes_no": "order Yes, No", "no_yes": "order No, Yes"}
+
 WIDTH = 760
 TITLE_WRAP, CAPTION_WRAP = 78, 112
 Theme = Literal["light", "dark"]

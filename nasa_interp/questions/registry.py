@@ -78,3 +78,19 @@ def sample_questions(questions: Sequence[BinaryQuestion], n: int, seed: int = 0)
             if pile and len(chosen) < n:
                 chosen.extend(pile.pop())
     return [questions[place] for place in sorted(chosen)]
+
+
+def check_apart(seen: QuestionList, asked: QuestionList, use: str, other: str) -> None:
+    """Raises QuestionError where a question is in both sets, by its text or by its twin.
+
+    Args:
+        seen: questions that something was made of; `use` says what, such as "to tune on".
+        asked: questions that must be others; `other` says for what, such as "validate on".
+    """
+    texts, twins = {q.question for q in seen}, {q.pair for q in seen if q.pair is not None}
+    for q in asked:
+        if q.question in texts or q.pair in twins:
+            raise QuestionError(
+                f"question {q.id!r} of {asked.name} (or its twin) is among those {use} ({seen.name}); "
+                f"{other} other questions, such as another split"
+            )

@@ -1,5 +1,6 @@
 """Sections of the results that have a type of their own: decisions, scores, an ablation, a prompt under the lens."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from ..view import HeadView
 from ..view.markup import strips, visible
 from .section import Section, Table, readable
 
+# Data that the command line can load by name; questions given in Python have other names.
+LOADABLE = re.compile(r"[a-z0-9_]+:\S.*|.+\.(jsonl|csv)(#.+)?")
 SHOWN = ("n", "accuracy", "precision", "recall", "gap", "imbalance", "f1", "auc", "oracle_accuracy", "ece")
 MORE = ("yes_rate", "base_rate", "mean_logit_difference", "answer_mass", "auc_yes_no", "auc_no_yes")
 
@@ -49,7 +52,7 @@ def decisions_section(folder: Path) -> Section | None:
         figures=(decision_histogram(report, after), precision_recall(report, after), calibration_curve(report, after)),
         tables=(*tables, _questions(after or report, "after the change" if after else "")),
         runs={name: each.run.to_dict() for name, each in sides.items()},
-        commands=(command("decide", report.run, "decisions.json"),),
+        commands=commands("decide", report.run, "decisions.json"),
         leads=2 if after else 1,
     )
 
@@ -95,7 +98,7 @@ def scores_section(folder: Path) -> Section | None:
             *_tables(lists),
         ),
         runs={"scores.json": scores.run.to_dict()},
-        commands=(command("score", scores.run, "scores.json"),),
+        commands=commands("score", scores.run, "scores.json", scores.unit),
     )
 
 
@@ -204,24 +207,31 @@ def _seen(view: HeadView) -> str:
     )
 
 
-def command(verb: str, run: RunInfo, out: str) -> str:
-    """The command that computes a file again, from the details of its run."""
-    parts = [
-        "nasa-interp",
-        verb,
-        run.model,
-        "--data",
-        run.data,
-        "--seed",
-        str(run.seed),
-        "--limit",
-        str(run.n_questions),
-    ]
+def commands(verb: str, run: RunInfo, out: str, unit: str = "") -> tuple[str, ...]:
+    """The command that computes a file again, from the details of its run; none where no command can say them.
+
+    Args:
+        verb: the command.
+        run: the details.
+        out: the file.
+        unit: of scores, which says whether they were divided by the number of queries.
+    """
+    style, default = {**PromptStyle().to_dict(), **run.template}, PromptStyle().to_dict()
+    if not LOADABLE.fullmatch(run.data) or style["question"] != default["question"]:
+        return ()
+    options = {"--data": run.data, "--seed": run.seed, "--limit": run.n_questions, "--out": out}
     if len(run.orders) == 1:
-        parts += ["--order", run.orders[0]]
-    default, used = PromptStyle().to_dict(), run.template
-    if used.get("instruction", default["instruction"]) != default["instruction"]:
-        parts += ["--instruction", used["instruction"]]
-    if (used.get("yes", "Yes"), used.get("no", "No")) != ("Yes", "No"):
-        parts += ["--candidates", f"{used['yes']},{used['no']}"]
-    return shlex.join([*parts, "--out", out])
+        options["--order"] = run.orders[0]
+    if style["instruction"] != default["instruction"]:
+        options["--instruction"] = style["instruction"]
+    if (style["yes"], style["no"]) != (default["yes"], default["no"]):
+        options["--candidates"] = f"{style['yes']},{style['no']}"
+    if style["kind"] in ("chat", "plain"):
+        options["--prompt"] = style["kind"]
+    if run.dtype and run.dtype != "float32":
+        options["--dtype"] = run.dtype
+    if verb == "score":
+        options |= {"--engine": run.engine} if run.engine in ("fused", "hooked") else {}
+        options |= {"--per": "query"} if "a query" in unit else {}
+    words = [str(word) for option in options.items() for word in option]
+    return (shlex.join(["nasa-interp", verb, run.model, *words]),)

@@ -14,7 +14,7 @@ def sentences_of(content: Mapping[str, Any]) -> tuple[str, ...]:
     say = KINDS.get(str(content.get("kind")))
     try:
         return tuple(say(content)) if say else ()
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         return ()
 
 
@@ -43,6 +43,8 @@ def _confirmation(content: Mapping[str, Any]) -> list[str]:
 
 def _alignment(content: Mapping[str, Any]) -> list[str]:
     rows = content["table"]
+    if not rows:
+        return ["Nothing was tuned: the imbalance on validation was within the target before."]
     kept = sum(bool(row["accepted"]) for row in rows)
     base, tuned = content["base"], content["tuned"]
     before, after = _worst(base["imbalance"]), _worst(tuned["imbalance"])
@@ -94,6 +96,10 @@ def _price(content: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _comparison(content: Mapping[str, Any]) -> list[str]:
+    return [str(sentence) for sentence in content["verdict"]]
+
+
 KINDS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "ranking_contest": _contest,
     "confirmation": _confirmation,
@@ -101,4 +107,5 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "patch_summary": _patch,
     "text_price": _price,
     "price": _change_price,
+    "comparison": _comparison,
 }

@@ -334,8 +334,8 @@ def test_random_sets_differ_and_the_first_stay_the_same(model) -> None:
         ({"heads": ("9.0",)}, HeadError, "9.0 is outside"),
         ({"methods": ("voting",)}, AlignmentError, "no method 'voting'"),
         ({"seeds": ()}, AlignmentError, "NASA needs a seed"),
-        ({"test": asked(109)}, QuestionError, "test question 'q109'"),
-        ({"test": asked(5)}, QuestionError, "test question 'q5'"),
+        ({"test": asked(109)}, QuestionError, "question 'q109'"),
+        ({"test": asked(5)}, QuestionError, "question 'q5'"),
         ({"groups": ("x",), "methods": ("average",)}, ResultError, "no questions of group 'x'"),
         ({"heads": ("1.0", "1.1", "1.2", "1.3", "0.0")}, HeadError, "too few for a random set"),
     ],
@@ -356,6 +356,7 @@ def made_up(of, better=0) -> tuple[pd.DataFrame, pd.DataFrame]:
         {"method": method, "runs": 19 if method == "random heads" else 1, "weights": 10.0, "share": 0.01}
         | {"perplexity_ratio": 1.0, **dict.fromkeys(names, value)}
         | {f"recovered_{end}": value for end in ("min", "max")}
+        | {f"{name}_{end}": 9.0 for name in names for end in ("low", "high")}
         for method, value in MADE_UP.items()
     ]
     differences = [
@@ -383,6 +384,8 @@ def made_up(of, better=0) -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_the_verdict_goes_the_way_of_the_numbers(of, better, words) -> None:
     said = verdict_of(*made_up(of, better))
     assert len(said) == len(words)
+    base, nasa = MADE_UP["base"], MADE_UP["nasa"]
+    assert f"imbalance {base:+.2f} / {base:+.2f} to {nasa:+.2f} / {nasa:+.2f}, perplexity" in said[0]
     for sentence, word in zip(said, words, strict=True):
         assert word in sentence
 

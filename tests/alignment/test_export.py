@@ -1,8 +1,10 @@
 """Exports are loaded back by the plain libraries and give the tuned model's logits; the model stays as it was."""
 
+import ast
 import copy
 import importlib
 import json
+from dataclasses import replace
 
 import families
 import pytest
@@ -16,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from nasa_interp import load_model
 from nasa_interp.alignment.deltas.delta import HeadDelta
 from nasa_interp.alignment.deltas.export import export
+from nasa_interp.alignment.deltas.license import without_folders
 from nasa_interp.alignment.deltas.lora import lora_factors
 from nasa_interp.alignment.deltas.values import read_slices, write_slices
 from nasa_interp.errors import DeltaError
@@ -255,6 +258,30 @@ def test_the_card_says_what_was_changed_and_measured(tmp_path):
     assert found["log"] == delta.log
     assert found["heads"]["0.1"] == {"projections": ["q", "k"], "shared_with": ["0.0"]}
     assert (found["base_hash"], found["result_hash"]) == (delta.base_hash, tuned_hash)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("/home/John Smith/data/x.jsonl", "x.jsonl"),
+        ("C:\\Users\\jo\\x.jsonl", "x.jsonl"),
+        ("../../home/u/secret/x.jsonl", "x.jsonl"),
+        ("csv:~/mine/x.csv#val", "csv:x.csv#val"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("builtin:verify#val, 1 / 2, and/or data/x.jsonl", "builtin:verify#val, 1 / 2, and/or data/x.jsonl"),
+    ],
+)
+def test_paths_of_a_machine_are_cut_down(text: str, left: str) -> None:
+    assert without_folders({"a": [text]}) == {"a": [left]}
+
+
+def test_names_stay_inside_their_quotes(tmp_path) -> None:
+    """A base's name comes from a file that may be someone else's."""
+    model = plain()
+    delta = replace(tuned(model, bias=False), base_model='x"); import os; ("')
+    card = (export(model, delta, tmp_path / "out", "delta") / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    assert "import os" not in {ast.unparse(node) for node in ast.parse(code).body}
 
 
 def test_the_card_reads_what_align_heads_logs(tmp_path):

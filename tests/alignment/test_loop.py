@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import families
+import numpy as np
 import pytest
 import torch
 
@@ -120,7 +121,31 @@ def test_a_killed_run_goes_on_with_the_same_result(model, tmp_path, monkeypatch,
     monkeypatch.setattr(loop_module._Loop, "_tune", tune)
     resumed = align(model, folder=tmp_path / "killed")
     assert resumed.delta == expected.delta
-    assert [row["head"] for row in resumed.rows] == [row["head"] for row in expected.rows]
+    timeless = [[{**row, "seconds": 0} for row in run.rows] for run in (expected, resumed)]
+    assert timeless[0] == timeless[1]
+    assert resumed.tuned == expected.tuned
+
+
+def test_the_log_gives_the_nas_of_the_heads_that_were_tuned(model) -> None:
+    """Before and after are of the row's own heads; at the end, of all of them."""
+    from nasa_interp import score_heads
+
+    run = align(model)
+    polarity = score_heads(model, asked(100), draws=10, progress=False).get("polarity")
+    first, heads = run.rows[0], [tuple(map(int, name.split("."))) for name in ("1.0", "0.2", "1.3")]
+    assert first["nas_before"] == pytest.approx(polarity[heads[0]], abs=1e-4)
+    assert run.base.nas == pytest.approx(np.mean([polarity[head] for head in heads]), abs=1e-4)
+    with run.delta.applied(model):
+        tuned = score_heads(model, asked(100), draws=10, progress=False).get("polarity")
+    assert run.tuned.nas == pytest.approx(np.mean([tuned[head] for head in heads]), abs=1e-4)
+
+
+def test_a_run_goes_on_with_the_same_questions_only(model, tmp_path) -> None:
+    """Another label under the same id is another question."""
+    align(model, folder=tmp_path)
+    turned = [replace(q, label=not q.label) for q in asked(0)]
+    with pytest.raises(AlignmentError, match="another questions"):
+        align(model, probe=turned, folder=tmp_path)
 
 
 def test_a_folder_of_another_run_is_refused(model, tmp_path) -> None:

@@ -18,7 +18,7 @@ from ..deltas.delta import HeadDelta
 from ..deltas.values import read_slices, write_slices
 from ..restarted import Restarted
 
-FACTORS = (0.0, 0.25, 0.5, 0.75)
+FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def best_offset(d: Float[np.ndarray, " decision"], label: Bool[np.ndarray, " decision"]) -> float:

@@ -8,11 +8,11 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ...bootstrap import DRAWS
-from ...errors import AlignmentError, QuestionError
+from ...errors import AlignmentError
 from ...heads import HeadList
 from ...models import as_model
 from ...prompts import PromptStyle
-from ...questions import QuestionList
+from ...questions import check_apart
 from ...run import jsonable, read_json, write_json
 from ...session import describe_run, resolve_questions
 from ..loop import Setting
@@ -81,7 +81,8 @@ def compare(
     setting = Setting.of(model, heads, probe, val, recipe or Recipe(), limits or Limits(), style, first)
     sets = random_sets(model, setting.heads, n_random, seed) if RANDOM in chosen else ()
     probe, val, test = resolve_questions(probe), resolve_questions(val), resolve_questions(test, limit, seed)
-    check_unseen((probe, val), test)
+    for fitted in (probe, val):
+        check_apart(fitted, test, "on which methods are fitted", "test on")
     texts, val_texts = (None if each is None else tuple(each) for each in (texts, val_texts))
     asked = Asked(setting, probe, val, test, texts, val_texts, seed, draws)
     keep = _Keeping(folder, asked.digest())
@@ -98,18 +99,6 @@ def compare(
     if folder is not None:
         found.save(folder)
     return found
-
-
-def check_unseen(fitted: Iterable[QuestionList], test: QuestionList) -> None:
-    """Raises QuestionError where a test question, or its twin, is among those that methods are fitted on."""
-    for questions in fitted:
-        seen, twins = {q.question for q in questions}, {q.pair for q in questions if q.pair is not None}
-        for q in test:
-            if q.question in seen or q.pair in twins:
-                raise QuestionError(
-                    f"test question {q.id!r} of {test.name} (or its twin) is in {questions.name} too, on which methods "
-                    f"are fitted; test on other questions, such as another split"
-                )
 
 
 def _check_methods(methods: Sequence[str], seeds: Sequence[int]) -> tuple[str, ...]:

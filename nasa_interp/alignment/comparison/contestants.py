@@ -1,6 +1,5 @@
 """The methods of a comparison: how each is fitted on probe and validation, and how it is asked the test questions."""
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from ...interventions import random_heads
 from ...models import Model
 from ...prompts import PromptBatch
 from ...questions import QuestionList
+from ...run import digest_of
 from ...session import prompts_in_orders
 from ..deltas.delta import HeadDelta
 from ..loop import PASSAGES, Setting, align_heads
@@ -106,10 +106,10 @@ class Asked:
 
     def digest(self) -> dict[str, Any]:
         """What must be the same for a comparison to go on."""
-        ids = [[q.id for q in questions] for questions in (self.val, self.test)]
-        texts = [None if each is None else _digest(each) for each in (self.texts, self.val_texts)]
+        asked = [digest_of(questions) for questions in (self.probe, self.val, self.test)]
+        texts = [None if each is None else digest_of(each) for each in (self.texts, self.val_texts)]
         drawn = {"seed of draws": self.seed, "draws": self.draws}
-        return {**self.setting.fingerprint(), "base": self.base_hash, "asked": ids, "texts": texts, **drawn}
+        return {**self.setting.fingerprint(), "base": self.base_hash, "asked": asked, "texts": texts, **drawn}
 
     def _prompts(self, questions: QuestionList) -> list[PromptBatch]:
         return prompts_in_orders(self.model, questions, style=self.setting.style)
@@ -240,7 +240,3 @@ def random_sets(model: Model, heads: HeadList, n: int, seed: int) -> tuple[HeadL
             f"ones; ask for n_random={len(found)} or fewer"
         )
     return tuple(found.values())
-
-
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]

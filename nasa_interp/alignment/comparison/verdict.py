@@ -15,6 +15,9 @@ WITHOUT_WEIGHTS = {
 TURNED_DOWN = {"zero": "taking the same heads away", "scale": "turning the same heads down"}
 MEASURES = {"recovered": "of the lost accuracy", "accuracy": "of accuracy"}
 
+# Of a measure's mean over its runs: the interval, and the runs' least and most.
+ENDS = ("_low", "_high", "_min", "_max")
+
 # Below this a set of heads does better than random ones by more than luck.
 LEVEL = 0.05
 
@@ -151,5 +154,5 @@ def _spread(row: dict[str, Any], on: str) -> str:
 
 
 def _imbalances(row: dict[str, Any]) -> str:
-    names = [name for name in row if name.startswith("imbalance") and not name.endswith(("_min", "_max"))]
+    names = [name for name in row if name.startswith("imbalance") and not name.endswith(ENDS)]
     return " / ".join(f"{row[name]:+.2f}" for name in names)

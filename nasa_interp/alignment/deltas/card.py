@@ -1,5 +1,7 @@
 """What travels with an exported change: a model card, the base's licence, and a record for programs."""
 
+import html
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,16 +28,16 @@ LIBRARY = {"hf": "transformers", "peft": "peft", "delta": "nasa_interp"}
 
 USE = {
     "hf": """from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained("{folder}")
-tokenizer = AutoTokenizer.from_pretrained("{folder}")""",
+model = AutoModelForCausalLM.from_pretrained({folder})
+tokenizer = AutoTokenizer.from_pretrained({folder})""",
     "peft": """import nasa_interp as ni
 from peft import PeftModel
-base = ni.load_model("{base}")  # {exactly}
-model = PeftModel.from_pretrained(base.hf, "{folder}")  # fp32: in half precision merge it first""",
+base = ni.load_model({base})  # {exactly}
+model = PeftModel.from_pretrained(base.hf, {folder})  # fp32: in half precision merge it first""",
     "delta": """import nasa_interp as ni
 from nasa_interp.alignment import HeadDelta
-base = ni.load_model("{base}")  # {exactly}
-delta = HeadDelta.load("{folder}/delta.safetensors")
+base = ni.load_model({base})  # {exactly}
+delta = HeadDelta.load({file})
 with delta.applied(base):
     print(ni.decide(base, "builtin:verify#test"))""",
 }
@@ -44,8 +46,8 @@ UNDO = {
     "hf": """```python
 import nasa_interp as ni
 from nasa_interp.alignment import HeadDelta
-delta = HeadDelta.load("{folder}/nasa_interp/delta.safetensors")
-delta.revert(ni.load_model("{folder}", dtype="{dtype}"))  # the base's weights again, bit for bit
+delta = HeadDelta.load({file})
+delta.revert(ni.load_model({folder}, dtype="{dtype}"))  # the base's weights again, bit for bit
 ```""",
     "peft": "Use the base without the adapter, or call `model.unload()`.",
     "delta": "`delta.revert(model)` writes the base's values back, bit for bit; so does the end of an `applied` block.",
@@ -169,7 +171,7 @@ def _changed(model: Model, delta: HeadDelta, exported: Exported) -> str:
 
 
 def _made(delta: HeadDelta) -> str:
-    log = {name: value for name, value in delta.log.items() if name not in ("measured", "base", "tuned")}
+    log = {name: value for name, value in delta.log.items() if name not in ("measured", "measured_on", "base", "tuned")}
     rows = list(_flat(without_folders(log)))
     if not rows:
         return "The change came without a log."
@@ -181,6 +183,8 @@ def _measured(delta: HeadDelta) -> str:
     measured, base, tuned = (delta.log.get(name) for name in ("measured", "base", "tuned"))
     parts = []
     if isinstance(measured, dict) and measured:
+        if on := delta.log.get("measured_on"):
+            parts.append(f"On {on}; low and high are the ends of the change's 95% interval:")
         parts.append(_measures(measured))
     if isinstance(base, dict) and isinstance(tuned, dict):
         before, after = dict(_flat(base)), dict(_flat(tuned))
@@ -223,8 +227,12 @@ def _heads(model: Model, delta: HeadDelta) -> Iterator[tuple[str, list[str], lis
 def _filled(texts: dict[str, str], delta: HeadDelta, exported: Exported) -> str:
     dtype = str(delta.before[0].dtype).removeprefix("torch.") if delta.before else "auto"
     exactly = f"weights_hash() {delta.base_hash[:12]}..., {dtype}"
-    base = public_name(delta.base_model)
-    return texts[exported.format].format(folder=exported.folder, base=base, exactly=exactly, dtype=dtype)
+    within = "/nasa_interp" if exported.format == "hf" else ""
+    # Quoted as JSON, so that no name can end the string that it stands in.
+    names = {"folder": exported.folder, "base": public_name(delta.base_model)}
+    names |= {"file": f"{exported.folder}{within}/delta.safetensors"}
+    quoted = {key: json.dumps(name) for key, name in names.items()}
+    return texts[exported.format].format(**quoted, exactly=exactly, dtype=dtype)
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -247,8 +255,8 @@ def _text(value: Any) -> str:
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
-    """Rows of a Markdown table; a bar or a line break in a cell would end the cell."""
-    clean = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    """Rows of a Markdown table; a bar or a line break in a cell would end the cell, a tag would be read as one."""
+    clean = [[html.escape(cell, quote=False).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in clean)
 
 

@@ -10,7 +10,8 @@ from ...models import Model
 from ...models.loading import DEMO_PACKAGE
 from .values import plain_view
 
-_FILE = re.compile(r"(?<![\w/])~?/(?!/)(?:[^\s/,|]+/)*([^\s/,|]+)")
+# A path in a text: from a slash, a tilde, dots or a drive letter on; folders may have blanks in their names.
+_FILE = re.compile(r"(?<![\w/])(?:~|\.{1,2}|[A-Za-z]:)?[/\\](?![/\\])(?:[^\s/\\,|][^/\\,|\n]*[/\\])*([^\s/\\,|]+)")
 
 
 def public_name(name: str) -> str:
@@ -19,7 +20,10 @@ def public_name(name: str) -> str:
 
 
 def without_folders(value: Any) -> Any:
-    """Plain JSON values with every absolute path in a text cut down to its last part; web addresses stay."""
+    """Plain JSON values with every path in a text cut down to its last part; web addresses stay.
+
+    A path is what begins with a slash, "~/", "./", "../" or a drive; "builtin:verify" and "data/x.jsonl" stay.
+    """
     if isinstance(value, dict):
         return {key: without_folders(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -2,6 +2,6 @@
 
 from .measuring import measure_price
 from .paired import known_groups
-from .price import Price
+from .price import Price, with_price
 
-__all__ = ["Price", "known_groups", "measure_price"]
+__all__ = ["Price", "known_groups", "measure_price", "with_price"]

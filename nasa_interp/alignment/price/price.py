@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +14,11 @@ from ...abilities import OptionReport, TextPrice
 from ...decisions import BinaryReport
 from ...errors import ResultError
 from ...generation import GenerationReport
+from ...models import Model
 from ...prompts import Order
 from ...questions import BinaryQuestion
 from ...run import RunInfo, read_json, write_json
+from ..deltas.delta import HeadDelta
 from .paired import Paired, Samples, estimate, question_weights
 
 NAME, PARTS = "price.json", "price"
@@ -202,3 +204,25 @@ def _report_of(rows: list[dict[str, Any]]) -> GenerationReport:
     order: tuple[Order, ...] = tuple(row["order"] for row in rows)
     questions = tuple(BinaryQuestion(r["question"], r["label"], r["id"], r["group"], r["pair"]) for r in rows)
     return GenerationReport(questions, order, tuple(r["text"] for r in rows), tuple(r["answer"] for r in rows))
+
+
+def with_price(model: Model, delta: HeadDelta, folder: str | Path) -> HeadDelta:
+    """The delta with the price that a folder holds of it in its log, for the model card; as it is where there is none.
+
+    Args:
+        model: the delta's base model; it is left as it was.
+        delta: the change.
+        folder: where `Price.save` wrote. A price of another change is passed over.
+
+    Raises:
+        DeltaError: a change of another model.
+    """
+    if not (Path(folder) / NAME).exists():
+        return delta
+    price = Price.load(folder)
+    with delta.applied(model):
+        if model.weights_hash() != price.run.model_hash:
+            return delta
+    keys, table = ("before", "after", "low", "high"), price.table.to_dict(orient="records")
+    measured = {row["measure"]: {key: row[key] for key in keys} for row in table}
+    return replace(delta, log={**delta.log, "measured": measured, "measured_on": price.run.summary()})
