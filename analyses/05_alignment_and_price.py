@@ -121,7 +121,7 @@ Markdown("\n\n".join(comparison.verdict))
 # ### The full comparison
 #
 # With a LoRA, ten random sets of heads from the same layers, three seeds and the recipe's own numbers of questions it
-# takes an hour and a half on two cores, so it is measured apart (`python benchmarks/alignment.py --parts compare`) and
+# takes more than an hour on two cores, so it is measured apart (`python benchmarks/alignment.py --parts compare`) and
 # read from its file here.
 
 # %%
@@ -130,8 +130,8 @@ table, full_run = pd.DataFrame(full["table"]), ni.RunInfo.from_dict(full["run"])
 keep(ni.method_comparison(table, run=full_run), "alignment_methods", full_run, table=table)
 
 # %% [markdown]
-# The difference of each method from NASA, paired question by question: above 0 the method is ahead in accuracy, below 0
-# it stays behind.
+# How far NASA is above each other method, with an interval over questions and runs: above 0 NASA is ahead, below 0 it
+# stays behind. `better` counts the runs of the other method that do as well as NASA's mean.
 
 # %%
 pd.DataFrame(full["differences"]).query("measure == 'accuracy'").round(3)

@@ -1,6 +1,6 @@
 """What alignment must hold: a local step beside one through the whole model, and tuned heads beside their baselines.
 
-python benchmarks/alignment.py                         # both parts; the comparison takes most of an hour on two cores
+python benchmarks/alignment.py                         # both parts; the comparison takes more than an hour on two cores
 python benchmarks/alignment.py --parts local           # the ratio of a local step to one through the whole model
 python benchmarks/alignment.py --parts compare --limit 96 --random 2 --seeds 1
 """
