@@ -9,9 +9,9 @@ import torch
 
 from nasa_interp import BinaryQuestion, PromptStyle, load_model
 from nasa_interp.abilities import four_options
-from nasa_interp.alignment import HeadDelta
+from nasa_interp.alignment import HeadDelta, export
 from nasa_interp.alignment.comparison.baselines import scaled_heads
-from nasa_interp.alignment.price import Price
+from nasa_interp.alignment.price import Price, with_price
 from nasa_interp.alignment.price.measuring import measure_price, unseen_styles
 from nasa_interp.alignment.price.paired import Paired, estimate, known_groups
 from nasa_interp.decisions import BinaryReport
@@ -196,6 +196,20 @@ def test_saving_and_loading_is_exact(measured, model, delta, tmp_path) -> None:
         Price.load(tmp_path / "all")
     with pytest.raises(ResultError, match="does not exist"):
         Price.load(tmp_path)
+
+
+def test_an_export_carries_the_price_of_its_own_change(measured, model, delta, tmp_path) -> None:
+    """The model card tells what was measured; the price of another change is passed over."""
+    assert with_price(model, delta, tmp_path) is delta
+    measured.save(tmp_path)
+    rows = measured.to_dataframe().set_index("measure")
+    log = with_price(model, delta, tmp_path).log
+    assert log["measured"]["accuracy"]["after"] == rows.after["accuracy"]
+    assert log["measured_on"] == measured.run.summary()
+    card = (export(model, with_price(model, delta, tmp_path), tmp_path / "out", "delta") / "README.md").read_text()
+    assert f"On {measured.run.summary()}; low and high" in card
+    other = scaled_heads(model, ["0.2"], 0.0)
+    assert with_price(model, other, tmp_path) is other
 
 
 def test_names_of_measures_are_those_of_the_report(measured) -> None:
