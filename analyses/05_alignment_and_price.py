@@ -36,7 +36,7 @@ from keep import ROOT, keep
 
 import nasa_interp as ni
 from nasa_interp.alignment import Limits, Recipe, align_heads, compare, known_groups, measure_price
-from nasa_interp.figures import alignment_log, calibration_curve, precision_recall
+from nasa_interp.figures import calibration_curve, precision_recall
 
 # Questions to tune on, to validate on and to test on. Fewer than 48 decide nothing.
 LIMIT = max(48, int(os.environ.get("NASA_INTERP_LIMIT") or 128))
@@ -63,7 +63,7 @@ Markdown(repr(run))
 run.log.transpose()
 
 # %%
-keep(alignment_log(run.log, run=run.run), "alignment_log", run.run, log=run.log)
+keep(ni.alignment_looks(run.looks, run=run.run), "alignment_looks", run.run, looks=run.looks)
 
 # %% [markdown]
 # ## Before and after

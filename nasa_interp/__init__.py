@@ -21,6 +21,7 @@ from .errors import NasaInterpError
 from .figures import (
     ablation_curve,
     alignment_log,
+    alignment_looks,
     calibration_curve,
     cost_curves,
     decision_histogram,
@@ -104,6 +105,7 @@ __all__ = [
     "ablation_effect",
     "align_heads",
     "alignment_log",
+    "alignment_looks",
     "answer_options",
     "attention_patterns",
     "attribute_directly",

@@ -64,6 +64,20 @@ STEPS = pd.DataFrame(
 )
 
 
+LOOKS = pd.DataFrame(
+    {
+        "head": ["1.2", "1.2", "1.2", "0.1", "0.1"],
+        "step": [0, 4, 8, 0, 4],
+        "kept": [False, False, True, False, False],
+        "imbalance_yes_no": [0.5, 0.3, 0.1, 0.1, 0.0],
+        "imbalance_no_yes": [0.5, 0.4, 0.2, 0.2, -0.3],
+        "auc": [0.6, 0.6, 0.7, 0.7, 0.5],
+        "accuracy": [0.5, 0.5, 0.6, 0.6, 0.5],
+        "answer_mass": 0.5,
+    }
+)
+
+
 def methods():
     rows = []
     for method, variant in (("base", ""), ("offset", ""), ("nasa", "seed 0"), ("nasa", "seed 1")):
@@ -89,6 +103,7 @@ def every_figure(scores, questions):
         figures.ranking_contest(contest(), run=RUN),
         figures.ablation_curve(effects(), [effects(shift=1.0), effects(shift=2.0)], run=RUN),
         figures.alignment_log(STEPS, run=RUN),
+        figures.alignment_looks(LOOKS, run=RUN),
         figures.method_comparison(methods(), run=RUN),
         figures.cost_curves(effects(), "k", ["auc_change"], run=RUN),
         figures.decision_histogram(report, after),
@@ -222,6 +237,22 @@ def test_log_draws_what_is_there_and_tells_accepted_from_rolled_back() -> None:
     assert len(figures.alignment_log(STEPS[["imbalance_after"]], run=RUN).data) == 3
     with pytest.raises(ResultError, match="nothing to draw among the columns head"):
         figures.alignment_log(STEPS[["head"]], run=RUN)
+
+
+def test_looks_follow_one_another_and_the_kept_one_is_ringed() -> None:
+    figure = figures.alignment_looks(LOOKS, run=RUN)
+    line, rings = figure.data[:2]
+    assert list(line.x) == [0, 4, 8, 8, 12]
+    assert list(line.y) == [0.5, 0.3, 0.1, 0.1, 0.0]
+    assert (list(rings.x), list(rings.y)) == ([8], [0.1])
+    assert [shape.x0 for shape in figure.layout.shapes if shape.line.dash == "dot"] == [8] * 4
+    assert [trace.name for trace in figure.data if trace.showlegend] == [
+        "imbalance, order Yes, No",
+        "kept",
+        "imbalance, order No, Yes",
+    ]
+    with pytest.raises(ResultError, match="no looks to draw"):
+        figures.alignment_looks(LOOKS.head(0), run=RUN)
 
 
 def test_comparison_has_a_row_a_method_and_its_runs_apart() -> None:

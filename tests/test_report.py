@@ -218,7 +218,15 @@ def test_rows_that_are_known_get_their_figures(tmp_path) -> None:
     )
     step = {"head": "1.2 0.1", "accepted": True, "imbalance_before": 0.5, "imbalance_after": 0.4, "steps": 3}
     check = {"accuracy": 0.5, "imbalance": {"yes_no": 0.5, "no_yes": -0.6}}
-    aligned = {"kind": "alignment", "table": [step], "base": check, "tuned": check, "run": RUN.to_dict()}
+    look = {"head": "1.2 0.1", "step": 3, "kept": True, "imbalance_yes_no": 0.4, "auc": 0.6, "answer_mass": 0.5}
+    aligned = {
+        "kind": "alignment",
+        "table": [step],
+        "looks": [look],
+        "base": check,
+        "tuned": check,
+        "run": RUN.to_dict(),
+    }
     write_json(tmp_path / "align.json", aligned)
     cell = {"layer": 0, "index": 1, "place": "all", "effect": 0.5}
     order = {"pairs": 2, "difference": -1.0, "table": [{**cell, "head": "0.1"}, {**cell, "head": "1.1", "layer": 1}]}

@@ -219,7 +219,7 @@ class _Loop:
         recipe, lowest = setting.recipe, min(head.layer for head in heads)
         slices = tunable_slices(model, heads, recipe.projections, recipe.bias, share=True)
         tuned, old = TunedSlices(model, slices), read_slices(model, slices)
-        best = self._best_look(tuned, heads, lowest, np.random.default_rng([setting.seed, place]))
+        best, looks = self._best_look(tuned, heads, lowest, np.random.default_rng([setting.seed, place]))
         price, reason = float("nan"), best.reason
         if reason is None:
             tuned.load(best.state)
@@ -228,6 +228,7 @@ class _Loop:
             if price > setting.limits.perplexity:
                 reason = f"perplexity x {price:.4f}, over the limit of {setting.limits.perplexity}"
         row = _row(heads, before, best, price, reason, time.perf_counter() - start)
+        row["looks"] = [_looked(0, before, None), *(_looked(each.step, each.check, each.reason) for each in looks)]
         if reason is None:
             self.now = best.check
             self.validation.keep(best.answers)
@@ -237,22 +238,25 @@ class _Loop:
         kept = read_slices(model, slices) if reason is None else {}
         self.record.finish(place + len(heads), [row], kept)
 
-    def _best_look(self, tuned: TunedSlices, heads: HeadList, lowest: int, rng: np.random.Generator) -> "_Look":
-        """The best look at validation, until so many in a row were no better."""
+    def _best_look(
+        self, tuned: TunedSlices, heads: HeadList, lowest: int, rng: np.random.Generator
+    ) -> tuple["_Look", list["_Look"]]:
+        """The best look at validation, until so many in a row were no better; and all of them."""
         recipe, limits = self.setting.recipe, self.setting.limits
-        best, waited = None, 0
+        best, waited, looks = None, 0, []
         for step, loss in enumerate(self.trainer.steps(heads, tuned, rng), start=1):
             if step % recipe.check_every and step < recipe.steps:
                 continue
             with tuned.inserted():
                 check, answers = self.validation.check(heads, lowest)
             look = _Look(step, loss, check, answers, tuned.state(), check.refusal(self.now, self.base, limits))
+            looks.append(replace(look, answers=None, state=None))
             better = best is None or look.rank(limits) < best.rank(limits)
             best, waited = (look, 0) if better else (best, waited + 1)
             if waited >= recipe.patience or step >= recipe.steps:
                 break
         assert best is not None
-        return best
+        return best, looks
 
 
 @dataclass(frozen=True)
@@ -269,6 +273,20 @@ class _Look:
     def rank(self, limits: Limits) -> tuple[bool, bool, float]:
         """Smaller is better: what can be kept, then what reaches the target, then the smaller loss."""
         return (self.reason is not None, not self.check.within(limits), self.check.loss)
+
+
+def _looked(step: int, check: Check, reason: str | None) -> dict[str, Any]:
+    """One look of the log: what validation saw after so many steps, and why it couldn't be kept."""
+    return {
+        "step": step,
+        **{f"imbalance_{order}": value for order, value in check.imbalance.items()},
+        "soft_imbalance": check.distance,
+        "auc": check.mean_auc,
+        "accuracy": check.accuracy,
+        "answer_mass": check.answer_mass,
+        "loss": check.loss,
+        "refused": reason or "",
+    }
 
 
 def _row(

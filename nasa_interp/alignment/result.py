@@ -23,7 +23,8 @@ class Alignment:
 
     Args:
         delta: the change of the weights.
-        rows: one row a head (or so many tuned together): what validation saw before and after, and what became of it.
+        rows: one row a head (or so many tuned together): what validation saw before and after, and what became of it;
+            its "looks" are rows of what validation saw meanwhile.
         base, tuned: the validation questions' answers of the model before and after.
         outside: hash of all weights but the tuned slices, the same before and after.
         run: where it came from.
@@ -39,7 +40,12 @@ class Alignment:
     @property
     def log(self) -> pd.DataFrame:
         """One row a head: accepted or why not, steps, imbalance, AUC, answer mass and perplexity before and after."""
-        return pd.DataFrame(list(self.rows))
+        return pd.DataFrame([_without_looks(row) for row in self.rows])
+
+    @property
+    def looks(self) -> pd.DataFrame:
+        """One row a look at validation while a head (or so many together) was tuned; `kept` marks what stayed."""
+        return pd.DataFrame(self._looks())
 
     def to_dataframe(self) -> pd.DataFrame:
         """The log."""
@@ -62,7 +68,8 @@ class Alignment:
                 "heads": [str(head) for head in self.delta.heads],
                 "base": self.base.to_dict(),
                 "tuned": self.tuned.to_dict(),
-                "table": list(self.rows),
+                "table": [_without_looks(row) for row in self.rows],
+                "looks": self._looks(),
                 "outside_hash": self.outside,
                 "setting": {key: value for key, value in self.delta.log.items() if key != "steps"},
                 "run": self.run.to_dict(),
@@ -76,10 +83,18 @@ class Alignment:
         content = read_json(folder / LOG)
         try:
             base, tuned = (Check.from_dict(content[name]) for name in ("base", "tuned"))
-            rows, run = tuple(content["table"]), RunInfo.from_dict(content["run"])
+            rows, run = content["table"], RunInfo.from_dict(content["run"])
+            rows = tuple(row | {"looks": _looks_of(row["head"], content["looks"])} for row in rows)
             return cls(HeadDelta.load(folder / DELTA), rows, base, tuned, content["outside_hash"], run)
         except (KeyError, TypeError) as error:
             raise ResultError(f"{folder / LOG} is damaged ({error!r}); align again") from error
+
+    def _looks(self) -> list[dict[str, Any]]:
+        return [
+            {"head": row["head"], **look, "kept": row["accepted"] and look["step"] == row["steps"]}
+            for row in self.rows
+            for look in row["looks"]
+        ]
 
     def __repr__(self) -> str:
         kept = sum(row["accepted"] for row in self.rows)
@@ -92,3 +107,16 @@ class Alignment:
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>{self.log.to_html(index=False, float_format='%.3f')}"
+
+
+def _without_looks(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "looks"}
+
+
+def _looks_of(head: str, looks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A head's own looks, as its row holds them."""
+    return [
+        {key: value for key, value in look.items() if key not in ("head", "kept")}
+        for look in looks
+        if look["head"] == head
+    ]

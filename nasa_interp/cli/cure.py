@@ -77,7 +77,7 @@ def align(
         load(model, device, dtype), chosen, *questions, recipe=recipe, limits=limits, style=style, folder=out, seed=seed
     )
     if json_:
-        print_result({"summary": repr(run), "table": list(run.rows), "folder": out}, True)
+        print_result({"summary": repr(run), "table": run.log.to_dict(orient="records"), "folder": out}, True)
         return
     if len(run.log):
         columns = ["head", "accepted", "steps", "imbalance_yes_no", "imbalance_no_yes", "auc_after", "perplexity_ratio"]

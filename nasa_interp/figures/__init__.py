@@ -6,6 +6,7 @@ Each function returns a `plotly.graph_objects.Figure`; nothing is shown or writt
 from .curves import ablation_curve, alignment_log, cost_curves
 from .decisions import calibration_bins, calibration_curve, decision_histogram, precision_recall
 from .grids import head_heatmap, patch_heatmap
+from .looks import alignment_looks
 from .methods import method_comparison
 from .rankings import overlap_scatter, polarity_against_order, ranking_contest
 from .save import save_figure
@@ -14,6 +15,7 @@ from .theme import themed
 __all__ = [
     "ablation_curve",
     "alignment_log",
+    "alignment_looks",
     "calibration_bins",
     "calibration_curve",
     "cost_curves",

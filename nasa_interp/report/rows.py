@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..errors import NasaInterpError
+from ..errors import NasaInterpError, ResultError
 from ..figures import (
     ablation_curve,
     alignment_log,
+    alignment_looks,
     head_heatmap,
     method_comparison,
     patch_heatmap,
@@ -119,7 +120,13 @@ def _contest(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
 
 
 def _log(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
+    if len(frame) == 1:
+        raise ResultError("one step for all heads: its looks say more")
     return alignment_log(frame, run=run)
+
+
+def _looks(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
+    return alignment_looks(frame, run=run)
 
 
 def _curve(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
@@ -159,6 +166,7 @@ def _is_text(value: Any) -> bool:
 DRAWN: tuple[tuple[set[str], Figure], ...] = (
     ({"ranking", "k", "data", "order", "mean_logit_difference_change", "auc_change"}, _contest),
     ({"head", "accepted"}, _log),
+    ({"head", "step", "kept", "auc", "answer_mass"}, _looks),
     ({"method", "variant", "accuracy", "auc_within_orders"}, _methods),
     ({"head", "layer", "index", "place", "effect"}, _patch),
     ({"k", "mean_logit_difference_change", "mean_logit_difference_low", "auc_change", "auc_low"}, _curve),

@@ -140,6 +140,15 @@ def test_the_log_gives_the_nas_of_the_heads_that_were_tuned(model) -> None:
     assert run.tuned.nas == pytest.approx(np.mean([tuned[head] for head in heads]), abs=1e-4)
 
 
+def test_every_look_is_in_the_log(model) -> None:
+    run = align(model)
+    for (_, looks), row in zip(run.looks.groupby("head", sort=False), run.rows, strict=True):
+        assert list(looks["step"]) == [0, 1, 2, 3, 4][: len(looks)]
+        assert looks["soft_imbalance"].iloc[0] == pytest.approx(row["soft_imbalance_before"])
+        assert looks["kept"].sum() == row["accepted"]
+        assert row["soft_imbalance_after"] in list(looks["soft_imbalance"])
+
+
 def test_a_run_goes_on_with_the_same_questions_only(model, tmp_path) -> None:
     """Another label under the same id is another question."""
     align(model, folder=tmp_path)
@@ -159,7 +168,9 @@ def test_saving_and_loading(model, tmp_path) -> None:
     loaded = Alignment.load(tmp_path)
     assert loaded.delta == run.delta
     assert loaded.tuned == run.tuned
-    assert list(loaded.log["head"]) == list(run.log["head"])
+    assert loaded.rows == run.rows
+    assert loaded.looks.equals(run.looks)
+    assert "looks" not in run.log
     assert "imbalance" in repr(run)
     assert "<table" in run._repr_html_()
 
