@@ -100,7 +100,8 @@ def captioned(
             "text": head,
             "subtitle": {"text": small},
             **{"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"},
-            "pad": {"t": 14, "l": 14},
+            # Plotly sets a title of several lines higher than one of a single line, and cuts it off.
+            "pad": {"t": 26 if "<br>" in head else 14, "l": 14},
         },
         margin={"l": 70, "r": 24, "t": top + 14, "b": 56},
         height=height + top,
