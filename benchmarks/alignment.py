@@ -3,6 +3,7 @@
 python benchmarks/alignment.py                         # both parts; the comparison takes more than an hour on two cores
 python benchmarks/alignment.py --parts local           # the ratio of a local step to one through the whole model
 python benchmarks/alignment.py --parts compare --limit 96 --random 2 --seeds 1
+python benchmarks/alignment.py --parts compare --limit 400 --without 400   # as recorded
 """
 
 import argparse
@@ -24,6 +25,7 @@ from nasa_interp.attention import Spans, instrumented
 from nasa_interp.heads import HeadList
 from nasa_interp.models import Model
 from nasa_interp.prompts import ORDERS, PromptBatch, build_prompts
+from nasa_interp.questions import QuestionList
 from nasa_interp.scoring.formula import negative_attention_score
 
 PROBE, VAL, TEST = (f"builtin:verify#{split}" for split in ("probe", "val", "test"))
@@ -70,6 +72,13 @@ def benchmark_local(model: Model, heads: HeadList, n: int, runs: int) -> list[di
     return found
 
 
+def test_questions(without: int) -> QuestionList:
+    """The test questions, but for those that `limit=without` draws: an earlier record may have asked them."""
+    asked = {question.id for question in ni.load_questions(TEST, without)} if without else set()
+    rest = (question for question in ni.load_questions(TEST) if question.id not in asked)
+    return QuestionList(rest, f"{TEST} without the first {without} drawn" if without else TEST)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="*", default=["local", "compare"], choices=["local", "compare"])
@@ -79,6 +88,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--random", type=int, default=10, help="random layer-matched head sets")
     parser.add_argument("--limit", type=int, help="test questions; all without it")
+    parser.add_argument("--without", type=int, default=0, help="leave out as many test questions, asked before")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where finished methods are kept, so that a killed run goes on")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
@@ -102,7 +112,7 @@ def main() -> None:
     if "compare" in options.parts:
         seeds = tuple(range(options.seeds))
         sides = {"seeds": seeds, "n_random": options.random, "limit": options.limit, "folder": options.folder}
-        found = ni.compare(model, heads, PROBE, VAL, TEST, **sides)
+        found = ni.compare(model, heads, PROBE, VAL, test_questions(options.without), **sides)
         print("\n".join((found.text(), "", *found.verdict)))
         apart = found.differences().to_dict(orient="records")
         result["compare"] = {"table": found.to_dataframe().to_dict(orient="records"), "differences": apart}

@@ -106,6 +106,13 @@ class Check:
         return None
 
 
+def perplexity_refusal(ratio: float, limits: Limits) -> str | None:
+    """Why a change that multiplies the perplexity by this isn't kept, or None."""
+    if ratio <= limits.perplexity:
+        return None
+    return f"perplexity x {ratio:.4f}, over the limit of {limits.perplexity}"
+
+
 def _balanced_loss(d: Float[np.ndarray, " question"], labels: Bool[np.ndarray, " question"]) -> float:
     losses = np.logaddexp(0, np.where(labels, d, -d))
     return float((losses[labels].mean() + losses[~labels].mean()) / 2)

@@ -19,7 +19,7 @@ from ..questions import QuestionList, check_apart
 from ..run import digest_of
 from ..scoring.engine import fused_refusal
 from ..session import describe_run, prompts_in_orders, resolve_questions
-from .checks import Check, Validation
+from .checks import Check, Validation, perplexity_refusal
 from .deltas.delta import HeadDelta
 from .deltas.values import read_slices, write_slices
 from .progress import Progress
@@ -219,49 +219,63 @@ class _Loop:
         recipe, lowest = setting.recipe, min(head.layer for head in heads)
         slices = tunable_slices(model, heads, recipe.projections, recipe.bias, share=True)
         tuned, old = TunedSlices(model, slices), read_slices(model, slices)
-        best, looks = self._best_look(tuned, heads, lowest, np.random.default_rng([setting.seed, place]))
-        price, reason = float("nan"), best.reason
-        if reason is None:
-            tuned.load(best.state)
-            tuned.write()
-            price = self.reference.compare(model, progress=False).ratio
-            if price > setting.limits.perplexity:
-                reason = f"perplexity x {price:.4f}, over the limit of {setting.limits.perplexity}"
-        row = _row(heads, before, best, price, reason, time.perf_counter() - start)
+        looks = self._looks(tuned, heads, lowest, np.random.default_rng([setting.seed, place]))
+        taken = self._choose(tuned, looks)
+        row = _row(heads, before, taken, time.perf_counter() - start)
         row["looks"] = [_looked(0, before, None), *(_looked(each.step, each.check, each.reason) for each in looks)]
-        if reason is None:
-            self.now = best.check
-            self.validation.keep(best.answers)
+        if taken.reason is None:
+            self.now = taken.check
+            self.validation.keep(taken.answers or self.validation.check(heads, lowest)[1])
             self.trainer.refresh(lowest)
         else:
             write_slices(model, old)
-        kept = read_slices(model, slices) if reason is None else {}
+        kept = read_slices(model, slices) if taken.reason is None else {}
         self.record.finish(place + len(heads), [row], kept)
 
-    def _best_look(
-        self, tuned: TunedSlices, heads: HeadList, lowest: int, rng: np.random.Generator
-    ) -> tuple["_Look", list["_Look"]]:
-        """The best look at validation, until so many in a row were no better; and all of them."""
+    def _looks(self, tuned: TunedSlices, heads: HeadList, lowest: int, rng: np.random.Generator) -> list["_Look"]:
+        """Steps, and looks at validation until so many in a row were no better; the best alone holds its answers."""
         recipe, limits = self.setting.recipe, self.setting.limits
-        best, waited, looks = None, 0, []
+        looks, waited = [], 0
         for step, loss in enumerate(self.trainer.steps(heads, tuned, rng), start=1):
             if step % recipe.check_every and step < recipe.steps:
                 continue
             with tuned.inserted():
                 check, answers = self.validation.check(heads, lowest)
             look = _Look(step, loss, check, answers, tuned.state(), check.refusal(self.now, self.base, limits))
-            looks.append(replace(look, answers=None, state=None))
-            better = best is None or look.rank(limits) < best.rank(limits)
-            best, waited = (look, 0) if better else (best, waited + 1)
+            if better := all(look.rank(limits) < each.rank(limits) for each in looks):
+                looks = [replace(each, answers=None) for each in looks]
+            looks.append(look if better else replace(look, answers=None))
+            waited = 0 if better else waited + 1
             if waited >= recipe.patience or step >= recipe.steps:
                 break
-        assert best is not None
-        return best, looks
+        return looks
+
+    def _choose(self, tuned: TunedSlices, looks: list["_Look"]) -> "_Look":
+        """The best look that the validation text allows, now in the model; where there is none, the best one.
+
+        What the text says is put down in `looks`.
+        """
+        limits, model = self.setting.limits, self.setting.model
+        ranked = sorted(range(len(looks)), key=lambda place: looks[place].rank(limits))
+        for place in ranked:
+            look = looks[place]
+            if look.reason is not None:
+                break
+            tuned.load(look.state)
+            tuned.write()
+            price = self.reference.compare(model, progress=False).ratio
+            looks[place] = look = replace(look, price=price, reason=perplexity_refusal(price, limits))
+            if look.reason is None:
+                return look
+        return looks[ranked[0]]
 
 
 @dataclass(frozen=True)
 class _Look:
-    """A head under tuning at one step, as validation sees it; `reason` says why it can't be kept."""
+    """A head under tuning at one step, as validation sees it; `reason` says why it can't be kept.
+
+    `price` is the perplexity on the validation text as a multiple of the base model's; NaN where it was not read.
+    """
 
     step: int
     loss: float
@@ -269,6 +283,7 @@ class _Look:
     answers: Any
     state: Any
     reason: str | None
+    price: float = float("nan")
 
     def rank(self, limits: Limits) -> tuple[bool, bool, float]:
         """Smaller is better: what can be kept, then what reaches the target, then the smaller loss."""
@@ -289,14 +304,12 @@ def _looked(step: int, check: Check, reason: str | None) -> dict[str, Any]:
     }
 
 
-def _row(
-    heads: HeadList, before: Check, look: _Look, price: float, reason: str | None, seconds: float
-) -> dict[str, Any]:
+def _row(heads: HeadList, before: Check, look: _Look, seconds: float) -> dict[str, Any]:
     """One line of the log."""
     return {
         "head": " ".join(str(head) for head in heads),
-        "accepted": reason is None,
-        "reason": reason or "imbalance shrank within the limits",
+        "accepted": look.reason is None,
+        "reason": look.reason or "imbalance shrank within the limits",
         "steps": look.step,
         "loss": look.loss,
         "imbalance_before": before.worst_imbalance,
@@ -311,6 +324,6 @@ def _row(
         "accuracy_before": before.accuracy,
         "accuracy_after": look.check.accuracy,
         "answer_mass_after": look.check.answer_mass,
-        "perplexity_ratio": price,
+        "perplexity_ratio": look.price,
         "seconds": round(seconds, 2),
     }

@@ -1,6 +1,7 @@
 """Laws of the loop: it leaves the model alone, keeps only what helps, and goes on after a kill with the same result."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import families
 import numpy as np
@@ -147,6 +148,31 @@ def test_every_look_is_in_the_log(model) -> None:
         assert looks["soft_imbalance"].iloc[0] == pytest.approx(row["soft_imbalance_before"])
         assert looks["kept"].sum() == row["accepted"]
         assert row["soft_imbalance_after"] in list(looks["soft_imbalance"])
+
+
+def test_where_the_text_forbids_the_best_look_the_next_one_is_kept(model, monkeypatch) -> None:
+    from nasa_interp import decide
+
+    whole, read = loop_module.TextReference.compare, []
+
+    def dear_at_first(self, *args, **options):
+        read.append(whole(self, *args, **options))
+        return SimpleNamespace(ratio=2.0) if len(read) == 1 else read[-1]
+
+    recipe = replace(RECIPE, heads_at_once=None, steps=6, patience=6)
+    best = align(model, recipe=recipe).rows[0]
+    monkeypatch.setattr(loop_module.TextReference, "compare", dear_at_first)
+    run = align(model, recipe=recipe, limits=replace(OPEN, perplexity=1.9))
+    (row,) = run.rows
+    assert len(read) == 2
+    assert row["accepted"]
+    assert row["steps"] != best["steps"]
+    refused = {look["step"]: look["refused"] for look in row["looks"] if look["refused"]}
+    assert refused == {best["steps"]: "perplexity x 2.0000, over the limit of 1.9"}
+    with run.delta.applied(model), pytest.warns(UserWarning, match="answer mass"):
+        report = decide(model, asked(100), draws=10, progress=False)
+    for order, part in report.orders.items():
+        assert part.point.mean_logit_difference == pytest.approx(run.tuned.mean_logit_difference[order], abs=1e-4)
 
 
 def test_a_run_goes_on_with_the_same_questions_only(model, tmp_path) -> None:

@@ -17,7 +17,7 @@ from ...errors import AlignmentError
 from ...heads import Head, HeadList
 from ...models import Model
 from ...models.slices import head_layout
-from ..checks import Check
+from ..checks import Check, perplexity_refusal
 from ..deltas.lora import is_conv1d
 from ..loop import Setting
 from ..objectives import Answer, Objective, WeightedSum
@@ -26,7 +26,7 @@ from ..restarted import Restarted
 from ..trainer import Trainer
 from ..tuned import TunedSlices
 
-LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 RANK = 8
 
 State = tuple[Tensor, ...]
@@ -192,7 +192,7 @@ class _Look:
 def _train(
     setting: Setting, reference: TextReference, base: Check, modules: Sequence[str], rank: int, rate: float
 ) -> _Look:
-    recipe, best, waited = setting.recipe, None, 0
+    recipe, looks, waited = setting.recipe, [], 0
     recipe = replace(recipe, learning_rate=rate, objective=_of_answers(recipe.objective))
     steps = recipe.steps * -(-len(setting.heads) // (recipe.heads_at_once or len(setting.heads)))
     with adapted(setting.model, modules, rank, setting.seed) as (model, weights):
@@ -204,14 +204,14 @@ def _train(
                 if step % recipe.check_every and step < steps:
                     continue
                 look = _look(rate, step, _check(model, setting), base, weights, setting.limits)
-                better = best is None or look.rank(setting.limits) < best.rank(setting.limits)
-                best, waited = (look, 0) if better else (best, waited + 1)
+                better = all(look.rank(setting.limits) < each.rank(setting.limits) for each in looks)
+                looks.append(look)
+                waited = 0 if better else waited + 1
                 if waited >= recipe.patience or step >= steps:
                     break
         except AlignmentError as error:
             return _Look(rate, 0, base, None, str(error), failed=True)
-        assert best is not None
-        return _priced(best, model, weights, reference, setting)
+        return _choose(looks, model, weights, reference, setting)
 
 
 def _of_answers(objective: Objective) -> Objective:
@@ -235,12 +235,17 @@ def _look(rate: float, step: int, check: Check, base: Check, weights: LoraWeight
     return _Look(rate, step, check, state, refused or "imbalance shrank within the limits")
 
 
-def _priced(look: _Look, model: Model, weights: LoraWeights, reference: TextReference, setting: Setting) -> _Look:
-    """The look, unless it costs more perplexity than the limit."""
-    if look.state is None:
-        return look
-    weights.load(look.state)
-    ratio = reference.compare(model, progress=False).ratio
-    if ratio <= setting.limits.perplexity:
-        return look
-    return replace(look, state=None, reason=f"perplexity x {ratio:.4f}, over the limit of {setting.limits.perplexity}")
+def _choose(
+    looks: list[_Look], model: Model, weights: LoraWeights, reference: TextReference, setting: Setting
+) -> _Look:
+    """The best look that the validation text allows; where there is none, the best one, without its state."""
+    found = []
+    for look in sorted(looks, key=lambda each: each.rank(setting.limits)):
+        if look.state is not None:
+            weights.load(look.state)
+            refused = perplexity_refusal(reference.compare(model, progress=False).ratio, setting.limits)
+            if refused is None:
+                return look
+            look = replace(look, state=None, reason=refused)
+        found.append(look)
+    return found[0]
