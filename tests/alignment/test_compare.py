@@ -20,8 +20,8 @@ from nasa_interp.alignment.comparison.contestants import METHODS, Contestants, r
 from nasa_interp.alignment.comparison.lora_baseline import _of_answers, adapted, fit_lora, projections_of
 from nasa_interp.alignment.comparison.table import Comparison
 from nasa_interp.alignment.comparison.verdict import verdict_of
-from nasa_interp.alignment.loop import Setting
 from nasa_interp.alignment.price.paired import Paired, average, estimate
+from nasa_interp.alignment.setting import Setting
 from nasa_interp.decisions import BinaryReport, report_decisions
 from nasa_interp.errors import AlignmentError, HeadError, QuestionError, ResultError
 from nasa_interp.heads import HeadList

@@ -15,9 +15,9 @@ from ...prompts import PromptStyle
 from ...questions import check_apart
 from ...run import jsonable, read_json, write_json
 from ...session import describe_run, resolve_questions
-from ..loop import Setting
 from ..price.paired import Paired, known_groups
 from ..recipe import Limits, Recipe
+from ..setting import Setting
 from .contestants import METHODS, Asked, Contestants, random_sets
 from .table import BASE, NASA, PARTS, RANDOM, Comparison, Entry, entry_name
 

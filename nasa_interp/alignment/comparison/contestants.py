@@ -20,7 +20,8 @@ from ...questions import QuestionList
 from ...run import digest_of
 from ...session import prompts_in_orders
 from ..deltas.delta import HeadDelta
-from ..loop import PASSAGES, Setting, align_heads
+from ..loop import PASSAGES, align_heads
+from ..setting import Setting
 from .baselines import Offset, average_orders, best_factor, scaled_heads
 from .lora_baseline import fit_lora
 from .table import NASA, RANDOM, Entry, entry_name

@@ -19,10 +19,10 @@ from ...models import Model
 from ...models.slices import head_layout
 from ..checks import Check, perplexity_refusal
 from ..deltas.lora import is_conv1d
-from ..loop import Setting
 from ..objectives import Answer, Objective, WeightedSum
 from ..recipe import Limits
 from ..restarted import Restarted
+from ..setting import Setting
 from ..trainer import Trainer
 from ..tuned import TunedSlices
 
