@@ -241,14 +241,18 @@ def test_rows_that_are_known_get_their_figures(tmp_path) -> None:
 
 def test_a_price_is_said_and_what_was_generated_is_shown(tmp_path) -> None:
     row = {"measure": "auc_within_orders", "before": 0.5, "after": 0.6, "change": 0.1, "low": 0.0, "high": 0.2}
+    own = [row | {"measure": f"imbalance ({order})"} for order in ("yes_no", "no_yes")]
+    other = [row | {"measure": f"imbalance (other instruction, {order})"} for order in ("yes_no", "no_yes")]
     content = {
         "kind": "price",
-        "table": [row],
+        "table": [row, *own, *other],
         "said": [[{"question": "Q?", "text": "No. <b>"}], [{"text": "Yes. <b>"}]],
     }
     write_json(tmp_path / "price.json", content)
     text = words(write_report(tmp_path).read_text())
     assert "Before and after the change: AUC within orders 0.500 to 0.600 (change +0.100 [+0.000, +0.200])." in text
+    said = "The same asked in other words, imbalance order by order: other instruction +0.50 / +0.50 to +0.60 / +0.60."
+    assert text.count(said) == 2  # in the summary, too
     assert "What it says in words of its own" in text
     assert "No. &lt;b&gt;" in text
     assert "Yes. &lt;b&gt;" in text

@@ -32,7 +32,7 @@ class Recipe:
     steps: int = 24
     check_every: int = 4
     patience: int = 2
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     questions: int = 32
     probe_questions: int | None = 192
     val_questions: int | None = 128

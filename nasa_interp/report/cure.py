@@ -20,7 +20,7 @@ def price_section(folder: Path) -> Section | None:
         return None
     measures, *_ = section.tables
     tables = [replace(measures, caption="Each measure before and after the change")]
-    return replace(section, tables=(*tables, *_texts(read_json(path).get("said"))))
+    return replace(section, tables=(*tables, *_texts(read_json(path).get("said"))), leads=2)
 
 
 def _texts(said: Any) -> list[Table]:

@@ -1,12 +1,15 @@
 """What a saved result says, in words with numbers; for files whose type this package reads as plain JSON here."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .section import readable
 
 # Of a price's many rows, those that go into its sentence.
 PRICED = ("accuracy", "auc_within_orders", "perplexity ratio", "four-option accuracy", "generated: accuracy")
+# A price's row about the same questions in other words.
+STYLED = re.compile(r"imbalance \((?P<style>.+), \w+\)")
 
 
 def sentences_of(content: Mapping[str, Any]) -> tuple[str, ...]:
@@ -85,7 +88,20 @@ def _change_price(content: Mapping[str, Any]) -> list[str]:
         f"(change {row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}])"
         for row in found
     )
-    return [f"Before and after the change: {said}."] if found else []
+    return ([f"Before and after the change: {said}."] if found else []) + _carried(content["table"])
+
+
+def _carried(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether the change holds when the same is asked in other words; measures are "imbalance (style, order)"."""
+    by_style: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if named := STYLED.fullmatch(str(row["measure"])):
+            by_style.setdefault(named["style"], []).append(row)
+    said = []
+    for style, orders in by_style.items():
+        before, after = (" / ".join(f"{row[side]:+.2f}" for row in orders) for side in ("before", "after"))
+        said.append(f"{style} {before} to {after}")
+    return [f"The same asked in other words, imbalance order by order: {'; '.join(said)}."] if said else []
 
 
 def _price(content: Mapping[str, Any]) -> list[str]:

@@ -131,6 +131,8 @@ def _random(rows: dict[str, Any], row: dict[str, Any], on: str) -> str:
         return said + "Which heads are tuned matters here."
     if better == 0:
         return said + f"So few sets can't show p <= {LEVEL}; none of them reaches it, which is a sign and no more."
+    if _sign(row) > 0:
+        return said + f"On average NASA is {_apart(row, on)}: a better choice than chance, but not the only one."
     return said + "That the chosen heads matter is not shown: others would do too."
 
 
