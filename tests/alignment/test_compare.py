@@ -377,6 +377,7 @@ def made_up(of, better=0) -> tuple[pd.DataFrame, pd.DataFrame]:
             0,
             ("gained +0.30", "Prefer NASA, also", "Prefer NASA.", "Prefer NASA.", "Which heads are tuned matters"),
         ),
+        (0.3, 1, ("gained +0.30", "Prefer NASA, also", "Prefer NASA.", "Prefer NASA.", "better choice than chance")),
         (-0.3, 19, ("lost -0.30", "Prefer one offset", "Prefer turning", "Prefer the LoRA", "is not shown")),
         (0.05, 1, ("what luck does", "is the simpler choice", "isn't shown", "Neither is shown", "is not shown")),
     ],
