@@ -34,13 +34,14 @@ class PromptStyle:
 
     Args:
         instruction: the text before the question. `{first}` and `{second}` stand for the candidates in either order;
-            a text without them must name both candidates once each, and the other order swaps them.
+            a text without them must name both candidates once each, and the other order swaps them. Of several texts
+            each question gets one: they take turns within every group, and twins get the same.
         yes, no: the answer candidates, any two strings (source: the paper uses Yes and No).
         kind: "chat" (the tokenizer's template), "plain", or "auto": chat where there is a template.
         question: how the question is written under the instruction; `{question}` stands for it.
     """
 
-    instruction: str = "You are given a question and you MUST answer {first} or {second}."
+    instruction: str | tuple[str, ...] = "You are given a question and you MUST answer {first} or {second}."
     yes: str = "Yes"
     no: str = "No"
     kind: Literal["auto", "chat", "plain"] = "auto"
@@ -53,26 +54,38 @@ class PromptStyle:
             raise PromptError(f"prompt kind {self.kind!r} is unknown; use 'auto', 'chat' or 'plain'")
         if "{question}" not in self.question:
             raise PromptError(f"the question line {self.question!r} has no {{question}} in it; add it")
+        if not self.instructions:
+            raise PromptError("there is no instruction; give one text, or several")
 
-    def render_instruction(self, order: Order) -> str:
-        """The instruction with the candidates in this order; raises PromptError if it doesn't hold each once."""
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The instruction, or all of them."""
+        return (self.instruction,) if isinstance(self.instruction, str) else tuple(self.instruction)
+
+    def render_instructions(self, order: Order) -> tuple[str, ...]:
+        """Each instruction with the candidates in this order; raises PromptError if one doesn't hold each once."""
         if order not in ORDERS:
             raise PromptError(f"order {order!r} is unknown; use 'yes_no', 'no_yes' or 'both'")
+        return tuple(self._render(text, order) for text in self.instructions)
+
+    def _render(self, text: str, order: Order) -> str:
         first, second = (self.yes, self.no) if order == "yes_no" else (self.no, self.yes)
-        if "{first}" in self.instruction or "{second}" in self.instruction:
-            text = self.instruction.replace("{first}", first).replace("{second}", second)
+        if "{first}" in text or "{second}" in text:
+            text = text.replace("{first}", first).replace("{second}", second)
             find_candidates(text, self.yes, self.no)
             return text
-        yes, no = find_candidates(self.instruction, self.yes, self.no)
+        yes, no = find_candidates(text, self.yes, self.no)
         if (yes < no) == (order == "yes_no"):
-            return self.instruction
+            return text
         left, right = sorted((yes, no))
-        text = self.instruction
         return text[: left[0]] + first + text[left[1] : right[0]] + second + text[right[1] :]
 
-    def to_dict(self) -> dict[str, str]:
-        """Plain values for a run's details."""
-        return {f: getattr(self, f) for f in ("instruction", "yes", "no", "kind", "question")}
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a run's details: a text, or a list of texts where there are several instructions."""
+        texts = list(self.instructions)
+        return {"instruction": texts if len(texts) > 1 else texts[0]} | {
+            name: getattr(self, name) for name in ("yes", "no", "kind", "question")
+        }
 
 
 @dataclass(frozen=True)
@@ -186,13 +199,18 @@ def build_prompts(
             f"{type(tokenizer).__name__} gives no character offsets; load the fast tokenizer (use_fast=True)"
         )
     kind, notes = _kind(tokenizer, style)
-    instruction = style.render_instruction(order)
-    texts, starts = zip(*(_render(tokenizer, style, kind, instruction, q.question) for q in questions), strict=True)
+    rendered = style.render_instructions(order)
+    spans = [find_candidates(text, style.yes, style.no) for text in rendered]
+    turns = _turns(questions, len(rendered))
+    asked = list(zip(questions, turns, strict=True))
+    texts, starts = zip(
+        *(_render(tokenizer, style, kind, rendered[turn], q.question) for q, turn in asked), strict=True
+    )
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     rows, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    yes_chars, no_chars = find_candidates(instruction, style.yes, style.no)
     located = []
-    for q, text, start, row, offset in zip(questions, texts, starts, rows, offsets, strict=True):
+    for (q, turn), text, start, row, offset in zip(asked, texts, starts, rows, offsets, strict=True):
+        instruction, (yes_chars, no_chars) = rendered[turn], spans[turn]
         yes = _locate(tokenizer, text, row, offset, start + yes_chars[0], start + yes_chars[1], q.id)
         no = _locate(tokenizer, text, row, offset, start + no_chars[0], start + no_chars[1], q.id)
         begin = next(i for i, (_, b) in enumerate(offset) if b > start)
@@ -224,6 +242,20 @@ def build_prompts(
         notes=notes,
         shared=answers.shared,
     )
+
+
+def _turns(questions: Sequence[BinaryQuestion], n: int) -> list[int]:
+    """Which of n instructions each question gets: in turn, so that none goes with a group or with an answer."""
+    turns: dict[tuple[str, str], int] = {}
+    counted: dict[tuple[str, bool | None], int] = {}
+    found = []
+    for q in questions:
+        key, within = (("id", q.id), (q.group, q.label)) if q.pair is None else (("pair", q.pair), (q.group, None))
+        if key not in turns:
+            turns[key] = counted.get(within, 0) % n
+            counted[within] = counted.get(within, 0) + 1
+        found.append(turns[key])
+    return found
 
 
 def _kind(tokenizer: Any, style: PromptStyle) -> tuple[Literal["chat", "plain"], tuple[str, ...]]:

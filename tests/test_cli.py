@@ -125,11 +125,12 @@ def test_the_whole_path_on_a_tiny_model(place):
         ],
         ["doctor", "tiny"],
         ["doctor", "tiny", "--json"],
+        ["decide", *good, "--instruction", "Yes or No?", "--instruction", "Say Yes or No.", "--out", "turns.json"],
         cwd=place,
     )
     assert [status for status, _, _ in results] == [0] * len(results), results
     decided, as_json, generated, scored, scored_json, listed, listed_json = (out for _, out, _ in results[:7])
-    ablated, ablated_json, looked, looked_json = (out for _, out, _ in results[7:])
+    ablated, ablated_json, looked, looked_json = (out for _, out, _ in results[7:11])
     assert "even" in decided
     assert json.loads(as_json)["all"]["n"] == 16
     assert "neither" in generated
@@ -144,6 +145,8 @@ def test_the_whole_path_on_a_tiny_model(place):
     assert json.loads(looked_json)["ok"] is True
     report = json.loads((place / "report.json").read_text())
     assert report["run"]["data"] == "good.jsonl"
+    turns = json.loads((place / "turns.json").read_text())["run"]["template"]["instruction"]
+    assert turns == ["Yes or No?", "Say Yes or No."]
     assert len(pd.read_csv(place / "answers.csv")) == 16
     assert len(json.loads((place / "heads.json").read_text())["heads"]) == 3
 

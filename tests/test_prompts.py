@@ -83,8 +83,52 @@ def test_answers_take_a_leading_space_only_after_a_plain_prompt():
 
 def test_own_instruction_in_both_orders():
     style = PromptStyle("Nothing but No, or Yes.")
-    assert style.render_instruction("no_yes") == "Nothing but No, or Yes."
-    assert style.render_instruction("yes_no") == "Nothing but Yes, or No."
+    assert style.render_instructions("no_yes") == ("Nothing but No, or Yes.",)
+    assert style.render_instructions("yes_no") == ("Nothing but Yes, or No.",)
+
+
+SEVERAL = PromptStyle(("Answer {first} or {second}.", "Is it so? Reply with {first}, else {second}.", "Yes or No?"))
+
+
+def several_questions() -> list[BinaryQuestion]:
+    """Two groups of three pairs of twins, and unpaired questions of alternating labels."""
+    pairs = [
+        BinaryQuestion(f"{group} {i} {label}?", label, f"{group}{i}{label}", group, f"{group}{i}")
+        for i in range(3)
+        for group in ("a", "b")
+        for label in (True, False)
+    ]
+    return pairs + [BinaryQuestion(f"c {i}?", i % 2 == 0, f"c{i}", "c") for i in range(6)]
+
+
+@pytest.mark.parametrize("order", ["yes_no", "no_yes"])
+def test_questions_take_turns_in_several_instructions(order):
+    asked, instructions = several_questions(), SEVERAL.render_instructions(order)
+    prompts = build_prompts(TOKENIZER, asked, order, SEVERAL)
+    got = [next(i for i, each in enumerate(instructions) if each in text) for text in prompts.texts]
+    for group in "abc":
+        for label in (True, False):
+            # no instruction goes with a group or with an answer
+            assert sorted(i for i, q in zip(got, asked, strict=True) if (q.group, q.label) == (group, label)) == [
+                0,
+                1,
+                2,
+            ]
+    for q, i in zip(asked, got, strict=True):
+        assert q.pair is None or i == got[[other.pair for other in asked].index(q.pair)]
+    for row, q in enumerate(asked):
+        alone = build_prompts(TOKENIZER, [q], order, PromptStyle(SEVERAL.instructions[got[row]]))
+        chosen, length = prompts.select([row]), alone.tokens.shape[1]
+        assert torch.equal(chosen.tokens[:, :length], alone.tokens)
+        for name in ("yes_span", "no_span", "first_query", "instruction_start", "question_end", "last_pos"):
+            assert torch.equal(getattr(chosen, name), getattr(alone, name)), name
+
+
+def test_one_instruction_of_several_without_a_candidate_is_refused():
+    with pytest.raises(PromptError, match=r"holds it 0 times: 'Answer Yes\.'"):
+        build_prompts(TOKENIZER, ONE, "yes_no", PromptStyle(("Yes or No?", "Answer Yes.")))
+    with pytest.raises(PromptError, match="no instruction"):
+        PromptStyle(())
 
 
 @pytest.mark.parametrize(
@@ -92,7 +136,7 @@ def test_own_instruction_in_both_orders():
 )
 def test_a_candidate_that_is_not_there_once_is_refused_with_the_text(text, count):
     with pytest.raises(PromptError, match=f"holds it {count} times") as error:
-        PromptStyle(text).render_instruction("yes_no")
+        PromptStyle(text).render_instructions("yes_no")
     assert text in str(error.value)
 
 

@@ -121,6 +121,8 @@ def test_commands_say_all_that_the_numbers_depend_on() -> None:
     for word in ("--order no_yes", "'Say {first} or {second}.'", "--candidates True,False", "--prompt plain",
                  "--engine hooked", "--per query", "--dtype bfloat16"):  # fmt: skip
         assert word in said
+    (said,) = commands("decide", replace(run, template={"instruction": ["Yes or No?", "No or Yes?"]}), "d.json")
+    assert said.endswith("--instruction 'Yes or No?' --instruction 'No or Yes?'")
     assert commands("decide", replace(run, data="own questions"), "d.json") == ()
     assert commands("decide", replace(run, template={"question": "{question}?"}), "d.json") == ()
 

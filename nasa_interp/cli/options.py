@@ -17,7 +17,10 @@ DtypeOpt = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 o
 LimitOpt = Annotated[int | None, typer.Option(min=1, help="use so many questions only, evenly from the groups")]
 BatchOpt = Annotated[int | None, typer.Option(min=1, help="prompts in a forward pass; changes time and memory alone")]
 OutOpt = Annotated[Path | None, typer.Option(help="write the result here, whole or not at all")]
-InstructionOpt = Annotated[str | None, typer.Option(help="your instruction; {first} and {second} are the candidates")]
+InstructionOpt = Annotated[
+    list[str] | None,
+    typer.Option(help="your instruction; {first} and {second} are the candidates; given again, questions take turns"),
+]
 CandidatesOpt = Annotated[str | None, typer.Option(help="the answer candidates, the yes one first: True,False")]
 KindOpt = Annotated[str, typer.Option("--prompt", help="auto, chat or plain")]
 
@@ -51,12 +54,12 @@ def one_of(value: str, known: tuple[str, ...], option: str) -> None:
         raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}", param_hint=option)
 
 
-def style_of(instruction: str | None, candidates: str | None, kind: str) -> Any:
+def style_of(instruction: list[str] | None, candidates: str | None, kind: str) -> Any:
     from ..prompts import ORDERS, PromptStyle
 
     given: dict[str, Any] = {"kind": kind}
-    if instruction is not None:
-        given["instruction"] = instruction
+    if instruction:
+        given["instruction"] = tuple(instruction) if len(instruction) > 1 else instruction[0]
     if candidates is not None:
         yes, comma, no = candidates.partition(",")
         if not comma:
@@ -64,7 +67,7 @@ def style_of(instruction: str | None, candidates: str | None, kind: str) -> Any:
         given |= {"yes": yes.strip(), "no": no.strip()}
     style = PromptStyle(**given)
     for order in ORDERS:
-        style.render_instruction(order)
+        style.render_instructions(order)
     return style
 
 

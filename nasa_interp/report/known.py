@@ -222,8 +222,6 @@ def commands(verb: str, run: RunInfo, out: str, unit: str = "") -> tuple[str, ..
     options = {"--data": run.data, "--seed": run.seed, "--limit": run.n_questions, "--out": out}
     if len(run.orders) == 1:
         options["--order"] = run.orders[0]
-    if style["instruction"] != default["instruction"]:
-        options["--instruction"] = style["instruction"]
     if (style["yes"], style["no"]) != (default["yes"], default["no"]):
         options["--candidates"] = f"{style['yes']},{style['no']}"
     if style["kind"] in ("chat", "plain"):
@@ -234,4 +232,6 @@ def commands(verb: str, run: RunInfo, out: str, unit: str = "") -> tuple[str, ..
         options |= {"--engine": run.engine} if run.engine in ("fused", "hooked") else {}
         options |= {"--per": "query"} if "a query" in unit else {}
     words = [str(word) for option in options.items() for word in option]
+    if (texts := style["instruction"]) != default["instruction"]:
+        words += [word for text in ([texts] if isinstance(texts, str) else texts) for word in ("--instruction", text)]
     return (shlex.join(["nasa-interp", verb, run.model, *words]),)

@@ -178,7 +178,7 @@ def test_unseen_styles_are_unseen(style) -> None:
         assert changed
         assert other.question == style.question
         for order in ORDERS:
-            other.render_instruction(order)
+            other.render_instructions(order)
 
 
 def test_saving_and_loading_is_exact(measured, model, delta, tmp_path) -> None:

@@ -80,7 +80,7 @@ def measure_price(
 def unseen_styles(style: PromptStyle) -> dict[str, PromptStyle]:
     """Another instruction with the same candidates, and the same questions with other candidate words."""
     yes, no = next(words for words in OTHER_WORDS if style.yes not in words)
-    own = "{first}" in style.instruction
+    own = all("{first}" in text for text in style.instructions)
     return {
         "other instruction": replace(style, instruction=OTHER_INSTRUCTION),
         f"{yes} or {no}": replace(
