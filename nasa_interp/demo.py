@@ -48,7 +48,7 @@ class Size:
     def quick(cls) -> "Size":
         """A look: intervals get wider, and tuning may end early."""
         recipe = Recipe(steps=8, probe_questions=64, val_questions=48, questions=24)
-        few = {"decide": 48, "score": 48, "ablate": 16, "controls": 2, "price": 24, "passages": 6, "options": 24}
+        few = {"decide": 48, "score": 48, "ablate": 16, "controls": 1, "price": 16, "passages": 4, "options": 16}
         return cls(**few, known=0, generation=0, other_styles=False, recipe=recipe)
 
     @classmethod

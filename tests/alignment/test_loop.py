@@ -14,6 +14,7 @@ from nasa_interp.alignment import loop as loop_module
 from nasa_interp.alignment.objectives import Balance, NegativeAttention
 from nasa_interp.errors import AlignmentError, HeadError, QuestionError
 from nasa_interp.heads import HeadList
+from nasa_interp.prompts import PromptStyle
 
 TEXTS = ["Water freezes at zero degrees; iron is a metal.", "The moon goes around the earth."]
 # A tiny random model has nothing to lose: what validation may cost is left open.
@@ -78,6 +79,18 @@ def test_what_validation_saw_is_what_the_delta_does(model) -> None:
         report = decide(model, asked(100), draws=10, progress=False)
     for order, part in report.orders.items():
         assert part.point.imbalance == pytest.approx(run.tuned.imbalance[order], abs=1e-9)
+        assert part.point.mean_logit_difference == pytest.approx(run.tuned.mean_logit_difference[order], abs=1e-4)
+
+
+def test_instructions_that_take_turns_are_tuned_and_checked_as_they_are_asked(model) -> None:
+    from nasa_interp import decide
+
+    style = PromptStyle(("Answer {first} or {second}.", "Is it so? Reply with {first}, or else with {second}."))
+    run = align(model, style=style)
+    assert run.run.template["instruction"] == list(style.instructions)
+    with run.delta.applied(model), pytest.warns(UserWarning, match="answer mass"):
+        report = decide(model, asked(100), style=style, draws=10, progress=False)
+    for order, part in report.orders.items():
         assert part.point.mean_logit_difference == pytest.approx(run.tuned.mean_logit_difference[order], abs=1e-4)
 
 
