@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from ..models import as_model
 from ..prompts import PromptStyle
 from ..run import digest_of
 from ..session import describe_run
-from .checks import Check, Validation, perplexity_refusal
+from .checks import Check, Validation
 from .deltas.delta import HeadDelta
 from .deltas.values import read_slices, write_slices
+from .looks import Look, choose, take_looks
 from .progress import Progress
 from .recipe import Limits, Recipe
 from .result import Alignment
@@ -141,8 +143,9 @@ class _Loop:
         recipe, lowest = setting.recipe, min(head.layer for head in heads)
         slices = tunable_slices(model, heads, recipe.projections, recipe.bias, share=True)
         tuned, old = TunedSlices(model, slices), read_slices(model, slices)
-        looks = self._looks(tuned, heads, lowest, np.random.default_rng([setting.seed, place]))
-        taken = self._choose(tuned, looks)
+        steps = self.trainer.steps(heads, tuned, np.random.default_rng([setting.seed, place]))
+        looks = take_looks(steps, partial(self._look, tuned, heads, lowest), recipe, setting.limits, recipe.steps)
+        taken = choose(looks, setting.limits, partial(self._price, tuned))
         row = _row(heads, before, taken, time.perf_counter() - start)
         row["looks"] = [_looked(0, before, None), *(_looked(each.step, each.check, each.reason) for each in looks)]
         if taken.reason is None:
@@ -154,62 +157,18 @@ class _Loop:
         kept = read_slices(model, slices) if taken.reason is None else {}
         self.record.finish(place + len(heads), [row], kept)
 
-    def _looks(self, tuned: TunedSlices, heads: HeadList, lowest: int, rng: np.random.Generator) -> list["_Look"]:
-        """Steps, and looks at validation until so many in a row were no better; the best alone holds its answers."""
-        recipe, limits = self.setting.recipe, self.setting.limits
-        looks, waited = [], 0
-        for step, loss in enumerate(self.trainer.steps(heads, tuned, rng), start=1):
-            if step % recipe.check_every and step < recipe.steps:
-                continue
-            with tuned.inserted():
-                check, answers = self.validation.check(heads, lowest)
-            look = _Look(step, loss, check, answers, tuned.state(), check.refusal(self.now, self.base, limits))
-            if better := all(look.rank(limits) < each.rank(limits) for each in looks):
-                looks = [replace(each, answers=None) for each in looks]
-            looks.append(look if better else replace(look, answers=None))
-            waited = 0 if better else waited + 1
-            if waited >= recipe.patience or step >= recipe.steps:
-                break
-        return looks
+    def _look(self, tuned: TunedSlices, heads: HeadList, lowest: int, step: int, loss: float) -> Look:
+        """The validation questions, asked of the model under tuning."""
+        with tuned.inserted():
+            check, answers = self.validation.check(heads, lowest)
+        reason = check.refusal(self.now, self.base, self.setting.limits)
+        return Look(step, loss, check, tuned.state(), reason, answers)
 
-    def _choose(self, tuned: TunedSlices, looks: list["_Look"]) -> "_Look":
-        """The best look that the validation text allows, now in the model; where there is none, the best one.
-
-        What the text says is put down in `looks`.
-        """
-        limits, model = self.setting.limits, self.setting.model
-        ranked = sorted(range(len(looks)), key=lambda place: looks[place].rank(limits))
-        for place in ranked:
-            look = looks[place]
-            if look.reason is not None:
-                break
-            tuned.load(look.state)
-            tuned.write()
-            price = self.reference.compare(model, progress=False).ratio
-            looks[place] = look = replace(look, price=price, reason=perplexity_refusal(price, limits))
-            if look.reason is None:
-                return look
-        return looks[ranked[0]]
-
-
-@dataclass(frozen=True)
-class _Look:
-    """A head under tuning at one step, as validation sees it; `reason` says why it can't be kept.
-
-    `price` is the perplexity on the validation text as a multiple of the base model's; NaN where it was not read.
-    """
-
-    step: int
-    loss: float
-    check: Check
-    answers: Any
-    state: Any
-    reason: str | None
-    price: float = float("nan")
-
-    def rank(self, limits: Limits) -> tuple[bool, bool, float]:
-        """Smaller is better: what can be kept, then what reaches the target, then the smaller loss."""
-        return (self.reason is not None, not self.check.within(limits), self.check.loss)
+    def _price(self, tuned: TunedSlices, look: Look) -> float:
+        """The perplexity on the validation text, with the look's weights in the model, where they stay."""
+        tuned.load(look.state)
+        tuned.write()
+        return self.reference.compare(self.setting.model, progress=False).ratio
 
 
 def _looked(step: int, check: Check, reason: str | None) -> dict[str, Any]:
@@ -226,12 +185,12 @@ def _looked(step: int, check: Check, reason: str | None) -> dict[str, Any]:
     }
 
 
-def _row(heads: HeadList, before: Check, look: _Look, seconds: float) -> dict[str, Any]:
+def _row(heads: HeadList, before: Check, look: Look, seconds: float) -> dict[str, Any]:
     """One line of the log."""
     return {
         "head": " ".join(str(head) for head in heads),
         "accepted": look.reason is None,
-        "reason": look.reason or "imbalance shrank within the limits",
+        "reason": look.said,
         "steps": look.step,
         "loss": look.loss,
         "imbalance_before": before.worst_imbalance,

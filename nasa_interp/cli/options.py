@@ -59,7 +59,7 @@ def style_of(instruction: list[str] | None, candidates: str | None, kind: str) -
 
     given: dict[str, Any] = {"kind": kind}
     if instruction:
-        given["instruction"] = tuple(instruction) if len(instruction) > 1 else instruction[0]
+        given["instruction"] = tuple(instruction)
     if candidates is not None:
         yes, comma, no = candidates.partition(",")
         if not comma:

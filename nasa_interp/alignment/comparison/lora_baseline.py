@@ -17,10 +17,10 @@ from ...errors import AlignmentError
 from ...heads import Head, HeadList
 from ...models import Model
 from ...models.slices import head_layout
-from ..checks import Check, perplexity_refusal
+from ..checks import Check
 from ..deltas.lora import is_conv1d
+from ..looks import Look, choose, take_looks
 from ..objectives import Answer, Objective, WeightedSum
-from ..recipe import Limits
 from ..restarted import Restarted
 from ..setting import Setting
 from ..trainer import Trainer
@@ -161,57 +161,51 @@ def fit_lora(
         for rate in learning_rates:
             found.append(_train(setting, reference, base, modules, rank, rate))
             bar.update()
-    kept = [look for look in found if look.state is not None]
-    if not kept and all(look.failed for look in found):
-        raise AlignmentError(f"the LoRA failed at every rate: {found[-1].reason}; give lower learning rates")
-    best = max(kept, key=lambda look: look.check.accuracy) if kept else None
-    rows = tuple({**look.row(), "taken": look is best} for look in found)
-    return Lora(rank, modules, best.state if best else None, setting.seed, rows, time.perf_counter() - start)
+    kept = [each for each in found if each.look.reason is None]
+    if not kept and all(each.failed for each in found):
+        raise AlignmentError(f"the LoRA failed at every rate: {found[-1].look.reason}; give lower learning rates")
+    best = max(kept, key=lambda each: each.look.check.accuracy) if kept else None
+    rows = tuple({**each.row(), "taken": each is best} for each in found)
+    return Lora(rank, modules, best.look.state if best else None, setting.seed, rows, time.perf_counter() - start)
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
-    """One learning rate's best look at validation; no state where it can't be kept."""
+class _Tried:
+    """One learning rate, and its best look at validation."""
 
     rate: float
-    step: int
-    check: Check
-    state: State | None
-    reason: str
+    look: Look
     failed: bool = False
 
-    def rank(self, limits: Limits) -> tuple[bool, bool, float]:
-        """Smaller is better, as for heads: what can be kept, then what reaches the target, then the smaller loss."""
-        return (self.state is None, not self.check.within(limits), self.check.loss)
-
     def row(self) -> dict[str, Any]:
-        numbers = {"accuracy": self.check.accuracy, "imbalance": self.check.worst_imbalance, "auc": self.check.mean_auc}
-        return {"learning_rate": self.rate, "step": self.step, **numbers, "reason": self.reason}
+        check = self.look.check
+        numbers = {"accuracy": check.accuracy, "imbalance": check.worst_imbalance, "auc": check.mean_auc}
+        return {"learning_rate": self.rate, "step": self.look.step, **numbers, "reason": self.look.said}
 
 
 def _train(
     setting: Setting, reference: TextReference, base: Check, modules: Sequence[str], rank: int, rate: float
-) -> _Look:
-    recipe, looks, waited = setting.recipe, [], 0
-    recipe = replace(recipe, learning_rate=rate, objective=_of_answers(recipe.objective))
+) -> _Tried:
+    recipe = replace(setting.recipe, learning_rate=rate, objective=_of_answers(setting.recipe.objective))
     steps = recipe.steps * -(-len(setting.heads) // (recipe.heads_at_once or len(setting.heads)))
     with adapted(setting.model, modules, rank, setting.seed) as (model, weights):
         # all layers are trained, so every step begins at the lowest
         trainer = Trainer(model, setting.batches, (0,), recipe)
         losses = trainer.steps(HeadList((Head(0, 0),)), weights, np.random.default_rng([setting.seed, 0]))
+
+        def look_at(step: int, loss: float) -> Look:
+            check = _check(model, setting)
+            return Look(step, loss, check, weights.state(), check.refusal(base, base, setting.limits))
+
+        def price_of(look: Look) -> float:
+            weights.load(look.state)
+            return reference.compare(model, progress=False).ratio
+
         try:
-            for step, _ in enumerate(losses, start=1):
-                if step % recipe.check_every and step < steps:
-                    continue
-                look = _look(rate, step, _check(model, setting), base, weights, setting.limits)
-                better = all(look.rank(setting.limits) < each.rank(setting.limits) for each in looks)
-                looks.append(look)
-                waited = 0 if better else waited + 1
-                if waited >= recipe.patience or step >= steps:
-                    break
+            looks = take_looks(losses, look_at, recipe, setting.limits, steps)
         except AlignmentError as error:
-            return _Look(rate, 0, base, None, str(error), failed=True)
-        return _choose(looks, model, weights, reference, setting)
+            return _Tried(rate, Look(0, float("nan"), base, None, str(error)), failed=True)
+        return _Tried(rate, choose(looks, setting.limits, price_of))
 
 
 def _of_answers(objective: Objective) -> Objective:
@@ -227,25 +221,3 @@ def _check(model: Model, setting: Setting) -> Check:
     """The validation questions, asked of the whole model."""
     answers = {batch.order: Restarted(model, batch, ()).decide() for batch in setting.val_batches}
     return Check.of(setting.val_batches[0].labels.numpy(), answers)
-
-
-def _look(rate: float, step: int, check: Check, base: Check, weights: LoraWeights, limits: Limits) -> _Look:
-    refused = check.refusal(base, base, limits)
-    state = weights.state() if refused is None else None
-    return _Look(rate, step, check, state, refused or "imbalance shrank within the limits")
-
-
-def _choose(
-    looks: list[_Look], model: Model, weights: LoraWeights, reference: TextReference, setting: Setting
-) -> _Look:
-    """The best look that the validation text allows; where there is none, the best one, without its state."""
-    found = []
-    for look in sorted(looks, key=lambda each: each.rank(setting.limits)):
-        if look.state is not None:
-            weights.load(look.state)
-            refused = perplexity_refusal(reference.compare(model, progress=False).ratio, setting.limits)
-            if refused is None:
-                return look
-            look = replace(look, state=None, reason=refused)
-        found.append(look)
-    return found[0]
