@@ -5,8 +5,6 @@ inside the instruction's own span and checked to decode back; there is one BOS t
 on the right, so that each prompt keeps its own coordinates.
 """
 
-import datetime
-import functools
 import re
 import warnings
 from collections.abc import Sequence
@@ -17,15 +15,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from .chat import answer_lead, write_chat
 from .errors import PromptError
 from .questions import BinaryQuestion, check_questions
 
 Order = Literal["yes_no", "no_yes"]
 Orders = Literal["both", "yes_no", "no_yes"]
 ORDERS: tuple[Order, Order] = ("yes_no", "no_yes")
-
-# Templates that print the date would make every day's prompts differ; all of them see this one.
-PINNED_DATE = datetime.datetime(2024, 7, 26)
 
 
 @dataclass(frozen=True)
@@ -284,7 +280,7 @@ def _render(
     if kind == "plain":
         text = f"{content}\nAnswer:"
     else:
-        text = _chat(tokenizer, [{"role": "user", "content": content}], generate=True)
+        text = write_chat(tokenizer, [{"role": "user", "content": content}], generate=True)
     # A template may hold the BOS token itself, a tokenizer may add one: exactly one of the two is let through.
     bos = getattr(tokenizer, "bos_token", None)
     if bos is not None and not text.startswith(bos):
@@ -295,59 +291,6 @@ def _render(
     if start < 0:
         raise PromptError(f"the chat template rewrites the user's turn, so positions in it are unknown: {text!r}")
     return text, start
-
-
-def _chat(tokenizer: Any, messages: list[dict[str, str]], generate: bool) -> str:
-    """The tokenizer's template, filled in; without the date of the day and without thinking, where it lets us."""
-    try:
-        return tokenizer.apply_chat_template(
-            messages,
-            chat_template=_pin_date(tokenizer.get_chat_template()),
-            tokenize=False,
-            add_generation_prompt=generate,
-            # Names that a template doesn't use do nothing; these cover those known to print a date or to think.
-            enable_thinking=False,
-            thinking=False,
-            date_string=PINNED_DATE.strftime("%d %b %Y"),
-        )
-    except PromptError:
-        raise
-    except Exception as error:  # a template may raise anything, and transformers wraps none of it
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PromptError(f"the chat template fails on a single user turn ({reason}); use kind='plain'") from error
-
-
-def _answer_lead(tokenizer: Any, kind: Literal["chat", "plain"], text: str, word: str) -> str:
-    """What stands between a prompt and its answer: nothing, or a space.
-
-    Plain prompts end in "Answer:", after which a word begins with its space. For chat the template itself is asked, by
-    letting it write the answer; where that doesn't tell, the prompt's last character does.
-    """
-    if kind == "chat":
-        try:
-            written = _chat(
-                tokenizer, [{"role": "user", "content": "Q"}, {"role": "assistant", "content": word}], generate=False
-            )
-            before = _chat(tokenizer, [{"role": "user", "content": "Q"}], generate=True)
-        except PromptError:
-            written = before = ""
-        lead, found, _ = written.removeprefix(before).partition(word)
-        if before and written.startswith(before) and found and lead in ("", " "):
-            return lead
-    ended = text[-1:].isspace() or any(text.endswith(token) for token in tokenizer.all_special_tokens)
-    return "" if ended else " "
-
-
-@functools.cache
-def _pin_date(template: str) -> str:
-    """The template with the pinned date wherever it prints the date of the day."""
-    pinned = re.sub(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)", lambda call: repr(PINNED_DATE.strftime(call[2])), template)
-    if "strftime_now(" in pinned:
-        raise PromptError(
-            "the chat template prints the date of the day in a way that can't be pinned, so prompts would differ from "
-            "day to day; set tokenizer.chat_template to one without strftime_now"
-        )
-    return pinned
 
 
 def _token_from(offsets: list[tuple[int, int]], char: int) -> int:
@@ -383,7 +326,7 @@ class _Answers:
 
     @classmethod
     def of(cls, tokenizer, style, kind, texts, rows, questions) -> "_Answers":
-        lead = _answer_lead(tokenizer, kind, texts[0], style.yes)
+        lead = answer_lead(tokenizer, kind, texts[0], style.yes)
         yes, no = (_continuation(tokenizer, texts, rows, questions, lead + word) for word in (style.yes, style.no))
         n_shared = next((i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), min(len(yes), len(no)))
         if n_shared == min(len(yes), len(no)):
