@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 LEGACY := .venv-legacy
 LEGACY_STAMP := $(LEGACY)/.installed
 
-.PHONY: help install test families legacy demo notebooks figures lint types bench clean
+.PHONY: help install test families errors legacy demo notebooks figures lint types bench clean
 LIMIT ?=
 WORKERS ?= 2
 ANALYSES ?=
@@ -30,6 +30,9 @@ test: $(STAMP)  ## the whole test suite, in two processes; WORKERS=4 takes more
 
 families: $(STAMP)  ## write docs/families.md anew from what the laws find
 	NASA_INTERP_FAMILIES=1 $(BIN)/python -m pytest tests/test_families.py
+
+errors:  ## write docs/errors.md anew from the code
+	$(PYTHON) docs/build_errors.py
 
 legacy: $(LEGACY_STAMP)  ## scores on a HookedTransformer, in a second environment with TransformerLens 3
 	$(LEGACY)/bin/python -m pytest tests/legacy

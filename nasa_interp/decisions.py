@@ -18,20 +18,25 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .bootstrap import DRAWS, cluster_index, draw_weights, interval
-from .errors import ModelError, ResultError
+from .errors import FusedRefusedError, ModelError, ResultError
 from .forward import EditsOf, run_fused
 from .measures import Measures, measure, measure_draws
 from .models import Model, as_model
 from .prompts import Order, Orders, PromptBatch, PromptStyle
 from .questions import BinaryQuestion, QuestionList
-from .run import RunInfo, read_json, write_json
-from .scoring.batches import length_sorted
-from .scoring.engine import fused_refusal
-from .session import describe_run, prompts_in_orders, remembered, resolve_questions
+from .reference import reference_order
+from .results import write_result
+from .run import RunInfo, read_json
+from .scoring.batches import equal_length
+from .session import describe_run, resolve_prompts
+from .torch_defaults import under_torch_defaults
 
 LOW_MASS = 0.5
 # Prompts in a batch of models that don't go through the fused engine.
 PLAIN_BATCH = 16
+
+Answered = tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " prompt"]]
+"""d = logit(No) - logit(Yes), and P(Yes) + P(No), at the first answer position of each prompt."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,14 @@ class BinaryReport:
     def verdict(self) -> str:
         """The base-rate line: is the model one-sided, or are the data?"""
         e = self.overall
+        if e.point.base_rate in (0, 1):
+            right, asked = ("yes", "no") if e.point.base_rate == 1 else ("no", "yes")
+            return (
+                f"Bias can't be told from these questions: {right} is right for all "
+                f"{len(set(self.questions))}, and the "
+                f"model says Yes to {e.point.yes_rate:.0%} of them. One that always gives the same answer and one that "
+                f"knows, or doesn't, look alike here; add questions whose right answer is {asked}."
+            )
         said = f"says Yes to {e.point.yes_rate:.0%}, and yes is right for {e.point.base_rate:.0%} of the questions"
         numbers = f"imbalance {e.text('imbalance')}, AUC {e.text('auc')}"
         if e.low.imbalance > 0:
@@ -204,10 +217,10 @@ class BinaryReport:
         return pd.DataFrame(rows)
 
     def save(self, path: str | Path) -> Path:
-        """Writes JSON: the measures for readers, the decisions for `load`."""
+        """Writes JSON: the measures for readers, the decisions for `load`; raises as `write_result` does."""
         decisions = self.to_dataframe().drop(columns=["answer", "right"])
         decisions["question"] = [q.question for q in self.questions]
-        return write_json(
+        return write_result(
             path,
             {
                 "kind": "binary_report",
@@ -250,6 +263,7 @@ class BinaryReport:
         return "".join(f"<p>{html.escape(line)}</p>" for line in [self.verdict, *self.warnings]) + table
 
 
+@under_torch_defaults
 def decide(
     model: Any,
     data: Any,
@@ -266,7 +280,8 @@ def decide(
 
     Args:
         model: a Model, or what `load_model` accepts besides names.
-        data: questions, or a data specification such as "builtin:verify#test".
+        data: questions (also dicts or a DataFrame with question and label), a data specification such as
+            "builtin:verify#test", or prompts (a PromptBatch, or one an order), which keep their order and style.
         order: the order of the candidates in the instruction; both by default, as it matters as much as polarity.
         style: wording and candidates.
         limit: ask about so many questions only, drawn evenly from the groups.
@@ -275,19 +290,13 @@ def decide(
         progress: show a bar.
 
     Returns:
-        The report, with all decisions in it. Asked the same again in one session, it comes from memory.
+        The report, with all decisions in it. Each call asks the model as it is now, with the hooks and adapters on it.
 
     Source: the paper compares generated answers; the logit difference is ours.
     """
     model = as_model(model)
-    questions = resolve_questions(data, limit, seed)
-    batches = prompts_in_orders(model, questions, order, style)
-
-    def ask(digest: str) -> BinaryReport:
-        options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "model_hash": digest}
-        return report_decisions(model, questions, batches, style, seed, draws, **options)
-
-    report = remembered(model, "decide", batches, (questions.name, style, seed, draws), ask)
+    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
+    report = report_decisions(model, questions, batches, seed, draws, batch_size=batch_size, progress=progress)
     for message in report.warnings:
         warnings.warn(message, stacklevel=2)
     return report
@@ -298,54 +307,89 @@ def report_decisions(
     model: Model,
     questions: QuestionList,
     batches: Sequence[PromptBatch],
-    style: PromptStyle | None,
     seed: int,
     draws: int,
     *,
     batch_size: int | None = None,
     progress: bool = True,
     edits: EditsOf | None = None,
+    fused_only: bool = False,
     notes: tuple[str, ...] = (),
     model_hash: str | None = None,
 ) -> BinaryReport:
-    """The report on prompts that are built already: one batch a candidate order, of the same questions."""
-    start = time.perf_counter()
-    answers = [answer_differences(model, prompts, batch_size, progress, edits) for prompts in batches]
-    engine = "fused" if fused_refusal(model, batches[0]) is None else "plain"
+    """The report on prompts that are built already: one batch a candidate order, of the same questions.
+
+    The fused pass answers, held to the plain model on a sample of one order; where it refuses, plain passes do. Under
+    `edits`, interventions as for `run_fused`, there is no plain pass to fall back on, nor to compare with.
+
+    Raises:
+        FusedRefusedError: under edits or with `fused_only`, where the fused pass refuses.
+    """
+    start, engine = time.perf_counter(), "fused"
+    checked = None if edits else reference_order([prompts.order for prompts in batches], seed)
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    try:
+        answers = [
+            fused_answers(model, prompts, edits=edits, reference=prompts.order == checked, **options)
+            for prompts in batches
+        ]
+    except FusedRefusedError as refusal:
+        if edits or fused_only:
+            raise
+        engine, notes = "plain", (*notes, f"decided by plain passes, as the fused pass refused: {refusal}")
+        answers = [plain_answers(model, prompts, **options) for prompts in batches]
     return BinaryReport(
         np.concatenate([d for d, _ in answers]),
         np.concatenate([mass for _, mass in answers]),
         tuple(prompts.order for prompts in batches for _ in questions),
         tuple(questions) * len(batches),
-        describe_run(model, questions, batches, style, seed, draws, start, engine, notes, model_hash),
+        describe_run(model, questions, batches, seed, draws, start, engine, notes, model_hash),
     )
 
 
+def answer_differences(model: Model, prompts: PromptBatch, batch_size: int | None = None) -> Answered:
+    """d = logit(No) - logit(Yes) and P(Yes) + P(No) at the first answer position of each prompt, by whichever pass."""
+    try:
+        return fused_answers(model, prompts, batch_size=batch_size, reference=True, progress=False)
+    except FusedRefusedError:
+        return plain_answers(model, prompts, batch_size=batch_size, progress=False)
+
+
 @torch.no_grad()
-def answer_differences(
+def fused_answers(
     model: Model,
     prompts: PromptBatch,
+    *,
     batch_size: int | None = None,
     progress: bool = True,
     edits: EditsOf | None = None,
-) -> tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " prompt"]]:
-    """d = logit(No) - logit(Yes) and P(Yes) + P(No) at the first answer position of each prompt.
-
-    `edits` are interventions, as for `run_fused`; a model that doesn't go through the fused engine takes none.
-    """
+    reference: bool = False,
+) -> Answered:
+    """d and the answer mass of each prompt from the fused pass; arguments as for `run_fused`."""
     d, mass = torch.empty(len(prompts)), torch.empty(len(prompts))
-    title = f"deciding, {prompts.order}"
-    if fused_refusal(model, prompts) is None:
-        for batch in run_fused(model, prompts, edits=edits, batch_size=batch_size, progress=progress, title=title):
-            d[batch.places], mass[batch.places] = compare_answers(batch.logits, prompts)
-    else:
-        assert edits is None
-        bar = tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress)
-        for places in length_sorted(prompts, batch_size or PLAIN_BATCH):
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "title": f"deciding, {prompts.order}"}
+    for batch in run_fused(model, prompts, edits=edits, reference=reference, **options):
+        d[batch.places], mass[batch.places] = compare_answers(batch.logits, prompts)
+    return _finite(model, prompts, d, mass)
+
+
+@torch.no_grad()
+def plain_answers(
+    model: Model, prompts: PromptBatch, *, batch_size: int | None = None, progress: bool = True
+) -> Answered:
+    """d and the answer mass of each prompt from the unmodified model, in batches of equal length: without any pad."""
+    d, mass = torch.empty(len(prompts)), torch.empty(len(prompts))
+    with tqdm(total=len(prompts), desc=f"deciding, {prompts.order}", unit="prompt", disable=not progress) as bar:
+        for places in equal_length(prompts, batch_size or PLAIN_BATCH):
             some = prompts.select(places)
             d[places], mass[places] = compare_answers(model.answer_logits(some.tokens, some.mask), prompts)
             bar.update(len(places))
-        bar.close()
+    return _finite(model, prompts, d, mass)
+
+
+def _finite(
+    model: Model, prompts: PromptBatch, d: Float[Tensor, " prompt"], mass: Float[Tensor, " prompt"]
+) -> Answered:
     broken = ~(d.isfinite() & mass.isfinite())
     if bool(broken.any()):
         where = prompts.questions[int(broken.nonzero()[0])].id

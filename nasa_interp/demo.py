@@ -19,7 +19,7 @@ from .interventions import AblationEffect, Ablator, random_control
 from .models import Model, load_model
 from .questions import load_questions
 from .report import write_report
-from .run import write_json
+from .results import check_place, write_result
 from .scoring import HeadScores, score_heads
 from .view import view_heads
 
@@ -77,6 +77,7 @@ class Story:
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the measures before and after, the top heads, the times."""
         return {
+            "kind": "demo",
             "folder": str(self.folder),
             "verdict": self.report.verdict,
             "overall": self.report.overall.to_dict(),
@@ -118,6 +119,7 @@ def run_demo(
     Returns:
         All results; each is written as soon as it is there.
     """
+    check_place(folder / "demo.json", "demo")
     size = Size.of(limit) if limit else Size.quick() if quick else Size()
     stage = _Stages(say)
     with stage("load", "loading the embedded model (converted once, the first time)"):
@@ -142,11 +144,11 @@ def run_demo(
     page, command = folder / "report.html", _command(folder, quick, seed, device, dtype, limit)
     story = Story(folder, report, scores, effect, alignment, after, price, page, command, stage.seconds)
     # Once for the report to read, and once with the report's own time.
-    write_json(folder / "demo.json", story.to_dict())
+    write_result(folder / "demo.json", story.to_dict())
     with stage("report", "writing figures and the report"):
         save_figure(decision_histogram(report, after), folder / "decisions.html")
         write_report(folder)
-    write_json(folder / "demo.json", story.to_dict())
+    write_result(folder / "demo.json", story.to_dict())
     return story
 
 
@@ -186,7 +188,7 @@ def _ablate(model: Model, heads: HeadList, size: Size, seed: int, folder: Path) 
     ablator = Ablator(model, VAL, limit=size.ablate, seed=seed, progress=False)
     effect = ablator.effect(heads)
     control = random_control(ablator, heads, n=size.controls, seed=seed)
-    write_json(folder / "effect.json", {**effect.to_dict(), "control": asdict(control)})
+    write_result(folder / "effect.json", {**effect.to_dict(), "control": asdict(control)})
     return effect
 
 

@@ -1,18 +1,22 @@
 """Can this model be scored, by which engine, at what price? Found out by looking and by measuring, not by a list."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .decisions import LOW_MASS, answer_differences
-from .errors import ModelError, NasaInterpError
+from .decisions import LOW_MASS, fused_answers, plain_answers
+from .errors import FusedRefusedError, ModelError, NasaInterpError
 from .models import Model, as_model
 from .models.bridge import eager_twin, processed
 from .models.check import NARROW_STEPS, HookCheck, check_hooks
+from .models.positions import switching_length
+from .models.ready import MERGE, has_adapters, state_notes
 from .models.slices import attention_modules, group_of, norm_spans_heads
 from .models.windows import attention_windows
 from .prompts import PromptBatch, PromptStyle
@@ -22,6 +26,7 @@ from .scoring.engine import fused_refusal
 from .scoring.formula import nas_terms
 from .scoring.fused import score_fused
 from .session import prompts_in_orders
+from .torch_defaults import under_torch_defaults
 
 SAMPLE = 16
 # Scores farther apart than this share of their absolute terms are refused; rounding in fp32 came to 3e-5 in 30 layers,
@@ -107,6 +112,7 @@ class Diagnosis:
         return jsonable(asdict(self) | {"ok": self.ok, "engine": self.engine})
 
 
+@under_torch_defaults
 @torch.no_grad()
 def diagnose(
     model: Any, length: int = 1024, style: PromptStyle | None = None, limit: int = SAMPLE, seed: int = 0
@@ -129,7 +135,8 @@ def diagnose(
     first = batches[0].select([0])
     check, hooked = _hooked(model, first)
     fused_off, fused = _fused(model, first)
-    masses = [answer_differences(model, batch, progress=False)[1] for batch in batches]
+    masses, apart = _masses(model, batches)
+    fused = fused or apart
     return Diagnosis(
         model=model.name,
         family=type(model.module).__name__,
@@ -154,6 +161,14 @@ def diagnose(
     )
 
 
+def _masses(model: Model, batches: Sequence[PromptBatch]) -> tuple[list[Float[np.ndarray, " prompt"]], str | None]:
+    """The answer masses of each order, and why the fused pass that gave them can't be believed."""
+    try:
+        return [fused_answers(model, batch, reference=True, progress=False)[1] for batch in batches], None
+    except FusedRefusedError as refusal:
+        return [plain_answers(model, batch, progress=False)[1] for batch in batches], str(refusal)
+
+
 def tuning_refusal(model: Model) -> str | None:
     """Why a model's heads can't be tuned, or None."""
     if not model.has_hf:
@@ -162,6 +177,8 @@ def tuning_refusal(model: Model) -> str | None:
         return "it was handed over hooked; load_model the transformers model itself"
     if getattr(model.hf, "hf_quantizer", None) is not None or getattr(model.hf, "is_quantized", False):
         return "its weights are quantized; load it unquantized"
+    if has_adapters(model.hf):
+        return f"it holds LoRA adapters; {MERGE}"
     try:
         for layer in range(model.n_layers):
             group_of(model.hf, layer, 0)
@@ -263,13 +280,18 @@ def _windows(model: Model) -> list[int | None]:
 
 def _notes(model: Model) -> list[str]:
     """What a user should know besides."""
+    notes = list(state_notes(model.module))
+    if switch := switching_length(model.config):
+        notes.append(f"LongRoPE: the fused engine takes prompts up to {switch} tokens, beyond which positions change")
     if not model.has_hf:
-        return []
+        return notes
     try:
         spans = [layer for layer in range(len(attention_modules(model.hf))) if norm_spans_heads(model.hf, layer)]
     except ModelError:
-        return []
-    return ["queries are normed over all heads together: tuning one head also rescales the others"] if spans else []
+        return notes
+    return notes + (
+        ["queries are normed over all heads together: tuning one head also rescales the others"] if spans else []
+    )
 
 
 def _groups_text(sizes: list[int]) -> str:

@@ -17,6 +17,10 @@ class ModelError(NasaInterpError):
     """A model can't be found, read, converted or scored."""
 
 
+class FusedRefusedError(ModelError):
+    """Fused attention isn't exact for this model, or not on these prompts; another engine may take them."""
+
+
 class HeadError(NasaInterpError):
     """A head, a head list or a file of heads can't be used."""
 
@@ -31,6 +35,10 @@ class DeltaError(NasaInterpError):
 
 class AlignmentError(NasaInterpError):
     """Heads can't be tuned: a recipe, questions or a run folder that don't fit, or nothing that helps."""
+
+
+class DivergedError(AlignmentError):
+    """A step's loss is no number."""
 
 
 class NothingKeptError(AlignmentError):

@@ -19,9 +19,13 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .attention import CandidateAttention, Edit, Recording, Spans, instrumented
-from .errors import ModelError
+from .errors import FusedRefusedError, ModelError, PromptError
 from .models import Model
+from .models.model import device_of
+from .models.positions import check_positions
+from .models.ready import check_ready
 from .prompts import PromptBatch
+from .reference import PlainReference
 
 # More tokens in a batch than these no longer make a token cheaper, and mixed lengths cost pads (measured on the CPU).
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
@@ -131,6 +135,7 @@ def run_fused(
     edits: EditsOf | None = None,
     batch_size: int | None = None,
     share_prefix: bool = True,
+    reference: bool = False,
     progress: bool = False,
     title: str = "running",
 ) -> Iterator[FusedBatch]:
@@ -147,26 +152,47 @@ def run_fused(
             which shortens the prefix.
         batch_size: prompts in a batch; None takes it from a memory estimate. Out of memory, a batch is halved.
         share_prefix: False runs every prompt whole.
+        reference: hold the shortest and the longest prompt's answer to the plain model's (`reference.py`); they come
+            first then. For the model as it is, without edits.
         progress, title: a bar over prompts.
 
     Returns:
         Batches in no particular order; `places` says which prompts they hold.
 
     Raises:
-        ModelError: where fused attention isn't exact for the model, or one prompt alone doesn't fit into memory.
+        FusedRefusedError: where fused attention isn't exact for the model or on these prompts.
+        ModelError: one prompt alone doesn't fit into memory; a model in training mode.
     """
+    _check_whole(model, prompts)
     prefix = run_prefix(model, prompts, edits, read) if share_prefix else Prefix(0)
     places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
     lengths = (prompts.last_pos[places] + 1 - prefix.length).tolist()
-    batches = split_batches(places, lengths, lambda length: batch_size or batch_size_for(model, length, prefix.length))
+    batches = list(
+        split_batches(places, lengths, lambda length: batch_size or batch_size_for(model, length, prefix.length))
+    )
+    plain = PlainReference(model, prompts) if reference else None
+    batches = plain.first(batches) if plain else batches
 
     def run(rows: list[int]) -> FusedBatch:
-        return _run_batch(model, prompts, rows, prefix, read, logits, edits)
+        sampled = plain is not None and plain.waits_for(rows)
+        batch = _run_batch(model, prompts, rows, prefix, read, logits or sampled, edits)
+        if plain and sampled:
+            plain.compare(rows, batch.logits[:, prompts.no_token] - batch.logits[:, prompts.yes_token])
+        return batch
 
     with tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress) as bar:
         for batch in in_batches(batches, run):
             yield batch
             bar.update(len(batch.places))
+
+
+def _check_whole(model: Model, prompts: PromptBatch) -> None:
+    """Refuses before anything runs what can be known from the model and the prompts alone."""
+    if not model.has_hf:
+        raise FusedRefusedError(
+            "it was handed over hooked, without a plain transformers view; load_model the transformers model"
+        )
+    check_positions(model.config, (prompts.last_pos + 1).tolist())
 
 
 def split_batches(
@@ -175,9 +201,16 @@ def split_batches(
     """Batches of items that come longest first; `size_for` says how many of a length make one."""
     start = 0
     while start < len(items):
-        end = start + size_for(lengths[start])
+        end = start + check_batch_size(size_for(lengths[start]))
         yield list(items[start:end])
         start = end
+
+
+def check_batch_size(size: int) -> int:
+    """The size; raises PromptError below 1."""
+    if size < 1:
+        raise PromptError(f"a batch of {size} prompts holds none; give a batch_size of 1 or more")
+    return size
 
 
 def in_batches(batches: Iterable[list[Item]], run: Callable[[list[Item]], Result]) -> Iterator[Result]:
@@ -280,12 +313,14 @@ def _joined(prefix: CandidateAttention, rest: CandidateAttention) -> CandidateAt
 
 def answer_logits(hf: Any, batch: PromptBatch, start: int, cache: Cache | None) -> Float[Tensor, "batch d_vocab"]:
     """One pass over the positions from `start` on; the logits at each prompt's last position, fp32 on the CPU."""
+    check_ready(hf)
+    check_positions(hf.config.get_text_config(), (batch.last_pos + 1).tolist(), cached=start)
     # No mask is needed behind the last real token; without pad tokens transformers doesn't advise one either.
-    tokens = torch.where(batch.mask, batch.tokens, batch.tokens[:, :1])
+    tokens, device = torch.where(batch.mask, batch.tokens, batch.tokens[:, :1]), device_of(hf)
     with unembed_only(hf, batch.last_pos - start):
         logits = hf(
-            tokens[:, start:].to(hf.device),
-            position_ids=batch.position_ids[:, start:].to(hf.device),
+            tokens[:, start:].to(device),
+            position_ids=batch.position_ids[:, start:].to(device),
             past_key_values=cache,
             use_cache=cache is not None,
         ).logits
@@ -325,8 +360,12 @@ def batch_size_for(model: Model, length: int, prefix: int = 0) -> int:
     # one layer's keys and values behind the prefix, and what a layer makes of the tokens
     bytes_each = model.dtype.itemsize * (width * length + 6 * config.hidden_size * (prefix + length))
     bytes_each += 8 * config.vocab_size
-    at_once = TOKENS_AT_ONCE.get(model.device.type, 512) // max(length, 1)
-    return max(1, min(free_memory(model) // bytes_each, at_once))
+    return max(1, min(free_memory(model) // bytes_each, tokens_at_once(model) // max(length, 1)))
+
+
+def tokens_at_once(model: Model) -> int:
+    """How many tokens make a batch on the model's device where memory allows."""
+    return TOKENS_AT_ONCE.get(model.device.type, 512)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -2,19 +2,27 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
+from transformers import GenerationConfig
 
-from .models import as_model
-from .models.loading import quiet_transformers
+from .errors import PromptError
+from .models import Model, as_model
+from .models.positions import switching_length
+from .models.quiet import quiet_transformers
+from .models.ready import check_ready
 from .prompts import Order, Orders, PromptBatch, PromptStyle
 from .questions import BinaryQuestion
-from .scoring.batches import length_sorted
-from .session import prompts_in_orders, resolve_questions
+from .scoring.batches import equal_length
+from .session import resolve_prompts
+from .torch_defaults import under_torch_defaults
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +72,7 @@ class GenerationReport:
         )
 
 
+@under_torch_defaults
 def decide_by_generation(
     model: Any,
     data: Any,
@@ -78,18 +87,29 @@ def decide_by_generation(
 ) -> GenerationReport:
     """Lets the model answer in its own words (greedy) and takes the first candidate word in the answer.
 
+    Greedy means: the likeliest token of a forward pass over prompt and answer so far, until an end token. Of the
+    model's own generation_config nothing but the end tokens counts.
+
     Args:
-        model, data, order, style, limit, batch_size, seed, progress: as for `decide`.
+        model, data, order, style, limit, seed, progress: as for `decide`.
         max_new_tokens: how far to read.
+        batch_size: the most prompts at a time; only prompts of one length go together, so that none is padded.
 
     Returns:
         The answers; those that name neither candidate are counted as such.
 
+    Raises:
+        PromptError: where a prompt leaves no room for the answer in the model's context.
+
     Source: how the paper reads answers, as far as its summaries tell; the wording of the rule is ours.
     """
-    model, style = as_model(model), style or PromptStyle()
-    questions = resolve_questions(data, limit, seed)
-    batches = prompts_in_orders(model, questions, order, style)
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise PromptError(f"{name} is {value}; give 1 or more")
+    model = as_model(model)
+    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
+    for prompts in batches:
+        _check_room(model, prompts, max_new_tokens)
     texts: list[str] = []
     for prompts in batches:
         texts.extend(_generate(model, prompts, max_new_tokens, batch_size, progress))
@@ -97,7 +117,7 @@ def decide_by_generation(
         tuple(questions) * len(batches),
         tuple(prompts.order for prompts in batches for _ in questions),
         tuple(texts),
-        tuple(first_candidate(text, style) for text in texts),
+        tuple(first_candidate(text, batches[0].style) for text in texts),
     )
 
 
@@ -109,33 +129,61 @@ def first_candidate(text: str, style: PromptStyle) -> bool | None:
     return None if match is None else match[0].casefold() == style.yes.casefold()
 
 
+def _check_room(model: Model, prompts: PromptBatch, max_new_tokens: int) -> None:
+    longest = int(prompts.last_pos.argmax())
+    length, limit = int(prompts.last_pos[longest]) + 1, model.context_length
+    if limit is not None and length + max_new_tokens > limit:
+        raise PromptError(
+            f"question {prompts.questions[longest].id!r} makes a prompt of {length} tokens, which leaves room for "
+            f"{limit - length} of {max_new_tokens} new tokens in the model's context of {limit}; shorten it, leave it "
+            f"out, or lower max_new_tokens"
+        )
+
+
 @torch.no_grad()
-def _generate(model: Any, prompts: PromptBatch, max_new_tokens: int, batch_size: int, progress: bool) -> list[str]:
-    tokenizer, texts = model.tokenizer, [""] * len(prompts)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    bar = tqdm(total=len(prompts), desc=f"generating, {prompts.order}", unit="prompt", disable=not progress)
-    for places in length_sorted(prompts, batch_size):
-        batch = prompts.select(places)
-        # Generation goes on from the last column, so here, and only here, prompts are padded on the left.
-        shift = batch.tokens.shape[1] - batch.mask.sum(1)
-        column = (torch.arange(batch.tokens.shape[1]) - shift[:, None]) % batch.tokens.shape[1]
-        with quiet_transformers():
-            out = model.hf.generate(
-                batch.tokens.gather(1, column).to(model.device),
-                attention_mask=batch.mask.gather(1, column).long().to(model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                repetition_penalty=1.0,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=pad,
-            )
-        written = tokenizer.batch_decode(out[:, batch.tokens.shape[1] :], skip_special_tokens=True)
-        begun = tokenizer.decode(prompts.shared)
-        for place, text in zip(places, written, strict=True):
-            texts[place] = begun + text
-        bar.update(len(places))
-    bar.close()
+def _generate(model: Model, prompts: PromptBatch, max_new_tokens: int, batch_size: int, progress: bool) -> list[str]:
+    check_ready(model.hf)
+    tokenizer, ends, texts = model.tokenizer, _end_tokens(model), [""] * len(prompts)
+    # An answer is cut at its end token, so what pads it is never read; every embedding has a row 0.
+    greedy = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=ends or None, pad_token_id=0
+    )
+    begun = tokenizer.decode(prompts.shared)
+    with (
+        tqdm(total=len(prompts), desc=f"generating, {prompts.order}", unit="prompt", disable=not progress) as bar,
+        quiet_transformers(),
+        _generating_by(model.hf, greedy),
+    ):
+        for places in equal_length(prompts, batch_size):
+            tokens = prompts.select(places).tokens.to(model.device)
+            greedy.use_cache = not _passes_switch(model, tokens.shape[1], max_new_tokens)
+            out = model.hf.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=greedy)
+            for place, written in zip(places, out[:, tokens.shape[1] :].tolist(), strict=True):
+                answer = list(takewhile(lambda token: token not in ends, written))
+                texts[place] = begun + tokenizer.decode(answer, skip_special_tokens=True)
+            bar.update(len(places))
     return texts
+
+
+def _passes_switch(model: Model, length: int, max_new_tokens: int) -> bool:
+    """Whether an answer may pass the length where LongRoPE changes all positions, so that a cache holds old ones."""
+    switch = switching_length(model.config)
+    return switch is not None and length <= switch < length + max_new_tokens
+
+
+def _end_tokens(model: Model) -> list[int]:
+    """What ends an answer: the model's end tokens, the tokenizer's where the model names none."""
+    ends = model.hf.generation_config.eos_token_id
+    ends = model.tokenizer.eos_token_id if ends is None else ends
+    return [] if ends is None else torch.as_tensor(ends).flatten().tolist()
+
+
+@contextmanager
+def _generating_by(hf: Any, config: GenerationConfig) -> Iterator[None]:
+    """Inside, this is the model's generation_config: `generate` fills from it whatever is unset in what it is given."""
+    own = hf.generation_config
+    hf.generation_config = config
+    try:
+        yield
+    finally:
+        hf.generation_config = own

@@ -1,6 +1,5 @@
 """Heads and lists of heads: how they are named, ordered, written and read."""
 
-import csv
 import html
 import re
 from collections.abc import Iterable, Iterator
@@ -11,9 +10,11 @@ from typing import Any
 import pandas as pd
 
 from .errors import HeadError
-from .run import read_json, write_json, write_text
+from .reading import read_table, shown
+from .results import check_place, write_result, write_table
+from .run import read_json, write_json
 
-_NAME = re.compile(r"L?(\d+)(?:\.|H)(\d+)")
+_NAME = re.compile(r"L?(\d{1,9})(?:\.|H)(\d{1,9})")
 
 
 @dataclass(frozen=True, order=True)
@@ -39,7 +40,7 @@ class Head:
             return cls(int(match[1]), int(match[2]))
         if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, int) and v >= 0 for v in value):
             return cls(*value)
-        raise HeadError(f"{value!r} does not name a head; write it as '17.7', 'L17H7' or (17, 7)")
+        raise HeadError(f"{shown(value)} does not name a head; write it as '17.7', 'L17H7' or (17, 7)")
 
 
 @dataclass(frozen=True)
@@ -114,25 +115,32 @@ class HeadList:
     def save(self, path: str | Path) -> Path:
         """Writes JSON, or CSV where the name ends in .csv (which keeps heads and scores, not the run)."""
         path = Path(path)
-        if path.suffix == ".csv":
-            return write_text(path, self.to_dataframe().assign(by=self.by).to_csv(index=False))
+        if path.suffix.lower() == ".csv":
+            return write_table(path, self.to_dataframe().assign(by=self.by))
         rows = [{"layer": h.layer, "index": h.index} for h in self.heads]
         if self.scores:
             rows = [{**row, "score": score} for row, score in zip(rows, self.scores, strict=True)]
-        return write_json(path, {"kind": "heads", "by": self.by, "heads": rows, "run": self.run})
+        return write_result(path, {"kind": "heads", "by": self.by, "heads": rows, "run": self.run})
 
     def save_pasta(self, path: str | Path) -> Path:
         """Writes the head configuration that PASTA-style steering tools read: {"layer": [index, ...]}."""
         layers: dict[str, list[int]] = {}
         for head in sorted(self.heads):
             layers.setdefault(str(head.layer), []).append(head.index)
+        check_place(path, "pasta")
         return write_json(path, layers)
 
     @classmethod
     def load(cls, path: str | Path) -> "HeadList":
-        """Reads JSON or CSV as `save` writes them, PASTA JSON, or a JSON list of names such as ["17.7", "22.8"]."""
+        """Reads JSON or CSV as `save` writes them, PASTA JSON, or a JSON list of names such as ["17.7", "22.8"].
+
+        A CSV file needs the columns layer and index, may have score and by, and may have ';' between them.
+
+        Raises:
+            HeadError: naming the file, and in CSV the line, where it is none of them or lists a head twice.
+        """
         path = Path(path)
-        if path.suffix == ".csv":
+        if path.suffix.lower() == ".csv":
             return cls._from_csv(path)
         content = read_json(path, HeadError)
         try:
@@ -147,19 +155,27 @@ class HeadList:
             if isinstance(content, dict):
                 return cls.of((int(layer), index) for layer, indices in content.items() for index in indices)
             return cls.of(content)
+        except HeadError as error:
+            raise HeadError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise HeadError(f"{path} is not a head list ({error}); write one with `nasa-interp heads`") from error
 
     @classmethod
     def _from_csv(cls, path: Path) -> "HeadList":
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            heads = tuple(Head(int(row["layer"]), int(row["index"])) for row in rows)
-            scores = tuple(float(row["score"]) for row in rows if row.get("score"))
-            return cls(heads, scores, rows[0].get("by") or "given" if rows else "given")
-        except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-            raise HeadError(f"{path} is not a head table ({error!r}); it needs columns layer and index") from error
+        names, rows = read_table(path, HeadError, ",;")
+        if missing := [name for name in ("layer", "index") if name not in names]:
+            found = ", ".join(map(shown, names)) or "nothing"
+            raise HeadError(f"{path} has no column {missing[0]!r} (found: {found}); it needs columns layer and index")
+        places: dict[Head, str] = {}
+        for place, row in rows:
+            head = Head(*(_count(row[name], f"{place}: {name}") for name in ("layer", "index")))
+            if head in places:
+                raise HeadError(f"{place} lists head {head} again, after {places[head]}; list each head once")
+            places[head] = place
+        # NaN is written as nothing.
+        scored = any(row.get("score") for _, row in rows)
+        scores = tuple(_score(row["score"], f"{place}: score") for place, row in rows) if scored else ()
+        return cls(tuple(places), scores, (rows[0][1].get("by") if rows else "") or "given")
 
     def __repr__(self) -> str:
         names = ", ".join(str(h) for h in self.heads[:12]) + (", ..." if len(self) > 12 else "")
@@ -171,3 +187,17 @@ class HeadList:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
+
+
+def _count(cell: str, what: str) -> int:
+    """A whole number from 0 on, of as many digits as a model may have heads."""
+    if not re.fullmatch(r"\s*[0-9]{1,9}\s*", cell):
+        raise HeadError(f"{what} is {shown(cell)}, not a whole number from 0 on; correct it")
+    return int(cell)
+
+
+def _score(cell: str, what: str) -> float:
+    try:
+        return float(cell.strip() or "nan")
+    except ValueError:
+        raise HeadError(f"{what} is {shown(cell)}, not a number with a decimal point; correct it") from None

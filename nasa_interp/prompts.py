@@ -1,8 +1,8 @@
 """Questions to token batches: instruction first, then the question, with the answer candidates located exactly.
 
 Nothing else in the package builds prompts. What a batch promises: the candidates are found by character offsets
-inside the instruction's own span and checked to decode back; there is one BOS token or none, never two; padding is
-on the right, so that each prompt keeps its own coordinates.
+inside the instruction's own span and checked to decode back; there is one BOS token or none, never two; a control token
+in a question is text; padding is on the right, so that each prompt keeps its own coordinates.
 """
 
 import re
@@ -16,8 +16,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .chat import answer_lead, write_chat
+from .encoding import Encoded, Encoder, Span
 from .errors import PromptError
-from .questions import BinaryQuestion, check_questions
+from .questions import BinaryQuestion, QuestionList, check_questions
+from .torch_defaults import under_torch_defaults
 
 Order = Literal["yes_no", "no_yes"]
 Orders = Literal["both", "yes_no", "no_yes"]
@@ -35,15 +37,19 @@ class PromptStyle:
         yes, no: the answer candidates, any two strings (source: the paper uses Yes and No).
         kind: "chat" (the tokenizer's template), "plain", or "auto": chat where there is a template.
         question: how the question is written under the instruction; `{question}` stands for it.
+        allow_special: read control tokens in a question ("<|im_end|>") as what they are, not as the text they stand in.
     """
 
-    instruction: str | tuple[str, ...] = "You are given a question and you MUST answer {first} or {second}."
+    instruction: str | Sequence[str] = "You are given a question and you MUST answer {first} or {second}."
     yes: str = "Yes"
     no: str = "No"
     kind: Literal["auto", "chat", "plain"] = "auto"
     question: str = "Question: {question}"
+    allow_special: bool = False
 
     def __post_init__(self):
+        if not isinstance(self.instruction, str):
+            object.__setattr__(self, "instruction", tuple(self.instruction))
         if not self.yes.strip() or not self.no.strip() or self.yes == self.no:
             raise PromptError(f"the candidates {self.yes!r} and {self.no!r} must be two different, non-empty texts")
         if self.kind not in ("auto", "chat", "plain"):
@@ -79,18 +85,21 @@ class PromptStyle:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a run's details: a text, or a list of texts where there are several instructions."""
         texts = list(self.instructions)
-        return {"instruction": texts if len(texts) > 1 else texts[0]} | {
-            name: getattr(self, name) for name in ("yes", "no", "kind", "question")
-        }
+        values = {name: getattr(self, name) for name in ("yes", "no", "kind", "question")}
+        # Named only where it was chosen, so that runs from before there was a choice compare as equal.
+        allowed = {"allow_special": True} if self.allow_special else {}
+        return {"instruction": texts if len(texts) > 1 else texts[0]} | values | allowed
 
 
 @dataclass(frozen=True)
 class PromptBatch:
     """Prompts as tokens, padded on the right, with everything that scoring and deciding need to know of them.
 
+    Pads are whatever tokens the model has, and nothing may depend on them; `mask` is True where there is none.
     Positions count the tokens of a prompt from 0; spans are start and end (exclusive). `shared` are the tokens that
     both answers begin with, which the prompts end with. The instruction runs from `instruction_start` to
-    `first_query`, the question's line from there to `question_end` (exclusive).
+    `first_query`, the question's line from there to `question_end` (exclusive). `style` is how they were written,
+    `data` the name of the questions ("" where they had none), so that results of prompts that are handed over say so.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -110,6 +119,8 @@ class PromptBatch:
     kind: Literal["chat", "plain"]
     questions: tuple[BinaryQuestion, ...] = field(repr=False)
     texts: tuple[str, ...] = field(repr=False)
+    style: PromptStyle = field(repr=False)
+    data: str = ""
     notes: tuple[str, ...] = ()
     shared: tuple[int, ...] = ()
 
@@ -167,6 +178,7 @@ def find_candidates(text: str, yes: str, no: str) -> tuple[tuple[int, int], tupl
     return spans[yes], spans[no]
 
 
+@under_torch_defaults
 def build_prompts(
     model: Any, questions: Sequence[BinaryQuestion], order: Order = "yes_no", style: PromptStyle | None = None
 ) -> PromptBatch:
@@ -183,12 +195,14 @@ def build_prompts(
 
     Raises:
         PromptError: where a candidate can't be located or merges with its neighbours, where the answer would tokenize
-            otherwise after the prompt, or where a prompt is longer than the model's context.
+            otherwise after the prompt, where a question's control token can't be read as text, or where a prompt is
+            longer than the model's context.
 
     Source: instruction before question as in the paper (section on NAS); the wording and all checks are ours.
     """
     style = style or PromptStyle()
     tokenizer = getattr(model, "tokenizer", model)
+    data = questions.name if isinstance(questions, QuestionList) else ""
     questions = tuple(check_questions(questions, "the list of questions"))
     if not getattr(tokenizer, "is_fast", False):
         raise PromptError(
@@ -202,21 +216,26 @@ def build_prompts(
     texts, starts = zip(
         *(_render(tokenizer, style, kind, rendered[turn], q.question) for q, turn in asked), strict=True
     )
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
-    rows, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    places = [
+        _question_spans(style, q.question, start + len(_content_head(rendered[turn])))
+        for (q, turn), start in zip(asked, starts, strict=True)
+    ]
+    encoder = Encoder(tokenizer, style.allow_special)
+    encoded = encoder.encode(texts, places, [q.id for q in questions])
+    notes += _control_notes(questions, encoded, style)
     located = []
-    for (q, turn), text, start, row, offset in zip(asked, texts, starts, rows, offsets, strict=True):
+    for (q, turn), text, start, found in zip(asked, texts, starts, encoded, strict=True):
         instruction, (yes_chars, no_chars) = rendered[turn], spans[turn]
-        yes = _locate(tokenizer, text, row, offset, start + yes_chars[0], start + yes_chars[1], q.id)
-        no = _locate(tokenizer, text, row, offset, start + no_chars[0], start + no_chars[1], q.id)
-        begin = next(i for i, (_, b) in enumerate(offset) if b > start)
-        first = _token_from(offset, start + len(instruction))
-        end = _token_from(offset, start + len(_content(style, instruction, q.question)))
+        yes = _locate(tokenizer, text, found, start + yes_chars[0], start + yes_chars[1], q.id)
+        no = _locate(tokenizer, text, found, start + no_chars[0], start + no_chars[1], q.id)
+        begin = next(i for i, (_, b) in enumerate(found.offsets) if b > start)
+        first = _token_from(found.offsets, start + len(instruction))
+        end = _token_from(found.offsets, start + len(_content(style, instruction, q.question)))
         located.append((yes, no, begin, first, end))
-    answers = _Answers.of(tokenizer, style, kind, texts, rows, questions)
-    rows = [row + list(answers.shared) for row in rows]
+    answers = _Answers.of(encoder, style, kind, texts, places, encoded, questions)
+    rows = [found.tokens + list(answers.shared) for found in encoded]
     _check_context(model, rows, questions)
-    tokens, mask = _pad(rows, tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
+    tokens, mask = _pad(rows)
     return PromptBatch(
         tokens=tokens,
         mask=mask,
@@ -235,9 +254,28 @@ def build_prompts(
         kind=kind,
         questions=questions,
         texts=texts,
+        style=style,
+        data=data,
         notes=notes,
         shared=answers.shared,
     )
+
+
+def encode_texts(tokenizer: Any, prompts: PromptBatch, texts: Sequence[str]) -> list[list[int]]:
+    """Tokens of texts that differ from the prompts' own in the instruction alone, each question read as it was.
+
+    Args:
+        tokenizer: the prompts' own.
+        prompts: what `build_prompts` made.
+        texts: one a prompt; what both answers begin with is not in them, and not added.
+    """
+    style, instructions, places = prompts.style, prompts.style.render_instructions(prompts.order), []
+    for q, old, new in zip(prompts.questions, prompts.texts, texts, strict=True):
+        found = [(old.rfind(_content(style, text, q.question)), len(_content_head(text))) for text in instructions]
+        start, head = next((start, head) for start, head in found if start >= 0)
+        places.append(_question_spans(style, q.question, start + head + len(new) - len(old)))
+    encoded = Encoder(tokenizer, style.allow_special).encode(texts, places, [q.id for q in prompts.questions])
+    return [found.tokens for found in encoded]
 
 
 def _turns(questions: Sequence[BinaryQuestion], n: int) -> list[int]:
@@ -269,7 +307,12 @@ def _kind(tokenizer: Any, style: PromptStyle) -> tuple[Literal["chat", "plain"],
 
 def _content(style: PromptStyle, instruction: str, question: str) -> str:
     """What the user's turn says."""
-    return f"{instruction}\n\n{style.question.replace('{question}', question.strip())}"
+    return _content_head(instruction) + style.question.replace("{question}", question.strip())
+
+
+def _content_head(instruction: str) -> str:
+    """What the user's turn says before the question's line."""
+    return f"{instruction}\n\n"
 
 
 def _render(
@@ -293,15 +336,39 @@ def _render(
     return text, start
 
 
-def _token_from(offsets: list[tuple[int, int]], char: int) -> int:
+def _question_spans(style: PromptStyle, question: str, line: int) -> list[Span]:
+    """Where the question's own text stands in a prompt, as often as its line does that begins at this character."""
+    question, (head, *parts) = question.strip(), style.question.split("{question}")
+    at, spans = line + len(head), []
+    for part in parts:
+        spans.append((at, at + len(question)))
+        at += len(question) + len(part)
+    return spans
+
+
+def _control_notes(
+    questions: Sequence[BinaryQuestion], encoded: Sequence[Encoded], style: PromptStyle
+) -> tuple[str, ...]:
+    """What is done with control tokens in questions; a warning, too, where they are read as text unasked."""
+    held = [(q.id, found.held[0]) for q, found in zip(questions, encoded, strict=True) if found.held]
+    if not held:
+        return ()
+    (first, token), n = held[0], len(held)
+    how = "the model reads them as such" if style.allow_special else "they are read as plain text"
+    note = f"{n} question{'s' if n > 1 else ''} hold{'' if n > 1 else 's'} control tokens ({first!r}: {token!r}); {how}"
+    if not style.allow_special:
+        warnings.warn(note, stacklevel=3)
+    return (note,)
+
+
+def _token_from(offsets: list[Span], char: int) -> int:
     """The first token that begins at or after this character, or the end."""
     return next((i for i, (a, _) in enumerate(offsets) if a >= char), len(offsets))
 
 
-def _locate(
-    tokenizer: Any, text: str, row: list[int], offsets: list[tuple[int, int]], start: int, end: int, where: str
-) -> tuple[int, int]:
+def _locate(tokenizer: Any, text: str, found: Encoded, start: int, end: int, where: str) -> Span:
     """The tokens that cover these characters, checked to decode back to just them."""
+    row, offsets = found.tokens, found.offsets
     covering = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
     span = (covering[0], covering[-1] + 1) if covering else (0, 0)
     decoded = tokenizer.decode(row[span[0] : span[1]], clean_up_tokenization_spaces=False)
@@ -325,9 +392,12 @@ class _Answers:
     no_variants: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer, style, kind, texts, rows, questions) -> "_Answers":
+    def of(cls, encoder, style, kind, texts, places, encoded, questions) -> "_Answers":
+        tokenizer = encoder.tokenizer
         lead = answer_lead(tokenizer, kind, texts[0], style.yes)
-        yes, no = (_continuation(tokenizer, texts, rows, questions, lead + word) for word in (style.yes, style.no))
+        yes, no = (
+            _continuation(encoder, texts, places, encoded, questions, lead + word) for word in (style.yes, style.no)
+        )
         n_shared = next((i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), min(len(yes), len(no)))
         if n_shared == min(len(yes), len(no)):
             raise PromptError(
@@ -342,9 +412,10 @@ class _Answers:
         )
 
 
-def _continuation(tokenizer, texts, rows, questions, answer: str) -> list[int]:
+def _continuation(encoder, texts, places, encoded, questions, answer: str) -> list[int]:
     """The tokens of an answer after a prompt: the same after every prompt, or an error."""
-    extended = tokenizer([text + answer for text in texts], add_special_tokens=False)["input_ids"]
+    extended = encoder.encode([text + answer for text in texts], places, [q.id for q in questions])
+    rows, extended = [found.tokens for found in encoded], [found.tokens for found in extended]
     first = extended[0][len(rows[0]) :]
     for q, row, longer in zip(questions, rows, extended, strict=True):
         if longer[: len(row)] != row or longer[len(row) :] != first or not first:
@@ -372,8 +443,9 @@ def _check_context(model: Any, rows: list[list[int]], questions: Sequence[Binary
         )
 
 
-def _pad(rows: list[list[int]], pad: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+def _pad(rows: list[list[int]]) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """Pads are each prompt's first token: the tokenizer's own may have no row in the embedding."""
     length = max(map(len, rows))
-    tokens = torch.tensor([row + [pad] * (length - len(row)) for row in rows])
+    tokens = torch.tensor([row + row[:1] * (length - len(row)) for row in rows])
     mask = torch.arange(length) < torch.tensor([[len(row)] for row in rows])
     return tokens, mask

@@ -59,7 +59,7 @@ def restart_at(hf: Any, layer: int, hidden: Float[Tensor, "batch pos d_model"]) 
     """
     layers = decoder_layers(hf)
     if not 0 <= layer < len(layers):
-        raise ModelError(f"no layer {layer} to restart at: {type(hf).__name__} has layers 0 to {len(layers) - 1}")
+        raise ModelError(f"no layer {layer} to restart at; {type(hf).__name__} has layers 0 to {len(layers) - 1}")
     skipped = [(below, vars(below).get("forward")) for below in layers[:layer]]
 
     def skip(*args: Any, **kwargs: Any) -> Tensor:

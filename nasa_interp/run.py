@@ -7,13 +7,15 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from .errors import NasaInterpError, ResultError
+from .reading import parse_json
 
 
 @dataclass(frozen=True)
@@ -98,51 +100,80 @@ def digest_of(values: Iterable[Any]) -> str:
     return hashlib.sha256("\0".join(map(repr, values)).encode()).hexdigest()[:16]
 
 
-def write_whole(path: str | Path, write: Callable[[Path], None]) -> Path:
-    """Calls `write` on a temporary file beside `path` and renames it: readers see all of the file or none.
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A temporary file beside `path` that gets its name at the end: readers see all of the file or none.
 
-    Raises NasaInterpError where the place can't be written.
+    Where something goes wrong before, it vanishes. Raises NasaInterpError where the place can't be written.
     """
     path = Path(path)
+    with _writing(path):
+        part = _part(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-    except OSError as error:
-        raise NasaInterpError(f"{path} can't be written ({error.strerror}); name another place") from error
-    try:
-        write(Path(name))
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except OSError as error:
-        raise NasaInterpError(f"{path} can't be written ({error.strerror}); name another place") from error
+        with _writing(path):
+            yield part
+            os.chmod(part, 0o666 & ~_umask())
+            os.replace(part, path)
     finally:
-        Path(name).unlink(missing_ok=True)
-    return path
+        part.unlink(missing_ok=True)
+
+
+def try_place(path: str | Path) -> None:
+    """Makes the folder of `path`, and a file in it for a moment; raises NasaInterpError where it can't be written."""
+    path = Path(path)
+    with _writing(path):
+        _part(path).unlink()
 
 
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a text file whole."""
+    return write_bytes(path, text.encode("utf-8"))
 
-    def write(part: Path) -> None:
-        part.write_text(text, encoding="utf-8")
 
-    return write_whole(path, write)
+def write_bytes(path: str | Path, content: bytes) -> Path:
+    """Writes a file whole."""
+    with whole(path) as part:
+        part.write_bytes(content)
+    return Path(path)
 
 
 def write_json(path: str | Path, content: Any) -> Path:
     """Writes a JSON file whole, NaN as null."""
-    return write_text(path, json.dumps(jsonable(content), indent=1, allow_nan=False) + "\n")
+    return write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(jsonable(content), indent=1, allow_nan=False) + "\n"
 
 
 def read_json(path: str | Path, error: type[NasaInterpError] = ResultError) -> Any:
-    """Reads a JSON file; raises `error` with the path and the place where it can't."""
+    """Reads a JSON file; raises `error` with the path and the place where it can't, or would lose something."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path} does not exist; check the path") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as problem:
+    except (OSError, ValueError) as problem:
         raise error(f"{path} can't be read as JSON ({problem})") from problem
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NasaInterpError(f"{path} can't be written ({error.strerror or error}); name another place") from error
+
+
+def _part(path: Path) -> Path:
+    """A new file beside `path`; raises OSError also where `path` itself is a name that no file can have."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        path.lstat()
+    # Not the whole name, which may be as long as names can be.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".part")
+    os.close(handle)
+    return Path(name)
 
 
 def _umask() -> int:

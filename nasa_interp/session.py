@@ -1,39 +1,42 @@
 """What every computation begins and ends with: questions from whatever was handed over, details for the result."""
 
-import copy
-import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from .errors import QuestionError
+from .errors import PromptError
 from .models import Model
+from .models.ready import state_notes
 from .prompts import ORDERS, Order, Orders, PromptBatch, PromptStyle, build_prompts
-from .questions import BinaryQuestion, QuestionList, check_questions, load_questions, sample_questions
+from .questions import (
+    BinaryQuestion,
+    QuestionList,
+    check_questions,
+    check_seed,
+    load_questions,
+    read_rows,
+    sample_questions,
+)
 from .run import RunInfo
-
-Result = TypeVar("Result")
-
-# Results that a model holds; beyond that the oldest goes.
-REMEMBERED = 32
 
 
 def resolve_questions(data: Any, limit: int | None = None, seed: int = 0) -> QuestionList:
-    """Named questions from a data specification or a sequence of questions.
+    """Named questions from a data specification, a sequence of questions, a list of dicts or a pandas DataFrame.
+
+    Dicts and DataFrames have `question` and `label`, and may have `id`, `group` and `pair` (see `read_rows`).
 
     Raises:
-        QuestionError: where it is neither.
+        QuestionError: where it is none of them, for a wrong row, for a negative seed.
     """
+    check_seed(seed)
     if isinstance(data, (str, Path)):
         return load_questions(data, limit, seed)
-    if isinstance(data, Sequence) and all(isinstance(q, BinaryQuestion) for q in data):
-        questions = check_questions(data, "the list of questions")
-        name = data.name if isinstance(data, QuestionList) else _describe(questions)
-        return QuestionList(questions if limit is None else sample_questions(questions, limit, seed), name)
-    raise QuestionError(
-        f"{type(data).__name__} is not data; give BinaryQuestions, or a specification such as 'builtin:verify#test'"
-    )
+    if not (isinstance(data, Sequence) and all(isinstance(q, BinaryQuestion) for q in data)):
+        data = read_rows(data)
+    questions = check_questions(data, "the list of questions")
+    name = data.name if isinstance(data, QuestionList) else _describe(questions)
+    return QuestionList(questions if limit is None else sample_questions(questions, limit, seed), name)
 
 
 def _describe(questions: list[BinaryQuestion]) -> str:
@@ -60,48 +63,25 @@ def resolve_prompts(
     if isinstance(data, PromptBatch):
         data = [data]
     if isinstance(data, Sequence) and len(data) and all(isinstance(each, PromptBatch) for each in data):
-        return resolve_questions(list(data[0].questions)), list(data)
+        return _handed_over(list(data)), list(data)
     questions = resolve_questions(data, limit, seed)
     return questions, prompts_in_orders(model, questions, order, style)
 
 
-def remembered(
-    model: Model, kind: str, batches: Sequence[PromptBatch], options: tuple, compute: Callable[[str], Result]
-) -> Result:
-    """The result of an earlier call with the same weights, prompts and options, or a new one.
-
-    Args:
-        model: which holds its last results, so that they go when it goes.
-        kind: what is computed.
-        batches: the prompts; they count by their tokens and questions.
-        options: all else that the result depends on.
-        compute: called with the hash of the weights.
-    """
-    digest = model.weights_hash()
-    key = (kind, digest, *options, *(_digest(batch) for batch in batches))
-    # Without a hash of the weights (offloaded models) nothing says that they are the same.
-    if not digest or key not in model.results:
-        model.results.pop(key, None)
-        model.results[key] = compute(digest)
-        while len(model.results) > REMEMBERED:
-            del model.results[next(iter(model.results))]
-    # A copy, so that who writes into its arrays doesn't write into the memory.
-    return copy.deepcopy(model.results[key])
-
-
-def _digest(batch: PromptBatch) -> str:
-    tensors = (batch.tokens, batch.mask, batch.yes_span, batch.no_span, batch.first_query, batch.labels)
-    digest = hashlib.sha256(repr((batch.order, batch.yes_token, batch.no_token, batch.questions)).encode())
-    for tensor in tensors:
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _handed_over(batches: list[PromptBatch]) -> QuestionList:
+    """The questions of prompts that were built already: the same in every batch, each in an order of its own."""
+    first = batches[0]
+    if any(batch.questions != first.questions for batch in batches):
+        raise PromptError("the batches ask different questions; build all of them from one list, one batch an order")
+    if len({batch.order for batch in batches}) < len(batches):
+        raise PromptError(f"two batches have the order {first.order!r}; give one batch for each candidate order")
+    return resolve_questions(QuestionList(first.questions, first.data or _describe(list(first.questions))))
 
 
 def describe_run(
     model: Model,
     questions: QuestionList,
     batches: Sequence[PromptBatch],
-    style: PromptStyle | None,
     seed: int,
     draws: int,
     start: float,
@@ -112,9 +92,9 @@ def describe_run(
     """The run's details.
 
     Args:
-        batches: the prompts, one batch a candidate order.
+        batches: the prompts, one batch a candidate order; they know how they were written.
         start: time.perf_counter() when the computation began.
-        notes: what the user should know of the computation, besides the notes of the prompts.
+        notes: what the user should know of the computation, besides the notes of the prompts and the model's state.
         model_hash: where it is known already, as it takes time on a large model.
     """
     return RunInfo(
@@ -123,12 +103,12 @@ def describe_run(
         data=questions.name,
         n_questions=len(questions),
         orders=tuple(batch.order for batch in batches),
-        template={**(style or PromptStyle()).to_dict(), "kind": batches[0].kind},
+        template={**batches[0].style.to_dict(), "kind": batches[0].kind},
         seed=seed,
         draws=draws,
         engine=engine,
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         seconds=round(time.perf_counter() - start, 3),
-        notes=(*batches[0].notes, *notes),
+        notes=(*batches[0].notes, *state_notes(model.module), *notes),
     )

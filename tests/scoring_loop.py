@@ -8,18 +8,21 @@ from nasa_interp.models.bridge import eager_twin
 
 
 @torch.no_grad()
-def eager_attentions(hf, tokens):
-    """Each layer's attention [head, query, key] on one prompt, from a model built eager."""
-    out = eager_twin(hf)(tokens[None], output_attentions=True, use_cache=False)
+def eager_attentions(eager, tokens):
+    """Each layer's attention [head, query, key] on one prompt, from a model with eager attention."""
+    out = eager(tokens[None], output_attentions=True, use_cache=False)
     return [a[0].double().numpy() for a in out.attentions]
 
 
-def loop_scores(hf, prompts, windows=None):
-    """NAS and its absolute terms, [prompt, layer, head] each, one prompt, head and query at a time."""
-    nas, size = [], []
+def loop_scores(hf, prompts, windows=None, eager=None):
+    """NAS and its absolute terms, [prompt, layer, head] each, one prompt, head and query at a time.
+
+    `eager` is the model itself where it has eager attention; by default one is built around the same weights.
+    """
+    nas, size, eager = [], [], eager or eager_twin(hf)
     for i in range(len(prompts)):
         last = int(prompts.last_pos[i])
-        attentions = eager_attentions(hf, prompts.tokens[i, : last + 1])
+        attentions = eager_attentions(eager, prompts.tokens[i, : last + 1])
         yes, no = range(*prompts.yes_span[i].tolist()), range(*prompts.no_span[i].tolist())
         first, reach = int(prompts.first_query[i]), windows or {}
         rows = [

@@ -7,14 +7,21 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 from families import tiny_model, tiny_tokenizer
 
+from nasa_interp.cli.show import print_scores, shortfall
+from nasa_interp.run import RunInfo
+from nasa_interp.scoring import HeadScores
+
 # All bad calls go through one process, as importing takes seconds; each is a fresh call of the program's entry.
 RUNNER = """
-import contextlib, io, json, sys
+import contextlib, io, json, resource, sys
 from nasa_interp.cli import main
+if len(sys.argv) > 1:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 for arguments in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -23,11 +30,11 @@ for arguments in json.load(sys.stdin):
 """
 
 
-def call(*calls, cwd=None):
-    """Status, stdout and stderr of each call."""
+def call(*calls, cwd=None, largest=None):
+    """Status, stdout and stderr of each call; files over `largest` bytes can't be written, as on a full disk."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     done = subprocess.run(
-        [sys.executable, "-c", RUNNER],
+        [sys.executable, "-c", RUNNER, *([] if largest is None else [str(largest)])],
         input=json.dumps([list(map(str, c)) for c in calls]),
         capture_output=True,
         text=True,
@@ -94,6 +101,10 @@ def test_bad_input_is_one_clear_line_and_status_1(place):
 def test_wrong_usage_is_status_2(place):
     cases = [["decide"], ["decide", "tiny", "--bogus"], ["fly"], ["decide", "tiny", "--limit", "0"]]
     cases += [["decide", "tiny", "--by", "dice"], ["decide", "tiny", "--candidates", "Yes"]]
+    given = {"ablate": ["--heads", "a"], "align": ["--heads", "a", "--out", "b"], "compare": ["--heads", "a"]}
+    for name in RUN_A_MODEL:
+        model = [] if name == "demo" else ["tiny"]
+        cases.append([name, *model, *given.get(name, []), "--seed", "-1"])
     for status, _, err in call(*cases, cwd=place):
         assert status == 2, err
         assert "Traceback" not in err
@@ -134,7 +145,8 @@ def test_the_whole_path_on_a_tiny_model(place):
     assert "even" in decided
     assert json.loads(as_json)["all"]["n"] == 16
     assert "neither" in generated
-    assert "top 8 heads by values" in scored
+    assert "top 8 heads by values (NAS, nats, summed over queries); 8 of 10 asked: the model has 8 heads\n" in scored
+    assert "8 of 10 asked: the model has 8 heads\n" in results[6][2]
     assert len(json.loads(scored_json)) == 8
     assert len(listed.splitlines()) == 4
     assert json.loads(listed_json)[0]["rank"] == 1
@@ -151,11 +163,117 @@ def test_the_whole_path_on_a_tiny_model(place):
     assert len(json.loads((place / "heads.json").read_text())["heads"]) == 3
 
 
-def test_an_unwritable_place_is_one_clear_line(place):
-    (place / "file").write_text("")
-    [(status, _, err)] = call(["score", "tiny", "--data", "good.jsonl", "--out", "file/scores.json"], cwd=place)
-    assert status == 1
-    assert "can't be written" in err
+WRITE_A_FILE = {
+    "decide": ["decide", "nobody/nothing", "--data", "good.jsonl", "--out"],
+    "answers": ["decide", "nobody/nothing", "--data", "good.jsonl", "--by", "generation", "--out"],
+    "score": ["score", "nobody/nothing", "--data", "good.jsonl", "--out"],
+    "heads": ["heads", "nowhere.json", "--out"],
+    "pasta": ["heads", "nowhere.json", "--pasta"],
+    "ablate": ["ablate", "nobody/nothing", "--data", "good.jsonl", "--heads", "inside.json", "--out"],
+    "patch": ["patch", "nobody/nothing", "--data", "good.jsonl", "--out"],
+    "report": ["report", "nowhere", "--out"],
+}
+WRITE_A_FOLDER = {
+    "align": ["align", "nobody/nothing", "--heads", "inside.json", "--out"],
+    "compare": ["compare", "nobody/nothing", "--heads", "inside.json", "--out"],
+    "export": ["export", ".", "--model", "nobody/nothing", "--out"],
+    "demo": ["demo", "--out"],
+}
+
+
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_loaded(place):
+    """Neither the model nor the scores of these calls exist: what is said is of the place alone."""
+    taken = place / "taken"
+    (taken / "tuned").mkdir(parents=True)
+    (taken / "change").mkdir()
+    (taken / "compared").mkdir()
+    (taken / "file").write_text("mine")
+    (taken / "scores.json.safetensors").write_text("mine")
+    (taken / "other.json").write_text('{"kind": "price"}')
+    (taken / "tuned" / "align.json").write_text('{"kind": "price"}')
+    (taken / "change" / "delta.safetensors").write_text("mine")
+    (taken / "compared" / "compare.json").write_text("[]")
+    everywhere = {"taken/file/a.json": "can't be written", "n" * 256: "can't be written"}
+    everywhere |= {f"{'n' * 256}/a.json": "can't be written"}
+    files = {"taken": "taken is a folder", "taken/file": "file exists and holds something else", **everywhere}
+    files |= {"taken/other.json": "(price, not ", "good.jsonl": "good.jsonl exists and holds something else"}
+    folders = {"taken/file": "file is a file; name a folder", **everywhere}
+    cases = [([*start, out], says) for start in WRITE_A_FILE.values() for out, says in files.items()]
+    cases += [([*start, out], says) for start in WRITE_A_FOLDER.values() for out, says in folders.items()]
+    cases += [
+        ([*WRITE_A_FILE["score"], "taken/scores.json"], "scores.json.safetensors exists and holds something else"),
+        ([*WRITE_A_FILE["score"], "taken/new.safetensors"], "ends in .json"),
+        ([*WRITE_A_FOLDER["align"], "taken/tuned"], "align.json exists and holds something else (price,"),
+        ([*WRITE_A_FOLDER["align"], "taken/change"], "delta.safetensors exists and holds something else"),
+        ([*WRITE_A_FOLDER["compare"], "taken/compared"], "compare.json exists and holds something else"),
+        ([*WRITE_A_FOLDER["export"], "taken/tuned"], "tuned is not empty"),
+    ]
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    for (asked, says), (status, out, err) in zip(cases, call(*(asked for asked, _ in cases), cwd=place), strict=True):
+        assert status == 1, (asked, err)
+        assert out == "", (asked, out)
+        assert err.startswith("error: "), (asked, err)
+        assert len(err.splitlines()) == 1, (asked, err)
+        assert says in err, (asked, err)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+
+
+def test_a_result_that_cannot_be_written_is_still_printed(place):
+    good = ["tiny", "--data", "good.jsonl"]
+    [(status, _, err)] = call(["score", *good, "--out", "kept.json"], cwd=place)
+    assert status == 0, err
+    cases = [
+        ["decide", *good],
+        ["decide", *good, "--json"],
+        ["decide", *good, "--by", "generation"],
+        ["score", *good],
+        ["score", *good, "--json"],
+        ["heads", "kept.json", "--top", "5"],
+        ["ablate", *good, "--heads", "inside.json", "--controls", "1"],
+        ["patch", *good, "--pairs", "order"],
+    ]
+    printed = call(*cases, cwd=place)
+    failed = call(*([*asked, "--out", "full.json"] for asked in cases), cwd=place, largest=200)
+    for asked, whole, (status, out, err) in zip(cases, printed, failed, strict=True):
+        assert (whole[0], status) == (0, 1), (asked, whole, err)
+        assert out == whole[1] != "", asked
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert errors == [err.splitlines()[-1]], (asked, err)
+        assert "full.json" in errors[0], (asked, err)
+        assert "can't be written (File too large)" in errors[0], (asked, err)
+    assert not list(place.glob("*full*"))
+
+
+def test_a_result_is_written_again_over_its_own_kind(place):
+    good = ["tiny", "--data", "good.jsonl"]
+    cases = [
+        ["decide", *good, "--out", "again/decide.json"],
+        ["decide", *good, "--by", "generation", "--out", "again/answers.csv"],
+        ["score", *good, "--out", "again/scores.json"],
+        ["heads", "again/scores.json", "--out", "again/heads.json", "--pasta", "again/pasta.json"],
+        ["heads", "again/scores.json", "--out", "again/heads.csv"],
+        ["ablate", *good, "--heads", "inside.json", "--controls", "0", "--out", "again/effect.json"],
+        ["patch", *good, "--pairs", "order", "--out", "again/patch.json"],
+        ["report", "again", "--out", "again/page.html"],
+    ]
+    for asked, (status, _, err) in zip(cases * 2, call(*cases * 2, cwd=place), strict=True):
+        assert status == 0, (asked, err)
+
+
+def test_fewer_heads_than_asked_are_explained(capsys):
+    one = np.arange(8.0).reshape(2, 4)
+    one[0, :2] = np.nan
+    intervals = {by: np.stack([one, one]) for by in ("values", "polarity", "order")}
+    scores = HeadScores(one, one, one, intervals, RunInfo("m", "d", 1, ("yes_no", "no_yes")))
+    for top, says in (
+        (10, "top 6 heads by values (NAS, nats, summed over queries); 6 of 10 asked: the model has 8 heads, "
+             "2 of which were not measured"),
+        (6, "top 6 heads by values (NAS, nats, summed over queries)"),
+    ):  # fmt: skip
+        print_scores(scores, top)
+        assert says in capsys.readouterr().out.splitlines()
+    assert shortfall(7, 9, 2, 4) == "7 of 9 asked: the model has 8 heads, 1 of which was not measured"
+    assert shortfall(4, 5, 2, 4, 1) == "4 of 5 asked: the model has 4 heads from layer 1 on"
 
 
 RUN_A_MODEL = ("decide", "score", "ablate", "patch", "align", "compare", "doctor", "demo")
@@ -178,7 +296,7 @@ def test_the_demo_writes_its_run_folder(tmp_path):
     assert "Negative bias" in out
     assert "top 10 heads by polarity" in out
     written = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"decisions.json", "scores.json", "scores.safetensors", "heads_polarity.csv", "demo.json"} <= written
+    assert {"decisions.json", "scores.json", "scores.json.safetensors", "heads_polarity.csv", "demo.json"} <= written
     assert {"decisions.html", "heatmap_values.html", "heatmap_polarity.html", "effect.json", "report.html"} <= written
     stages = set(json.loads((tmp_path / "run" / "demo.json").read_text())["seconds"])
     assert stages >= {"load", "bias", "heads", "cause", "cure", "report"}

@@ -128,6 +128,18 @@ def made_up(d, labels, mass=0.9):
     return BinaryReport(np.array(d), np.full(len(d), mass), ("yes_no",) * len(d), asked, RUN)
 
 
+@pytest.mark.parametrize("label", [True, False])
+@pytest.mark.parametrize("says_yes", [0.0, 0.3, 1.0])
+def test_questions_of_one_label_tell_nothing_of_bias(label, says_yes):
+    n = 20
+    d = [-1.0] * int(says_yes * n) + [1.0] * (n - int(says_yes * n))
+    said = made_up(d, [label] * n).verdict
+    assert said.startswith("Bias can't be told from these questions")
+    assert f"{'yes' if label else 'no'} is right for all {n}" in said
+    assert f"says Yes to {says_yes:.0%}" in said
+    assert said.endswith(f"add questions whose right answer is {'no' if label else 'yes'}.")
+
+
 def test_the_verdict_tells_bias_from_base_rate():
     rng = np.random.default_rng(0)
     noise = rng.normal(size=60)
@@ -167,7 +179,7 @@ def test_report_saves_loads_and_shows(tiny, questions, tmp_path):
 
 def test_decisions_are_those_of_one_prompt_at_a_time(tiny, questions):
     prompts = build_prompts(tiny, questions, "no_yes")
-    d, mass = answer_differences(tiny, prompts, batch_size=4, progress=False)
+    d, mass = answer_differences(tiny, prompts, batch_size=4)
     for i in range(len(prompts)):
         with torch.no_grad():
             logits = tiny.hf(prompts.tokens[i : i + 1, : prompts.last_pos[i] + 1]).logits[0, -1]

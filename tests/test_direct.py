@@ -160,8 +160,8 @@ def test_value_ranks_saves_and_loads(tiny, questions, tmp_path) -> None:
     assert again.parts.keys() == found.parts.keys()
     assert all(np.array_equal(again.parts[name], found.parts[name]) for name in found.parts)
     assert again.run == found.run
-    (tmp_path / "direct.safetensors").unlink()
-    with pytest.raises(ResultError, match="damaged"):
+    (tmp_path / "direct.json.safetensors").unlink()
+    with pytest.raises(ResultError, match=r"direct\.json\.safetensors is missing"):
         DirectAttribution.load(tmp_path / "direct.json")
     with pytest.raises(ResultError, match="does not hold"):
         DirectAttribution.load((tmp_path / "other.json").write_text("[]") and tmp_path / "other.json")

@@ -114,7 +114,8 @@ def test_fused_scores_that_are_off_are_refused(monkeypatch):
 def test_a_plain_model_that_is_not_its_own_eager_self_is_refused():
     """As with Falcon's ALiBi in transformers, whose SDPA attention computes something else than its eager one."""
     model = tiny_model("llama")
-    model.lm_head.register_forward_hook(lambda module, args, out: out + torch.arange(600) % 7)
+    unembed = model.lm_head.forward
+    model.lm_head.forward = lambda hidden: unembed(hidden) + torch.arange(600) % 7
     found = diagnose(load_model(model, tokenizer=tiny_tokenizer()))
     assert 'attn_implementation="eager"' in (found.engines["hooked"] or "")
 

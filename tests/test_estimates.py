@@ -145,7 +145,7 @@ def test_value_ranks_saves_and_loads(tiny, questions, tmp_path) -> None:
     assert "<table" in again._repr_html_()
     with pytest.raises(HeadError, match="top 0"):
         found.top(0)
-    (tmp_path / "zero.safetensors").write_bytes(b"cut off")
+    (tmp_path / "zero.json.safetensors").write_bytes(b"cut off")
     with pytest.raises(ResultError, match="damaged"):
         HeadEstimates.load(tmp_path / "zero.json")
 

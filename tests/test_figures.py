@@ -1,11 +1,14 @@
 """Figures: what is drawn, where, and that what was not measured stays blank."""
 
 import dataclasses
+import os
+import time
 
 import browser
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import psutil
 import pytest
 
 import nasa_interp as ni
@@ -341,7 +344,6 @@ def test_a_saved_figure_is_one_page_without_requests(scores, tmp_path) -> None:
         ni.save_figure(ni.head_heatmap(scores), tmp_path / "a.gif")
 
 
-@pytest.mark.filterwarnings("default")
 def test_a_figure_is_saved_as_a_picture(scores, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("BROWSER_PATH", browser.require_chromium())
     picture = ni.save_figure(ni.head_heatmap(scores), tmp_path / "a.png", scale=1.0).read_bytes()
@@ -352,9 +354,43 @@ def test_a_figure_is_saved_as_a_picture(scores, tmp_path, monkeypatch) -> None:
 
 
 def test_a_picture_without_a_browser_is_an_error_that_says_so(scores, tmp_path, monkeypatch) -> None:
-    from choreographer.browsers.chromium import Chromium
-
-    monkeypatch.setattr(Chromium, "find_browser", lambda **options: None)
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nowhere"))
     with pytest.raises(ResultError, match=r"Chromium; install it, or save as \.html"):
         ni.save_figure(ni.head_heatmap(scores), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+# What a broken browser does, and how its error goes on. Chromium is spoken to through the files 3 and 4.
+BROKEN = {
+    "ends at once": ("exit 1", "failed to draw it"),
+    "is no program": (None, "failed to draw it"),
+    "hangs": ("exec sleep {nap}", "took more than 4 s"),
+    "hangs and ignores being asked to end": ("trap '' TERM INT HUP; while :; do sleep {nap}; done", "took more than"),
+    "says what can't be read": ("printf 'no\\0{json' >&4; exec sleep {nap}", "took more than"),
+    "closes its pipes": ("exec 3<&- 4>&-; exec sleep {nap}", "took more than"),
+    "leaves a process behind": ("sleep {nap} & exit 1", "failed to draw it"),
+    "leaves a process of its own session": ("setsid sleep {nap} & exit 1", "failed to draw it"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_browser_is_one_error_in_time_and_leaves_nothing(how, scores, tmp_path, monkeypatch) -> None:
+    script, says = BROKEN[how]
+    program = tmp_path / "chromium"
+    # A number that no other run's processes have.
+    nap = f"98{os.getpid()}"
+    program.write_text("no program" if script is None else f"#!/bin/sh\n{script.replace('{nap}', nap)}\n")
+    program.chmod(0o755)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("BROWSER_PATH", str(program))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    if says.startswith("took"):
+        monkeypatch.setattr("nasa_interp.figures.save.LIMIT", 4.0)
+    start = time.monotonic()
+    with pytest.raises(ResultError, match=rf"a\.png: Chromium {says}.* or save as \.html") as error:
+        ni.save_figure(ni.head_heatmap(scores), tmp_path / "a.png")
+    assert time.monotonic() - start < 30
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["chromium", "tmp"]
+    running = [each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])]
+    assert not [words for words in running if nap in words or str(program) in words]

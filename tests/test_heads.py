@@ -1,6 +1,7 @@
 """Heads: names, lists, files."""
 
 import json
+import math
 
 import pytest
 
@@ -29,12 +30,20 @@ def listed():
     return HeadList((Head(17, 7), Head(2, 1)), (0.1 + 0.2, -1.5), "polarity", {"model": "demo"})
 
 
-@pytest.mark.parametrize("name", ["heads.json", "heads.csv"])
+@pytest.mark.parametrize("name", ["heads.json", "heads.csv", "HEADS.CSV"])
 def test_saving_and_loading_is_exact(listed, tmp_path, name):
     loaded = HeadList.load(listed.save(tmp_path / name))
     assert (loaded.heads, loaded.scores, loaded.by) == (listed.heads, listed.scores, listed.by)
     if name.endswith("json"):
         assert loaded == listed
+
+
+@pytest.mark.parametrize("name", ["heads.json", "heads.csv"])
+def test_a_score_that_is_not_a_number_is_kept(tmp_path, name):
+    listed = HeadList((Head(1, 1), Head(1, 2)), (math.nan, 0.5), "values")
+    first, second = HeadList.load(listed.save(tmp_path / name)).scores
+    assert math.isnan(first)
+    assert second == 0.5
 
 
 def test_pasta_json_is_read_and_written(listed, tmp_path):
@@ -55,8 +64,28 @@ def test_names_alone_are_a_list(tmp_path):
         ("a.json", "{", "can't be read as JSON"),
         ("a.json", '{"kind": "heads", "heads": [{"layer": 1}]}', "is not a head list"),
         ("a.json", "[17]", "does not name a head"),
-        ("a.csv", "head\n17.7\n", "needs columns layer and index"),
+        ("a.json", "[" * 100_000, "can't be read as JSON .*nested too deep"),
+        ("a.json", "[" * 900 + "]" * 900, "does not name a head"),
+        ("a.json", f"[[1, {'9' * 5000}]]", "can't be read as JSON .*a number has 5000 digits"),
+        ("a.json", f'["{"9" * 5000}.1"]', "does not name a head"),
+        ("a.json", '{"17": [1], "17": [2]}', "can't be read as JSON .*the key '17' is there twice"),
+        ("a.json", '["1.1", "1.1"]', "head 1.1 is listed more than once"),
+        ("a.csv", "head\n17.7\n", "no column 'layer' .found: 'head'.; it needs columns layer and index"),
+        ("a.csv", "layer\n17\n", "no column 'index'"),
+        ("a.csv", "", "no column 'layer' .found: nothing."),
+        ("a.csv", "layer,index\n1,2\n3\n", "line 3 has 1 cells where the header has 2"),
+        ("a.csv", "layer,index\n1,2,3\n", "line 2 has 3 cells where the header has 2"),
+        ("a.csv", "layer,index,layer\n1,2,3\n", "line 1 names the column 'layer' twice"),
+        ("a.csv", "layer\tindex\n1\t2\n", "has tabs between its columns where ',' or ';' must be"),
+        ("a.csv", 'layer,index\n1,"2\n3,4\n', "line 2 is not CSV"),
+        ("a.csv", "layer,index\n1,2\n\n1,2\n", "line 4 lists head 1.2 again, after .*line 2; list each head once"),
+        ("a.csv", "layer,index\n1,-2\n", "line 2: index is '-2', not a whole number"),
+        ("a.csv", "layer,index\n1_0,2\n", "line 2: layer is '1_0', not a whole number"),
+        ("a.csv", "layer,index\n17.0,\n", "line 2: layer is '17.0', not a whole number"),
+        ("a.csv", f"layer,index\n{'9' * 5000},2\n", "line 2: layer is '9999.*', not a whole number"),
+        ("a.csv", "layer;index;score\n1;2;0,5\n", "line 2: score is '0,5', not a number with a decimal point"),
         ("missing.json", None, "does not exist"),
+        ("missing.csv", None, "can't be read"),
     ],
 )
 def test_a_broken_file_is_one_clear_line(tmp_path, name, text, says):
@@ -64,7 +93,24 @@ def test_a_broken_file_is_one_clear_line(tmp_path, name, text, says):
         (tmp_path / name).write_text(text)
     with pytest.raises(HeadError, match=says) as error:
         HeadList.load(tmp_path / name)
+    assert str(error.value).startswith(str(tmp_path / name))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "A.CSV", "a.Csv"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "layer,index\n17,7\n2,1\n",
+        "\ufefflayer,index\r\n17,7\r\n\r\n2,1",
+        "layer;index\n17;7\n2;1\n",
+        "\ufeffrank;head;layer;index;\n1;17.7;17;7;\n2;2.1;2;1;\n",
+        "index, layer\n7, 17\n1, 2\n",
+    ],
+)
+def test_head_tables_as_spreadsheets_write_them(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    assert HeadList.load(tmp_path / name) == HeadList((Head(17, 7), Head(2, 1)))
 
 
 def test_a_head_twice_and_a_head_outside_are_refused():

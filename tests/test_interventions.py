@@ -354,3 +354,10 @@ def test_zeroing_heads_moves_the_embedded_model_and_is_measured_paired(demo):
     effect = ablation_effect(demo, asked, ["17.7", "22.8", "21.6", "21.7", "18.4"], progress=False)
     assert effect.mean_logit_difference_change != 0
     assert effect.base.run.model_hash == effect.changed.run.model_hash
+
+
+def test_the_interval_of_a_change_stands_beside_the_change(tiny, questions):
+    effect = ablation_effect(tiny, questions, ["1.1"], Zero(), draws=50, progress=False)
+    row = effect.changes.loc["mean_logit_difference"]
+    assert f"-> {row.after:+.2f}, change {row.change:+.2f} [{row.low:+.2f}, {row.high:+.2f}]" in repr(effect)
+    assert row.low <= row.change <= row.high

@@ -1,13 +1,16 @@
 """Prompts: candidates found exactly, one BOS, both orders, templates that behave badly."""
 
 import copy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from families import tiny_tokenizer
+from families import QUESTIONS, tiny_model, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nasa_interp as ni
 from nasa_interp import BinaryQuestion, PromptStyle, build_prompts
 from nasa_interp.errors import PromptError
 from nasa_interp.prompts import find_candidates
@@ -124,6 +127,18 @@ def test_questions_take_turns_in_several_instructions(order):
             assert torch.equal(getattr(chosen, name), getattr(alone, name)), name
 
 
+def test_a_list_of_instructions_is_the_same_as_a_tuple():
+    style = PromptStyle(instruction=list(SEVERAL.instructions))
+    assert style == SEVERAL
+    assert hash(style) == hash(SEVERAL)
+    assert style.to_dict() == SEVERAL.to_dict()
+    assert PromptStyle(["Yes or No?"]).to_dict() == PromptStyle("Yes or No?").to_dict()
+    prompts = [build_prompts(TOKENIZER, several_questions(), "no_yes", each) for each in (style, SEVERAL)]
+    assert torch.equal(prompts[0].tokens, prompts[1].tokens)
+    with pytest.raises(PromptError, match="no instruction"):
+        PromptStyle([])
+
+
 def test_one_instruction_of_several_without_a_candidate_is_refused():
     with pytest.raises(PromptError, match=r"holds it 0 times: 'Answer Yes\.'"):
         build_prompts(TOKENIZER, ONE, "yes_no", PromptStyle(("Yes or No?", "Answer Yes.")))
@@ -163,11 +178,50 @@ def test_a_question_that_repeats_the_instruction_changes_nothing():
 def test_padding_is_on_the_right_and_marked():
     prompts = build_prompts(TOKENIZER, [*ONE, BinaryQuestion("Short?", False, "s")], "yes_no")
     assert prompts.mask.sum(1).tolist() == (prompts.last_pos + 1).tolist()
-    assert (prompts.tokens[~prompts.mask] == TOKENIZER.pad_token_id).all()
+    # pads are tokens that the prompt itself has, as the tokenizer's own may be outside the embeddings
+    assert (prompts.tokens[1, ~prompts.mask[1]] == prompts.tokens[1, 0]).all()
     assert prompts.position_ids[1].tolist() == list(range(prompts.tokens.shape[1]))
     short = prompts.select([1])
     assert short.tokens.shape[1] == int(short.last_pos[0]) + 1
     assert short.questions[0].id == "s"
+
+
+def computed(model, prompts):
+    """What the package computes from prompts, by every engine that pads."""
+    heads = [(0, 1), (1, 2)]
+    scores = [ni.score_heads(model, prompts, engine=engine, progress=False) for engine in ("fused", "hooked")]
+    return {
+        "decisions": ni.decide(model, prompts, batch_size=4, progress=False).logit_differences,
+        "plain": model.answer_logits(prompts.tokens, prompts.mask).numpy(),
+        "fused scores": scores[0].per_prompt["yes_no"],
+        "hooked scores": scores[1].per_prompt["yes_no"],
+        "ablation": ni.ablation_effect(model, prompts, heads, progress=False).changed.logit_differences,
+    }
+
+
+@pytest.mark.filterwarnings("ignore:answer mass under")
+def test_no_result_depends_on_the_pads(tiny):
+    prompts = build_prompts(tiny, QUESTIONS, "yes_no")
+    random = torch.randint(len(tiny.tokenizer), prompts.tokens.shape, generator=torch.Generator().manual_seed(0))
+    filled = replace(prompts, tokens=torch.where(prompts.mask, prompts.tokens, random))
+    assert not torch.equal(filled.tokens, prompts.tokens)
+    others = computed(tiny, filled)
+    for name, values in computed(tiny, prompts).items():
+        np.testing.assert_allclose(others[name], values, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:answer mass under")
+@pytest.mark.parametrize("pad", ["<|new pad|>", None])
+def test_a_pad_token_that_the_model_lacks_changes_nothing(tiny, pad):
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": pad}) if pad else setattr(tokenizer, "pad_token", None)
+    assert pad is None or tokenizer.pad_token_id >= tiny.hf.get_input_embeddings().num_embeddings
+    model = ni.load_model(tiny_model("llama"), tokenizer=tokenizer)
+    prompts = build_prompts(model, QUESTIONS, "yes_no")
+    assert int(prompts.tokens.max()) < tiny.hf.get_input_embeddings().num_embeddings
+    found = computed(model, prompts)
+    for name, values in computed(tiny, build_prompts(tiny, QUESTIONS, "yes_no")).items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
 def bos_adding(template_too):

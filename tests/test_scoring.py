@@ -194,10 +194,12 @@ def test_rankings_of_two_models_are_not_compared(tiny, questions):
 def test_patterns_are_those_of_eager_attention(tiny, questions):
     from scoring_loop import eager_attentions
 
+    from nasa_interp.models.bridge import eager_twin
+
     prompts = build_prompts(tiny, questions[:3], "yes_no")
     found = ni.attention_patterns(tiny, prompts, ["1.2", "0.0"])
     last = int(prompts.last_pos[2])
-    expected = eager_attentions(tiny.hf, prompts.tokens[2, : last + 1])[1][2]
+    expected = eager_attentions(eager_twin(tiny.hf), prompts.tokens[2, : last + 1])[1][2]
     np.testing.assert_allclose(found.values[2, 0, : last + 1, : last + 1], expected, atol=1e-6)
     frame = found.to_dataframe(2, (1, 2))
     assert frame.shape == (last + 1, last + 1)

@@ -6,10 +6,20 @@ from typing import NamedTuple
 import pytest
 import torch
 import transformers
-from families import FAMILIES, SUPPORTED, base, gpt_base, tiny_model, token_settings
+from families import (
+    FAMILIES,
+    QUESTIONS,
+    SUPPORTED,
+    base,
+    gpt_base,
+    tiny_model,
+    tiny_tokenizer,
+    token_settings,
+)
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from nasa_interp import ablation_effect, build_prompts, decide, load_model
 from nasa_interp.errors import HeadError, ModelError
 from nasa_interp.models.slices import (
     WeightSlice,
@@ -20,12 +30,30 @@ from nasa_interp.models.slices import (
     norm_spans_heads,
 )
 
-# Layouts of fused projections that no supported family of `FAMILIES` has.
+
+def with_images() -> transformers.Gemma3Config:
+    """Gemma 3 with an encoder of images that has as many layers as the text decoder."""
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    # A token of images beyond the vocabulary, so that no prompt of the tests holds it.
+    return transformers.Gemma3Config(
+        text_config=FAMILIES["gemma3_text"]().to_dict() | {"num_hidden_layers": 2, "layer_types": LAYER_KINDS},
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=600,
+    )
+
+
+LAYER_KINDS = ["sliding_attention", "full_attention"]
+
+# Layouts of fused projections that no supported family of `FAMILIES` has, and a model with two lists of layers.
 MORE_LAYOUTS: dict[str, Callable] = {
     "bloom": lambda: transformers.BloomConfig(
         **token_settings(), hidden_size=48, n_layer=2, n_head=4, initializer_range=0.3
     ),
     "falcon_interleaved": lambda: transformers.FalconConfig(**base(multi_query=False, alibi=False)),
+    "gemma3_with_images": with_images,
     "gpt_bigcode": lambda: transformers.GPTBigCodeConfig(**gpt_base(multi_query=False)),
     "gpt_bigcode_multi_query": lambda: transformers.GPTBigCodeConfig(**gpt_base(multi_query=True)),
     "mpt": lambda: transformers.MptConfig(**token_settings(), d_model=48, n_layers=2, n_heads=4, initializer_range=0.3),
@@ -218,6 +246,37 @@ def test_slices_by_hand():
         WeightSlice("transformer.h.0.self_attention.query_key_value.weight", 0, tuple(range(60, 72))),
         WeightSlice("transformer.h.0.self_attention.query_key_value.weight", 0, tuple(range(72, 84))),
     ]
+
+
+@pytest.mark.parametrize("first", ["vision_tower", "language_model"])
+def test_the_heads_of_a_model_with_images_are_those_of_its_text_decoder(first):
+    model = build("gemma3_with_images")
+    parts = model.model._modules
+    # Into its place before the others.
+    for name in [name for name in parts if name != first]:
+        parts[name] = parts.pop(name)
+    assert next(iter(parts)) == first
+    assert list(attention_modules(model)) == [f"model.language_model.layers.{n}.self_attn" for n in range(2)]
+    assert head_slices(model, 1, 2, "q") == [
+        WeightSlice("model.language_model.layers.1.self_attn.q_proj.weight", 0, tuple(range(32, 48)))
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:answer mass under 0.5")
+def test_a_model_with_images_answers_and_ablates_as_its_text_decoder_does():
+    model = build("gemma3_with_images")
+    wrapped = load_model(model, tokenizer=tiny_tokenizer())
+    prompts = build_prompts(wrapped, QUESTIONS, "yes_no")
+    with torch.no_grad():
+        logits = [model(prompts.select([number]).tokens).logits[0, -1] for number in range(len(QUESTIONS))]
+    alone = [(row[prompts.no_token] - row[prompts.yes_token]).item() for row in logits]
+    assert decide(wrapped, QUESTIONS, "yes_no", progress=False).logit_differences == pytest.approx(alone, abs=1e-4)
+    effect = ablation_effect(wrapped, QUESTIONS, ["1.2"], order="yes_no", progress=False)
+    assert effect.base.logit_differences == pytest.approx(alone, abs=1e-4)
+    change(model, head_slices(model, 1, 2, "o"), seed=None)
+    without = decide(wrapped, QUESTIONS, "yes_no", progress=False).logit_differences
+    assert effect.changed.logit_differences == pytest.approx(without, abs=1e-4)
+    assert effect.changed.logit_differences != pytest.approx(alone, abs=1e-3)
 
 
 @pytest.mark.parametrize(("family", "names"), [("t5", "encoder"), ("mamba", "MambaMixer.*in_proj.weight.*use a model")])

@@ -134,3 +134,11 @@ def test_any_edit_that_marks_its_rows(tiny, questions) -> None:
 def test_a_head_that_is_not_there_is_refused(tiny, questions) -> None:
     with pytest.raises(HeadError, match=r"9\.0 is outside"):
         sweep_heads(tiny, build_prompts(tiny, questions), ["9.0"])
+
+
+def test_sweeping_no_head_gives_the_model_as_it_is(questions) -> None:
+    model, prompts = build("llama", questions)
+    found = sweep_heads(model, prompts, [])
+    assert found.heads == ()
+    assert found.d.shape == (0, len(prompts))
+    assert np.array_equal(found.base, sweep_heads(model, prompts, ["1.1"]).base)

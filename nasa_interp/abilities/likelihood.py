@@ -11,8 +11,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import ModelError, PromptError
-from ..forward import TOKENS_AT_ONCE, in_batches, split_batches
+from ..forward import in_batches, split_batches, tokens_at_once
 from ..models import Model
+from ..models.model import device_of
+from ..models.positions import check_positions
+from ..models.ready import check_ready
 from ..run import RunInfo
 
 # The logits of a batch take no more than this; with large vocabularies they are what fills the memory.
@@ -69,11 +72,11 @@ def read_rows(
     parts.sort(key=lambda part: len(part[1].tokens), reverse=True)
     lengths = [len(part.tokens) for _, part in parts]
     asked = max(len(part.tokens) - part.start for _, part in parts)
-    tokens_at_once = TOKENS_AT_ONCE.get(model.device.type, 512)
+    at_once = tokens_at_once(model)
 
     def size_for(length: int) -> int:
         # From fixed numbers, not from the memory that happens to be free: two runs then round alike.
-        return batch_size or max(1, min(tokens_at_once // length, most // min(asked, length)))
+        return batch_size or max(1, min(at_once // length, most // min(asked, length)))
 
     def run(places: list[int]) -> tuple[list[int], Sequence[Tensor]]:
         return places, _logits(hf, [parts[place][1] for place in places])
@@ -96,17 +99,19 @@ def _parts(row: Row, place: int, most: int) -> list[tuple[int, Row]]:
 def _logits(hf: Any, rows: Sequence[Row]) -> Sequence[Float[Tensor, "pos d_vocab"]]:
     """One pass over padded rows; for each row the logits at its positions."""
     longest = max(len(row.tokens) for row in rows)
+    check_ready(hf)
+    check_positions(hf.config.get_text_config(), [len(row.tokens) for row in rows])
     # No mask is needed behind the last real token; without pad tokens transformers doesn't advise one either.
     tokens = torch.tensor([[*row.tokens, *row.tokens[:1] * (longest - len(row.tokens))] for row in rows])
     counts = [len(row.tokens) - row.start for row in rows]
     batch = torch.arange(len(rows)).repeat_interleave(torch.tensor(counts))
     pos = torch.cat([torch.arange(row.start, len(row.tokens)) for row in rows])
     with unembed_at(hf, batch, pos):
-        logits = hf(tokens.to(hf.device), use_cache=False).logits
+        logits = hf(tokens.to(device_of(hf)), use_cache=False).logits
     if logits.shape[:2] != (1, len(pos)):
         raise ModelError(
             f"{type(hf).__name__} gave logits of shape {tuple(logits.shape)} for {len(pos)} positions: "
-            f"it doesn't unembed through its output embeddings, and its texts can't be read"
+            f"it doesn't unembed through its output embeddings; its texts can't be read, measure it by decide alone"
         )
     return logits[0].split(counts)
 

@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float, Int
 from ..bootstrap import DRAWS, draw_weights, interval
 from ..errors import ModelError, PromptError, QuestionError, ResultError
 from ..models import Model, as_model
-from ..run import RunInfo, read_json, write_json
+from ..results import write_result
+from ..run import RunInfo, read_json
 from .likelihood import Row, check_context, describe_reading, leading_tokens, read_rows
 
 BUILTIN = "builtin:four_options"
@@ -128,8 +129,8 @@ class OptionReport:
         return pd.DataFrame({**columns, "answer": answers, "choice": self.choices, "right": self.right})
 
     def save(self, path: str | Path) -> Path:
-        """Writes JSON: the accuracy for readers, the questions and scores for `load`."""
-        return write_json(
+        """Writes JSON: the accuracy for readers, the questions and scores for `load`; raises as `write_result` does."""
+        return write_result(
             path,
             {
                 "kind": "option_report",

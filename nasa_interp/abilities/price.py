@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..bootstrap import draw_weights, interval
 from ..errors import ResultError
-from ..run import RunInfo, read_json, write_json
+from ..results import write_result
+from ..run import RunInfo, read_json
 
 # Below this a token is as good as impossible; two models that both rule it out must not give inf - inf.
 LEAST_LOG_PROB = -300.0
@@ -81,8 +82,8 @@ class TextPrice:
         return pd.DataFrame({name: getattr(self, name) for name in COLUMNS})
 
     def save(self, path: str | Path) -> Path:
-        """Writes JSON: the summary for readers, the passages for `load`."""
-        return write_json(
+        """Writes JSON: the summary for readers, the passages for `load`; raises as `write_result` does."""
+        return write_result(
             path,
             {
                 "kind": "text_price",

@@ -1,5 +1,6 @@
 """The loop: heads together, or one after another in ranking order; tuned, checked, and kept or rolled back."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -11,12 +12,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..abilities import TextReference, plain_text
-from ..errors import AlignmentError, NothingKeptError
+from ..errors import AlignmentError, DivergedError, NothingKeptError
 from ..heads import HeadList
 from ..models import as_model
 from ..prompts import PromptStyle
 from ..run import digest_of
 from ..session import describe_run
+from ..torch_defaults import under_torch_defaults
 from .checks import Check, Validation
 from .deltas.delta import HeadDelta
 from .deltas.values import read_slices, write_slices
@@ -32,6 +34,7 @@ from .tuned import TunedSlices, outside_hash, tunable_slices
 PASSAGES = 4
 
 
+@under_torch_defaults
 def align_heads(
     model: Any,
     heads: HeadList | Iterable[Any],
@@ -95,10 +98,11 @@ def align_heads(
         raise NothingKeptError(f"no head's change was kept, the last because {record.rows[-1]['reason']}; {_ADVICE}")
     if outside_after != outside:
         raise AlignmentError("weights outside the chosen slices changed; this is a defect of nasa_interp, report it")
-    run = describe_run(model, setting.probe, setting.batches, style, seed, 0, start, "fused", setting.notes, base_hash)
-    found = Alignment(delta, tuple(record.rows), loop.base, tuned, outside, run)
-    if folder is not None:
-        found.save(folder)
+    run = describe_run(model, setting.probe, setting.batches, seed, 0, start, "fused", setting.notes, base_hash)
+    place = None if folder is None else Path(folder)
+    found = Alignment(delta, tuple(record.rows), loop.base, tuned, outside, run, place)
+    if place is not None:
+        found.save(place)
     return found
 
 
@@ -144,7 +148,13 @@ class _Loop:
         slices = tunable_slices(model, heads, recipe.projections, recipe.bias, share=True)
         tuned, old = TunedSlices(model, slices), read_slices(model, slices)
         steps = self.trainer.steps(heads, tuned, np.random.default_rng([setting.seed, place]))
-        looks = take_looks(steps, partial(self._look, tuned, heads, lowest), recipe, setting.limits, recipe.steps)
+        look_at, first = partial(self._look, tuned, heads, lowest), tuned.state()
+        try:
+            looks = take_looks(steps, look_at, recipe, setting.limits, recipe.steps)
+        except DivergedError as error:
+            # These heads go back to what they were; the others have their turn.
+            tuned.load(first)
+            looks = [replace(look_at(0, math.nan), reason=str(error))]
         taken = choose(looks, setting.limits, partial(self._price, tuned))
         row = _row(heads, before, taken, time.perf_counter() - start)
         row["looks"] = [_looked(0, before, None), *(_looked(each.step, each.check, each.reason) for each in looks)]

@@ -81,7 +81,7 @@ class NegativeAttention(_Summable):
 
     def __post_init__(self):
         if self.by not in ("polarity", "values"):
-            raise HeadError(f"NAS can be pulled to 0 by 'polarity' or 'values', not by {self.by!r}")
+            raise HeadError(f"NAS can't be pulled to 0 by {self.by!r}; use 'polarity' or 'values'")
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """See `Objective`."""

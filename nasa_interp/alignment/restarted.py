@@ -17,14 +17,15 @@ from ..decisions import compare_answers
 from ..forward import (
     Prefix,
     answer_logits,
-    batch_size_for,
     cache_prefix,
     in_batches,
     shared_prefix_length,
     split_batches,
+    tokens_at_once,
 )
 from ..models import Model
 from ..prompts import PromptBatch
+from ..reference import check_plain
 from ..restart import residuals_entering, restart_at
 from ..scoring.formula import negative_attention_score
 
@@ -66,7 +67,10 @@ class Restarted:
         self.entering: dict[int, Entering] = {}
 
     def decide(self, layer: int = 0) -> Answers:
-        """Decides on all prompts by passes that begin at this layer; layer 0 needs no pass before."""
+        """Decides on all prompts by passes that begin at this layer; layer 0 needs no pass before.
+
+        Passes that begin at layer 0 are held to the plain model: those that restart later go on from what they found.
+        """
         above = [each for each in self.layers if each >= layer]
         d, mass = torch.empty(len(self.prompts)), torch.empty(len(self.prompts))
         with torch.no_grad():
@@ -83,6 +87,8 @@ class Restarted:
 
             for _ in in_batches(self._batches(), run):
                 pass
+        if layer == 0:
+            check_plain(self.model, self.prompts, d)
         entering = {each: Entering(of_prefix.get(each), rest[each]) for each in above}
         return Answers(d.double().numpy(), mass.double().numpy(), entering)
 
@@ -144,7 +150,8 @@ class Restarted:
     def _batches(self) -> Iterator[list[int]]:
         places = torch.argsort(self.prompts.last_pos, descending=True, stable=True).tolist()
         lengths = (self.prompts.last_pos[places] + 1 - self.length).tolist()
-        return split_batches(places, lengths, lambda n: batch_size_for(self.model, n, self.length))
+        # From fixed numbers, not from the memory that happens to be free: a run that goes on rounds as it began.
+        return split_batches(places, lengths, lambda n: tokens_at_once(self.model) // n or 1)
 
 
 def _nas_and_mass(

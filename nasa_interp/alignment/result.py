@@ -9,7 +9,8 @@ import pandas as pd
 
 from ..errors import ResultError
 from ..models import Model
-from ..run import RunInfo, read_json, write_json
+from ..results import check_files, check_place, file_hashes, write_result
+from ..run import RunInfo, read_json
 from .checks import Check
 from .deltas.delta import HeadDelta
 from .deltas.export import export
@@ -28,6 +29,7 @@ class Alignment:
         base, tuned: the validation questions' answers of the model before and after.
         outside: hash of all weights but the tuned slices, the same before and after.
         run: where it came from.
+        folder: where it lies, if it was saved; what was measured there goes into an export's card.
     """
 
     delta: HeadDelta
@@ -36,6 +38,7 @@ class Alignment:
     tuned: Check
     outside: str
     run: RunInfo = field(repr=False)
+    folder: Path | None = field(default=None, repr=False, compare=False)
 
     @property
     def log(self) -> pd.DataFrame:
@@ -54,17 +57,30 @@ class Alignment:
     def export(
         self, folder: str | Path, model: Model, format: str = "hf", notes: str = "", verify: bool = True
     ) -> Path:
-        """Writes the tuned model: see `nasa_interp.export`; `model` is the base model."""
-        return export(model, self.delta, folder, format, notes, verify)
+        """Writes the tuned model: see `nasa_interp.export`; `model` is the base model.
+
+        The card tells the price that `measure_price(...).save(run.folder)` wrote, as that of the `export` command does.
+        """
+        # Imported here, as prices are measured of what this module is about.
+        from .price import with_price
+
+        delta = with_price(model, self.delta, self.folder) if self.folder else self.delta
+        return export(model, delta, folder, format, notes, verify)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes delta.safetensors and align.json into the folder."""
+        """Writes delta.safetensors and align.json, which holds its hash, into the folder.
+
+        Raises:
+            ResultError: where one of the two places holds something else.
+        """
         folder = Path(folder)
+        check_place(folder / LOG, "alignment")
         self.delta.save(folder / DELTA)
-        return write_json(
+        return write_result(
             folder / LOG,
             {
                 "kind": "alignment",
+                **file_hashes(folder, [DELTA]),
                 "heads": [str(head) for head in self.delta.heads],
                 "base": self.base.to_dict(),
                 "tuned": self.tuned.to_dict(),
@@ -78,14 +94,15 @@ class Alignment:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Alignment":
-        """Reads what `save` wrote; raises ResultError or DeltaError where it can't."""
+        """Reads what `save` wrote; raises ResultError or DeltaError where it can't, or the two are of two runs."""
         folder = Path(folder)
         content = read_json(folder / LOG)
+        check_files(folder / LOG, content)
         try:
             base, tuned = (Check.from_dict(content[name]) for name in ("base", "tuned"))
             rows, run = content["table"], RunInfo.from_dict(content["run"])
             rows = tuple(row | {"looks": _looks_of(row["head"], content["looks"])} for row in rows)
-            return cls(HeadDelta.load(folder / DELTA), rows, base, tuned, content["outside_hash"], run)
+            return cls(HeadDelta.load(folder / DELTA), rows, base, tuned, content["outside_hash"], run, folder)
         except (KeyError, TypeError) as error:
             raise ResultError(f"{folder / LOG} is damaged ({error!r}); align again") from error
 

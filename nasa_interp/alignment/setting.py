@@ -57,7 +57,9 @@ class Setting:
             check_two_sided(questions, use)
         batches, val_batches = (prompts_in_orders(model, q, style=style) for q in (probe, val))
         if refusal := fused_refusal(model, batches[0]):
-            raise ModelError(f"tuning runs on the fused engine, which refuses {model.name}: {refusal}")
+            raise ModelError(
+                f"tuning runs on the fused engine, which refuses {model.name}: {refusal}; see `nasa-interp doctor`"
+            )
         spanned = spanning_norms(model, chosen)
         notes = (f"norms span all heads in layers {list(spanned)}: tuned queries scale other heads",) if spanned else ()
         return cls(model, chosen, slices, probe, val, recipe, limits, style, seed, batches, val_batches, notes)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import AlignmentError
+from ..errors import DivergedError
 from ..heads import HeadList
 from ..models import Model
 from ..prompts import PromptBatch
@@ -49,7 +49,7 @@ class Trainer:
         """Takes one step after another and yields its loss; the caller decides when it is enough.
 
         Raises:
-            AlignmentError: a loss that is no number.
+            DivergedError: a loss that is no number; the weights are those before that step.
         """
         optimizer = torch.optim.Adam(tuned.values, lr=self.recipe.learning_rate, betas=(0.9, 0.99))
         paid = self.mass_before(heads) if "attention" in self.recipe.objective.reads else {}
@@ -60,7 +60,7 @@ class Trainer:
                 optimizer.zero_grad()
                 loss.backward()
             if not torch.isfinite(loss):
-                raise AlignmentError(f"the loss of {heads[0]} is {loss.item()}; tune with a lower rate, or in float32")
+                raise DivergedError(f"the loss became {loss.item()}; tune with a lower rate, or in float32")
             optimizer.step()
             yield loss.item()
 

@@ -12,6 +12,7 @@ from ..errors import HeadError, ModelError
 from ..heads import Head, HeadList
 from ..models import Model
 from ..models.bridge import processed
+from ..models.ready import MERGE, has_adapters
 from ..models.slices import WeightSlice, group_of, head_slices, norm_spans_heads
 from .deltas.values import read_slices, write_slices
 
@@ -142,6 +143,12 @@ def _refuse(model: Model) -> None:
     hf = model.hf
     if getattr(hf, "is_quantized", False) or getattr(hf.config, "quantization_config", None):
         raise ModelError(f"{model.name} is quantized, and its weights can't be tuned; load it in float32 or bfloat16")
+    if has_adapters(hf):
+        raise ModelError(f"{model.name} holds LoRA adapters, beside which its own weights can't be tuned; {MERGE}")
+    if any(parameter.is_inference() for parameter in hf.parameters()):
+        raise ModelError(
+            f"the weights of {model.name} were made in torch.inference_mode; load it outside of that block"
+        )
 
 
 def _refuse_shared(model: Model, head: Head, chosen: HeadList) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from ..errors import ModelError
+from ..errors import FusedRefusedError, ModelError
+from ..models.ready import check_ready
 from .edits import Edit, attend
 from .inputs import AttentionInputs, CandidateAttention, Spans
 
@@ -83,9 +84,12 @@ def instrumented(
     Caveat: gradient checkpointing runs layers twice and is refused.
     """
     if _active.get() is not None:
-        raise ModelError("A model is being instrumented already; leave that block first.")
+        raise ModelError("a model is being instrumented already; leave that block first")
+    check_ready(hf_model)
     if not getattr(hf_model, "_supports_sdpa", True):
-        raise ModelError(f"{type(hf_model).__name__} doesn't support fused (SDPA) attention. Use the hooked engine.")
+        raise FusedRefusedError(
+            f"{type(hf_model).__name__} doesn't support fused (SDPA) attention; use the hooked engine"
+        )
     config = hf_model.config.get_text_config()
     expected, edits = _attention_layers(config), edits or {}
     expected &= expected if layers is None else set(layers)
@@ -105,8 +109,10 @@ def instrumented(
         config._attn_implementation_internal = before
         _active.reset(token)
     if missed := sorted(expected - this.fired):
-        reason = "" if this.fired else " No forward pass ran, or the attention doesn't go through AttentionInterface."
-        raise ModelError(f"Layers {missed} of {type(hf_model).__name__} fired 0 times, expected 1.{reason}")
+        reason = "" if this.fired else " (no forward pass ran, or the attention doesn't go through AttentionInterface)"
+        raise FusedRefusedError(
+            f"layers {missed} of {type(hf_model).__name__} fired 0 times, expected 1{reason}; use the hooked engine"
+        )
 
 
 def _attention_layers(config: Any) -> set[int]:
@@ -119,8 +125,10 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     this = _running()
     this.masks += 1
     if int(kwargs.get("kv_offset", 0)):
-        raise ModelError("A sliding cache dropped keys, so candidate positions shifted. Give the prefix a full-length "
-                         "cache: DynamicCache() without a config.")  # fmt: skip
+        raise FusedRefusedError(
+            "a sliding cache dropped keys, so candidate positions shifted; give the prefix a full-length cache: "
+            "DynamicCache() without a config"
+        )
     return sdpa_mask(*args, **kwargs)
 
 
@@ -138,8 +146,10 @@ def _attention(
     this, layer = _running(), getattr(module, "layer_idx", None)
     if layer is None or layer not in this.layers or layer in this.fired:
         times = 1 + (layer in this.fired)
-        raise ModelError(f"Layer {layer} ({type(module).__name__}) fired {times} times, expected {times - 1}: "
-                         "instrument one forward pass a block, without checkpointing or cross-attention.")  # fmt: skip
+        raise FusedRefusedError(
+            f"layer {layer} ({type(module).__name__}) fired {times} times, expected {times - 1}; instrument one "
+            "forward pass a block, without checkpointing or cross-attention"
+        )
     this.fired.add(layer)
     _refuse(layer, attention_mask, dropout, kwargs, this.masks)
     queries = query.shape[2]
@@ -163,19 +173,27 @@ def _attention(
 def _refuse(layer: int, mask: Tensor | None, dropout: float, kwargs: Mapping[str, Any], masks: int) -> None:
     """Raise where fused attention would compute something else than the model, silently."""
     if dropout:
-        raise ModelError(f"Layer {layer} drops attention at random (p={dropout}); call model.eval() first.")
+        raise ModelError(f"layer {layer} drops attention at random (p={dropout}); call model.eval()")
     if mask is None and not masks:
-        raise ModelError(f"Layer {layer} got no mask and no mask function ran: its model makes masks in another way.")
+        raise FusedRefusedError(
+            f"layer {layer} got no mask and no mask function ran, as its model makes masks in another way; use the "
+            "hooked engine"
+        )
     if mask is not None and (mask.dtype != torch.bool or mask.ndim != 4):
-        raise ModelError(f"Layer {layer} got a {mask.dtype} mask of shape {tuple(mask.shape)}; only boolean "
-                         "[batch, head, query, key] is read exactly. Use the hooked engine.")  # fmt: skip
+        raise FusedRefusedError(
+            f"layer {layer} got a {mask.dtype} mask of shape {tuple(mask.shape)}, where only boolean [batch, "
+            f"head, query, "
+            "key] is read exactly; use the hooked engine"
+        )
     strange = [
         name for name, value in kwargs.items()
         if value is not None and not isinstance(value, bool | str) and name not in _HARMLESS
     ]  # fmt: skip
     if strange:
-        raise ModelError(f"Layer {layer} passes {strange} to its attention (a soft cap, sinks or a bias?), which fused "
-                         "attention doesn't compute. Use the hooked engine.")  # fmt: skip
+        raise FusedRefusedError(
+            f"layer {layer} passes {strange} to its attention (a soft cap, sinks or a bias?), which fused attention "
+            "doesn't compute; use the hooked engine"
+        )
 
 
 def _running() -> _Pass:

@@ -101,5 +101,5 @@ def _checked(span: Int[Tensor, "batch 2"], keys: int) -> Int[Tensor, "batch 2"]:
     if bad.any():
         prompt = int(bad.nonzero()[0])
         raise ModelError(f"Prompt {prompt}: candidate span {span[prompt].tolist()} is empty or outside the {keys} "
-                         "keys. Spans are start and end (exclusive) among all keys, cached ones included.")  # fmt: skip
+                         "keys; spans are start and end (exclusive) among all keys, cached ones included")  # fmt: skip
     return span

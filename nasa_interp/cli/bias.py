@@ -1,5 +1,6 @@
 """Is there a bias, and which heads look at No: `decide`, `score`, `heads`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 
 from .app import app
 from .options import (
+    AllowSpecialOpt,
     BatchOpt,
     CandidatesOpt,
     DataOpt,
@@ -20,11 +22,17 @@ from .options import (
     OrderOpt,
     OutOpt,
     SeedOpt,
+    check_out,
     load,
     load_data,
+    one_of,
     style_of,
 )
-from .show import print_report, print_result, print_scores
+from .show import deliver, print_report, print_result, print_scores, say, shortfall
+
+# The columns of what `decide --by generation` and `heads` write as CSV.
+ANSWERS = "id,group,order,label,answer,text"
+RANKING = "rank,head,layer,index,score,by"
 
 
 @app.command()
@@ -37,6 +45,7 @@ def decide(
     instruction: InstructionOpt = None,
     candidates: CandidatesOpt = None,
     kind: KindOpt = "auto",
+    allow_special: AllowSpecialOpt = False,
     batch_size: BatchOpt = None,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
@@ -46,29 +55,24 @@ def decide(
 ) -> None:
     """Does the model say No too often? Precision, recall, imbalance, AUC, calibration, by group and order."""
     from .. import decisions, generation
+    from ..results import write_table
 
-    style, questions = style_of(instruction, candidates, kind), load_data(data, limit, seed)
+    one_of(by, ("logits", "generation"), "--by")
+    check_out(out, ANSWERS if by == "generation" else "binary_report")
+    style, questions = style_of(instruction, candidates, kind, allow_special), load_data(data, limit, seed)
     options: dict[str, Any] = {"style": style, "seed": seed}
     if batch_size is not None:
         options["batch_size"] = batch_size
     if by == "generation":
         found = generation.decide_by_generation(load(model, device, dtype), questions, order, **options)  # type: ignore[arg-type]
-        if out:
-            from ..run import write_text
-
-            write_text(out, found.to_dataframe().to_csv(index=False))
         counts = {**found.counts, "accuracy": found.accuracy}
-        print_result(counts if json_ else repr(found), json_)
+        show = partial(print_result, counts if json_ else repr(found), json_)
+        deliver(show, (out, lambda path: write_table(path, found.to_dataframe())))
         return
-    if by != "logits":
-        raise typer.BadParameter(f"{by!r} is neither logits nor generation", param_hint="--by")
     report = decisions.decide(load(model, device, dtype), questions, order, **options)  # type: ignore[arg-type]
-    if out:
-        report.save(out)
-    if json_:
-        print_result({"verdict": report.verdict, **{k: e.to_dict() for k, e in report.parts.items()}}, True)
-    else:
-        print_report(report)
+    measures = {"verdict": report.verdict, **{k: e.to_dict() for k, e in report.parts.items()}}
+    show = partial(print_result, measures, True) if json_ else partial(print_report, report)
+    deliver(show, (out, report.save))
 
 
 @app.command()
@@ -83,6 +87,7 @@ def score(
     instruction: InstructionOpt = None,
     candidates: CandidatesOpt = None,
     kind: KindOpt = "auto",
+    allow_special: AllowSpecialOpt = False,
     batch_size: BatchOpt = None,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
@@ -93,7 +98,8 @@ def score(
     """Which heads look at No? The negative attention score of every head, parted into polarity and order."""
     from ..scoring import score_heads
 
-    style, questions = style_of(instruction, candidates, kind), load_data(data, limit, seed)
+    check_out(out, "head_scores")
+    style, questions = style_of(instruction, candidates, kind, allow_special), load_data(data, limit, seed)
     scores = score_heads(
         load(model, device, dtype),
         questions,
@@ -104,12 +110,8 @@ def score(
         batch_size=batch_size,
         seed=seed,
     )
-    if out:
-        scores.save(out)
-    if json_:
-        print_result(scores.to_dataframe().to_dict(orient="records"), True)
-    else:
-        print_scores(scores, top)
+    rows = partial(print_result, scores.to_dataframe().to_dict(orient="records"), True)
+    deliver(rows if json_ else partial(print_scores, scores, top), (out, scores.save))
 
 
 @app.command()
@@ -125,10 +127,12 @@ def heads(
     """The top heads of saved scores, as a list to keep."""
     from ..scoring import HeadScores
 
-    found = HeadScores.load(scores).top(top, by, from_layer)
-    if out:
-        found.save(out)
-    if pasta:
-        found.save_pasta(pasta)
+    check_out(out, "heads" if out is None or out.suffix.lower() != ".csv" else RANKING)
+    check_out(pasta, "pasta")
+    all_heads = HeadScores.load(scores)
+    found = all_heads.top(top, by, from_layer)
+    if fewer := shortfall(len(found), top, *all_heads.shape, from_layer):
+        say(fewer)
     frame = found.to_dataframe()
-    print_result(frame.to_dict(orient="records") if json_ else frame.round(4).to_string(index=False), json_)
+    rows = frame.to_dict(orient="records") if json_ else frame.round(4).to_string(index=False)
+    deliver(partial(print_result, rows, json_), (out, found.save), (pasta, found.save_pasta))

@@ -1,14 +1,15 @@
 """Do these heads make the model say No: `ablate`, `patch`."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..run import write_json
 from .app import app
 from .options import (
+    AllowSpecialOpt,
     CandidatesOpt,
     DataOpt,
     DeviceOpt,
@@ -21,6 +22,7 @@ from .options import (
     OrderOpt,
     OutOpt,
     SeedOpt,
+    check_out,
     intervention_of,
     load,
     load_data,
@@ -28,7 +30,7 @@ from .options import (
     one_of,
     style_of,
 )
-from .show import print_result
+from .show import deliver, print_result
 
 
 @app.command()
@@ -46,6 +48,7 @@ def ablate(
     instruction: InstructionOpt = None,
     candidates: CandidatesOpt = None,
     kind: KindOpt = "auto",
+    allow_special: AllowSpecialOpt = False,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
     device: DeviceOpt = None,
@@ -54,21 +57,18 @@ def ablate(
 ) -> None:
     """Do these heads make the model say No? The effect of changing them, against random heads."""
     from ..interventions import Ablator, random_control
+    from ..results import write_result
 
+    check_out(out, "ablation_effect")
     chosen, what = load_heads(heads), intervention_of(by, positions)
-    style, questions = style_of(instruction, candidates, kind), load_data(data, limit, seed)
+    style, questions = style_of(instruction, candidates, kind, allow_special), load_data(data, limit, seed)
     ablator = Ablator(load(model, device, dtype), questions, order, style, seed=seed)  # type: ignore[arg-type]
     effect = ablator.effect(chosen, what)
     control = random_control(ablator, chosen, what, controls, seed=seed) if controls else None
     found = {**effect.to_dict(), "control": None if control is None else asdict(control)}
-    if out:
-        write_json(out, found)
-    if json_:
-        print_result(found, True)
-        return
-    typer.echo(effect.changes.to_string(float_format=lambda x: f"{x:+.3f}", na_rep="undefined"))
-    if control is not None:
-        typer.echo(f"\nmean logit difference: {control}")
+    text = effect.changes.to_string(float_format=lambda x: f"{x:+.3f}", na_rep="undefined")
+    text += "" if control is None else f"\n\nmean logit difference: {control}"
+    deliver(partial(print_result, found if json_ else text, json_), (out, lambda path: write_result(path, found)))
 
 
 @app.command()
@@ -89,6 +89,7 @@ def patch(
     instruction: InstructionOpt = None,
     candidates: CandidatesOpt = None,
     kind: KindOpt = "auto",
+    allow_special: AllowSpecialOpt = False,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
     device: DeviceOpt = None,
@@ -100,8 +101,9 @@ def patch(
 
     one_of(kind_, ("question", "neutral", "order"), "--pairs")
     one_of(by, ("head", "class", "position"), "--by")
+    check_out(out, "patch_summary")
     chosen = None if heads is None else load_heads(heads)
-    style, questions = style_of(instruction, candidates, kind), load_data(data, None, seed)
+    style, questions = style_of(instruction, candidates, kind, allow_special), load_data(data, None, seed)
     found = patch_data(
         load(model, device, dtype),
         questions,
@@ -114,6 +116,4 @@ def patch(
         limit=limit,
         seed=seed,
     )
-    if out:
-        found.save(out)
-    print_result(found.to_dict() if json_ else found.text(top), json_)
+    deliver(partial(print_result, found.to_dict() if json_ else found.text(top), json_), (out, found.save))

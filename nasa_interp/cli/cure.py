@@ -8,6 +8,7 @@ import typer
 from ..errors import NasaInterpError
 from .app import app
 from .options import (
+    AllowSpecialOpt,
     CandidatesOpt,
     DeviceOpt,
     DtypeOpt,
@@ -17,6 +18,7 @@ from .options import (
     LimitOpt,
     ModelArg,
     SeedOpt,
+    check_out_folder,
     load,
     load_data,
     load_heads,
@@ -60,6 +62,7 @@ def align(
     instruction: InstructionOpt = None,
     candidates: CandidatesOpt = None,
     kind: KindOpt = "auto",
+    allow_special: AllowSpecialOpt = False,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
     device: DeviceOpt = None,
@@ -68,10 +71,12 @@ def align(
 ) -> None:
     """Tune only these heads, and keep only what costs little."""
     from ..alignment import align_heads
+    from ..alignment.result import DELTA, LOG
 
     recipe = _recipe(objective, projections, share, at_once, steps, rate, limit)
     limits = _limits(imbalance, auc, perplexity)
-    chosen, style = load_heads(heads), style_of(instruction, candidates, kind)
+    check_out_folder(out, {LOG: "alignment", DELTA: "head_delta"})
+    chosen, style = load_heads(heads), style_of(instruction, candidates, kind, allow_special)
     questions = load_data(probe, None, seed), load_data(val, None, seed)
     run = align_heads(
         load(model, device, dtype), chosen, *questions, recipe=recipe, limits=limits, style=style, folder=out, seed=seed
@@ -110,6 +115,7 @@ def compare(
     instruction: InstructionOpt = None,
     candidates: CandidatesOpt = None,
     kind: KindOpt = "auto",
+    allow_special: AllowSpecialOpt = False,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
     device: DeviceOpt = None,
@@ -118,9 +124,10 @@ def compare(
 ) -> None:
     """Tuned heads beside an offset, ablation, averaged orders, a LoRA and random heads, on questions kept apart."""
     from ..alignment import compare as compare_methods
-    from ..alignment.comparison.table import NASA
+    from ..alignment.comparison.table import NAME, NASA
 
-    chosen, style = load_heads(heads), style_of(instruction, candidates, kind)
+    check_out_folder(out, {NAME: "comparison"})
+    chosen, style = load_heads(heads), style_of(instruction, candidates, kind, allow_special)
     data = [load_data(each, None, seed) for each in (probe, val, test)]
     found = compare_methods(
         load(model, device, dtype),
@@ -165,6 +172,9 @@ def export(
     one_of(format_, ("hf", "peft", "delta"), "--format")
     if not run.is_dir():
         raise NasaInterpError(f"{run} is no run folder; give the one that `nasa-interp align --out` wrote")
+    check_out_folder(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise NasaInterpError(f"{out} is not empty; name a new folder, or empty it")
     delta = HeadDelta.load(run / DELTA)
     base = load(model or delta.base_model, device, dtype)
     folder = write(base, with_price(base, delta, run), out, format=format_)  # type: ignore[arg-type]

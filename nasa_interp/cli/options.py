@@ -11,7 +11,7 @@ ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a hub id, 
 DataOpt = Annotated[str, typer.Option("--data", help="builtin:verify#test, strategyqa:PATH, or a .jsonl/.csv file")]
 OrderOpt = Annotated[str, typer.Option(help="candidate order in the instruction: both, yes_no or no_yes")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
-SeedOpt = Annotated[int, typer.Option(help="seed of sampling and of the bootstrap")]
+SeedOpt = Annotated[int, typer.Option(min=0, help="seed of sampling and of the bootstrap")]
 DeviceOpt = Annotated[str | None, typer.Option(help="such as cpu or cuda:0; auto spreads over all devices")]
 DtypeOpt = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto")]
 LimitOpt = Annotated[int | None, typer.Option(min=1, help="use so many questions only, evenly from the groups")]
@@ -23,6 +23,33 @@ InstructionOpt = Annotated[
 ]
 CandidatesOpt = Annotated[str | None, typer.Option(help="the answer candidates, the yes one first: True,False")]
 KindOpt = Annotated[str, typer.Option("--prompt", help="auto, chat or plain")]
+AllowSpecialOpt = Annotated[
+    bool, typer.Option("--allow-special", help="read control tokens in questions (<|im_end|>) as such, not as text")
+]
+
+
+def check_out(out: Path | None, kind: str) -> None:
+    """Before anything is loaded: refuses a place where a result of this kind can't be written."""
+    from ..results import check_place, check_with_tensors
+
+    if out is not None:
+        (check_with_tensors if kind == "head_scores" else check_place)(out, kind)
+
+
+def check_out_folder(out: Path | None, kinds: dict[str, str] | None = None) -> None:
+    """Before anything is loaded: refuses a place that can't be a folder of ours, or where a file's name is taken.
+
+    Args:
+        out: the folder.
+        kinds: what will be written into it: file names, and the kind of result in each.
+    """
+    from ..results import check_folder, check_place
+
+    if out is None:
+        return
+    check_folder(out)
+    for name, kind in (kinds or {}).items():
+        check_place(out / name, kind)
 
 
 def load(name: str, device: str | None, dtype: str | None) -> Any:
@@ -54,10 +81,10 @@ def one_of(value: str, known: tuple[str, ...], option: str) -> None:
         raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}", param_hint=option)
 
 
-def style_of(instruction: list[str] | None, candidates: str | None, kind: str) -> Any:
+def style_of(instruction: list[str] | None, candidates: str | None, kind: str, allow_special: bool) -> Any:
     from ..prompts import ORDERS, PromptStyle
 
-    given: dict[str, Any] = {"kind": kind}
+    given: dict[str, Any] = {"kind": kind, "allow_special": allow_special}
     if instruction:
         given["instruction"] = tuple(instruction)
     if candidates is not None:

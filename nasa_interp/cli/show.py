@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -11,6 +13,21 @@ from ..run import jsonable
 
 def print_result(content: Any, as_json: bool) -> None:
     typer.echo(json.dumps(jsonable(content), indent=1) if as_json else content)
+
+
+def deliver(show: Callable[[], None], *files: tuple[Path | None, Callable[[Path], Any]]) -> None:
+    """Writes a result to the files that were asked for, and prints it even where one can't be written.
+
+    Args:
+        show: prints it.
+        files: each a path, or None where none was asked for, and what writes the result there.
+    """
+    try:
+        for path, save in files:
+            if path is not None:
+                save(path)
+    finally:
+        show()
 
 
 def print_report(report: Any) -> None:
@@ -34,9 +51,21 @@ def print_scores(scores: Any, k: int) -> None:
             continue
         top = scores.top(k, by)
         rows = frame.loc[[str(head) for head in top]]
-        typer.echo(f"\ntop {len(top)} heads by {by} ({scores.quantity}, {scores.unit})")
+        fewer = shortfall(len(top), k, *scores.shape)
+        typer.echo(f"\ntop {len(top)} heads by {by} ({scores.quantity}, {scores.unit}){fewer and f'; {fewer}'}")
         shown = rows[["values", "polarity", "order", f"{by}_low", f"{by}_high"]]
         typer.echo(shown.to_string(float_format=lambda x: f"{x:+.3f}"))
+
+
+def shortfall(found: int, asked: int, layers: int, heads: int, from_layer: int = 0) -> str:
+    """Why fewer heads were found than were asked for; empty where they weren't."""
+    if found >= asked:
+        return ""
+    total = (layers - from_layer) * heads
+    where = f" from layer {from_layer} on" if from_layer else ""
+    left = total - found
+    missing = f", {left} of which {'was' if left == 1 else 'were'} not measured" if left else ""
+    return f"{found} of {asked} asked: the model has {total} heads{where}{missing}"
 
 
 def say(text: str) -> None:

@@ -8,7 +8,7 @@ import typer
 from ..errors import NasaInterpError
 from .app import app
 from .main import say_stage
-from .options import DeviceOpt, DtypeOpt, JsonOpt, LimitOpt, ModelArg, SeedOpt, load
+from .options import DeviceOpt, DtypeOpt, JsonOpt, LimitOpt, ModelArg, SeedOpt, check_out, check_out_folder, load
 from .show import print_report, print_result, print_scores
 
 
@@ -40,6 +40,7 @@ def report(
     """One HTML page of everything that a run folder holds; it opens offline."""
     from ..report import write_report
 
+    check_out(out, "page")
     page = write_report(run, out)
     print_result({"page": page} if json_ else f"written to {page}", json_)
 
@@ -57,6 +58,7 @@ def demo(
     """The whole story on the embedded model, into a run folder."""
     from ..demo import run_demo
 
+    check_out_folder(out)
     story = run_demo(out, quick=quick, seed=seed, device=device, dtype=dtype, limit=limit, say=say_stage)
     if json_:
         print_result(story.to_dict(), True)

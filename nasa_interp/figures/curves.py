@@ -95,7 +95,10 @@ def alignment_log(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str
     """
     known = [m for m in STEP_MEASURES if {m, f"{m}_after"} & set(frame.columns)]
     if not known:
-        raise ResultError(f"nothing to draw among the columns {', '.join(map(str, frame.columns))}")
+        raise ResultError(
+            f"nothing to draw among the columns {', '.join(map(str, frame.columns))}; give what "
+            f"cumulative_effect returns"
+        )
     x = np.arange(1, len(frame) + 1)
     heads = [safe(head) for head in frame["head"]] if "head" in frame else [f"step {place}" for place in x]
     accepted = frame["accepted"].astype(bool).to_numpy() if "accepted" in frame else np.ones(len(frame), dtype=bool)

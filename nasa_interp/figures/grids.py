@@ -90,7 +90,8 @@ def patch_heatmap(
         return head_heatmap(grid, heads=heads, title=title, unit=unit, run=run)
     if (len(rows or ()), len(columns or ())) != grid.shape:
         raise ResultError(
-            f"{len(rows or ())} rows and {len(columns or ())} columns are named in a grid of {grid.shape}"
+            f"{len(rows or ())} rows and {len(columns or ())} columns are named in a grid of {grid.shape}; "
+            f"name each once"
         )
     names = np.array([[safe(f"{row}, {column}") for column in columns or ()] for row in rows or ()], dtype=object)
     height = max(260, 130 + 20 * len(grid))

@@ -1,13 +1,38 @@
 """Figures to files: a page that opens offline, or a picture."""
 
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import plotly.graph_objects as go
+import psutil
 
 from ..errors import ResultError
-from ..run import write_text, write_whole
+from ..run import write_bytes, write_text
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
+# Seconds that a picture may take, the browser's start included.
+LIMIT = 60.0
+
+# Runs in a process of its own: kaleido waits without end for a browser that doesn't answer, and for its threads.
+# Without mathjax=False its page fetches MathJax from a server.
+DRAW = """
+import json, os, sys
+try:
+    import kaleido
+    options = {"format": sys.argv[1], "scale": float(sys.argv[2])}
+    picture = kaleido.calc_fig_sync(json.load(sys.stdin), opts=options, kopts={"mathjax": False})
+    sys.stdout.buffer.write(picture)
+    sys.stdout.flush()
+    os._exit(0)
+except BaseException as error:
+    reason = " ".join(str(error.args[0] if error.args else "").split())
+    print(f"{type(error).__name__}: {reason}", file=sys.stderr, flush=True)
+    os._exit(1)
+"""
 
 
 def save_figure(figure: go.Figure, path: str | Path, scale: float = 2.0) -> Path:
@@ -19,28 +44,47 @@ def save_figure(figure: go.Figure, path: str | Path, scale: float = 2.0) -> Path
         scale: of pixel pictures: pixels for each pixel of the figure's size.
 
     Raises:
-        ResultError: for another ending, or for a picture where no Chromium is installed to draw it.
+        ResultError: for another ending, or for a picture where no Chromium is installed to draw it, or where the one
+            that is fails or takes more than a minute; it is ended then.
     """
     path = Path(path)
     if path.suffix == ".html":
         return write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))
     if path.suffix not in PICTURES:
         raise ResultError(f"{path}: figures are written as .html, {', '.join(PICTURES)}; give another ending")
-    picture = _picture(figure, path.suffix[1:], scale, path)
-    return write_whole(path, lambda part: _write(part, picture))
-
-
-def _write(part: Path, picture: bytes) -> None:
-    part.write_bytes(picture)
+    return write_bytes(path, _picture(figure, path.suffix[1:], scale, path))
 
 
 def _picture(figure: go.Figure, kind: str, scale: float, path: Path) -> bytes:
-    import kaleido
-    from choreographer.browsers.chromium import ChromeNotFoundError
+    asked = [sys.executable, "-P", "-c", DRAW, kind, str(scale if kind not in ("svg", "pdf") else 1.0)]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            done = subprocess.run(
+                asked,
+                input=str(figure.to_json()).encode(),
+                capture_output=True,
+                timeout=LIMIT,
+                env=os.environ | {"TMPDIR": folder},
+            )
+        except subprocess.TimeoutExpired as error:
+            reason = f"took more than {LIMIT:.0f} s for it"
+            raise ResultError(f"{path}: Chromium {reason}; start it by hand to see why, or save as .html") from error
+        finally:
+            _end_all(folder)
+    if done.returncode == 0:
+        return done.stdout
+    *_, reason = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
+    if reason.startswith("ChromeNotFoundError"):
+        raise ResultError(f"{path}: pictures are drawn by Chromium; install it, or save as .html")
+    raise ResultError(f"{path}: Chromium failed to draw it ({reason}); start it by hand to see why, or save as .html")
 
-    options = {"format": kind, "scale": scale if kind not in ("svg", "pdf") else 1.0}
-    try:
-        # Without this kaleido's page fetches MathJax from a server.
-        return kaleido.calc_fig_sync(figure, opts=options, kopts={"mathjax": False})
-    except ChromeNotFoundError as error:
-        raise ResultError(f"{path}: pictures are drawn by Chromium; install it, or save as .html") from error
+
+def _end_all(folder: str) -> None:
+    """Ends whatever still runs with this folder for temporary files: a browser outlives the process that started it."""
+    ended = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get("TMPDIR") == folder:
+                process.kill()
+                ended.append(process)
+    psutil.wait_procs(ended, timeout=5)

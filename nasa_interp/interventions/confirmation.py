@@ -13,7 +13,8 @@ from ..bootstrap import DRAWS
 from ..errors import ResultError
 from ..heads import HeadList
 from ..prompts import PromptStyle
-from ..run import RunInfo, read_json, write_json
+from ..results import write_result
+from ..run import RunInfo, read_json
 from .contest import Goal, RankingContest
 from .controls import RandomControls, random_controls
 from .effect import Ablator
@@ -44,10 +45,10 @@ class Confirmation:
         return self.table.copy()
 
     def save(self, path: str | Path) -> Path:
-        """Writes JSON."""
+        """Writes JSON; raises as `write_result` does."""
         heads = {"by": self.heads.by, "heads": [str(head) for head in self.heads]}
         content = {"kind": "confirmation", "table": self.table.to_dict(orient="records"), **heads}
-        return write_json(path, {**content, "details": self.details, "run": self.run.to_dict()})
+        return write_result(path, {**content, "details": self.details, "run": self.run.to_dict()})
 
     @classmethod
     def load(cls, path: str | Path) -> "Confirmation":

@@ -17,7 +17,8 @@ from ..heads import HeadList
 from ..models import as_model
 from ..prompts import ORDERS, PromptStyle
 from ..questions import BinaryQuestion
-from ..run import RunInfo, read_json, write_json
+from ..results import write_result
+from ..run import RunInfo, read_json
 from .effect import MEASURES, AblationEffect, Ablator
 from .rankings import random_rankings, rank_heads
 
@@ -133,7 +134,7 @@ class RankingContest:
         return table
 
     def save(self, path: str | Path) -> Path:
-        """Writes JSON: the table's rows, the rankings, who won, and the run."""
+        """Writes JSON: the table's rows, the rankings, who won, and the run; raises as `write_result` does."""
         rankings = {
             name: {"by": ranking.by, "heads": [str(head) for head in ranking], "scores": ranking.scores}
             for name, ranking in self.rankings.items()
@@ -148,7 +149,7 @@ class RankingContest:
             "details": self.details,
             "run": self.run.to_dict(),
         }
-        return write_json(path, content)
+        return write_result(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> "RankingContest":
@@ -243,7 +244,9 @@ def ranking_contest(
         rankings, run = rank_heads(model, probe, **limits, **options)
     for name, ranking in rankings.items():
         if len(ranking) < max(ks):
-            raise HeadError(f"the ranking {name!r} names {len(ranking)} heads, too few for a set of {max(ks)}")
+            raise HeadError(
+                f"the ranking {name!r} names {len(ranking)} heads, too few for a set of {max(ks)}; rank more heads"
+            )
     random = random_rankings(model, n_random, seed)
     entries = {**{name: (ranking,) for name, ranking in rankings.items()}, **({RANDOM: random} if random else {})}
     rows: list[dict[str, Any]] = []
@@ -275,10 +278,10 @@ def _remove(
 
 
 def _several(val: Any) -> list[Any]:
-    if isinstance(val, (str, Path)):
+    if isinstance(val, (str, Path, pd.DataFrame)):
         return [val]
     items = list(val)
-    return [items] if all(isinstance(item, BinaryQuestion) for item in items) else items
+    return [items] if all(isinstance(item, (BinaryQuestion, Mapping)) for item in items) else items
 
 
 def _new_name(name: str, taken: Sequence[str]) -> str:

@@ -176,7 +176,9 @@ def random_heads(
     """
     left = [(layer, index) for layer in range(n_layers) for index in range(n_heads) if (layer, index) not in chosen]
     if len(left) < len(chosen):
-        raise HeadError(f"the model has {len(left)} other heads, too few for a random set of {len(chosen)}")
+        raise HeadError(
+            f"the model has {len(left)} other heads, too few for a random set of {len(chosen)}; choose fewer heads"
+        )
     picked = []
     for head in chosen:
         distance = [abs(layer - head.layer) if matched else 0 for layer, _ in left]

@@ -23,9 +23,11 @@ from ..forward import answer_logits
 from ..models import Model, as_model
 from ..models.slices import head_layout
 from ..prompts import Orders, PromptBatch, PromptStyle
+from ..reference import check_plain
 from ..restart import decoder_layers
 from ..run import RunInfo
 from ..session import describe_run, resolve_prompts
+from ..torch_defaults import under_torch_defaults
 from .gradients import difference, frozen_weights, run_rows
 from .grids import HeadGrid, Rows
 from .norms import LOW_PRECISION_TOLERANCE, TOLERANCE, freeze_norm
@@ -74,6 +76,7 @@ class DirectAttribution(HeadGrid):
         return cls(arrays["heads"], rows, run, parts, arrays["d"])
 
 
+@under_torch_defaults
 def attribute_directly(
     model: Any,
     data: Any,
@@ -104,9 +107,11 @@ def attribute_directly(
     model, start = as_model(model), time.perf_counter()
     questions, batches = resolve_prompts(model, data, order, style, limit, seed)
     found = [_collect(model, prompts, batch_size, progress) for prompts in batches]
+    if not _capped(model):  # else d is another one than the answer's
+        check_plain(model, batches[0], found[0]["d"])
     whole = {name: torch.cat([part[name] for part in found]).numpy() for name in found[0]}
     notes = ("d is taken before the logits' soft cap",) if _capped(model) else ()
-    info = describe_run(model, questions, batches, style, seed, draws, start, "plain", notes)
+    info = describe_run(model, questions, batches, seed, draws, start, "plain", notes)
     heads, d = whole.pop("heads"), whole.pop("d")
     result = DirectAttribution(heads, Rows.of(batches), info, whole, d)
     _check_sum(model, result)

@@ -1,7 +1,7 @@
 """What an intervention on chosen heads does to the decisions: paired with the model as it is, question by question."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,14 @@ from jaxtyping import Float
 
 from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
 from ..decisions import BinaryReport, report_decisions
-from ..errors import ModelError
+from ..errors import FusedRefusedError, ModelError
 from ..heads import HeadList
 from ..measures import measure_draws
 from ..models import as_model
-from ..prompts import Orders, PromptBatch, PromptStyle
-from ..run import write_json
-from ..scoring.engine import fused_refusal
-from ..session import prompts_in_orders, resolve_questions
+from ..prompts import Orders, PromptStyle
+from ..results import write_result
+from ..session import resolve_prompts
+from ..torch_defaults import under_torch_defaults
 from .values import Intervention, Zero, edits_of
 
 MEASURES = (
@@ -109,14 +109,14 @@ class AblationEffect:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Writes JSON."""
-        return write_json(path, self.to_dict())
+        """Writes JSON; raises as `write_result` does."""
+        return write_result(path, self.to_dict())
 
     def __repr__(self) -> str:
         row = self.changes.loc["mean_logit_difference"]
         return (
             f"AblationEffect({self.intervention} on {len(self.heads)} heads: mean logit difference "
-            f"{row.before:+.2f} -> {row.after:+.2f} [{row.low:+.2f}, {row.high:+.2f}], "
+            f"{row.before:+.2f} -> {row.after:+.2f}, change {row.change:+.2f} [{row.low:+.2f}, {row.high:+.2f}], "
             f"AUC {self.changes.before['auc']:.2f} -> {self.changes.after['auc']:.2f})"
         )
 
@@ -156,6 +156,7 @@ class Ablator:
         ModelError: where fused attention isn't exact for the model, so that it can't be intervened on.
     """
 
+    @under_torch_defaults
     def __init__(
         self,
         model: Any,
@@ -168,15 +169,18 @@ class Ablator:
         draws: int = DRAWS,
         progress: bool = True,
     ):
-        self.model, self.style, self.seed, self.draws, self.progress = as_model(model), style, seed, draws, progress
-        self.questions = resolve_questions(data, limit, seed)
-        self.batches: Sequence[PromptBatch] = prompts_in_orders(self.model, self.questions, order, style)
+        self.model, self.seed, self.draws, self.progress = as_model(model), seed, draws, progress
+        self.questions, self.batches = resolve_prompts(self.model, data, order, style, limit, seed)
         self._hash = self.model.weights_hash()
-        refusal = fused_refusal(self.model, self.batches[0])
-        if refusal is not None:
-            raise ModelError(f"interventions run on the fused engine, which refuses {self.model.name}: {refusal}")
-        self.base = self._report(None)
+        try:
+            self.base = self._report(None)
+        except FusedRefusedError as refusal:
+            raise ModelError(
+                f"interventions run on the fused engine, which refuses {self.model.name}: {refusal}; see "
+                f"`nasa-interp doctor`"
+            ) from refusal
 
+    @under_torch_defaults
     def effect(self, heads: HeadList | Iterable[Any], intervention: Intervention | None = None) -> AblationEffect:
         """The effect on these heads; without heads, nothing changes.
 
@@ -194,11 +198,11 @@ class Ablator:
             self.model,
             self.questions,
             self.batches,
-            self.style,
             self.seed,
             self.draws,
             progress=self.progress,
             edits=edits,
+            fused_only=True,
             notes=notes,
             # The interventions leave the weights alone, so one hash serves all of them.
             model_hash=self._hash,

@@ -15,8 +15,10 @@ from ..errors import PromptError
 from ..forward import answer_logits
 from ..models import Model, as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
+from ..reference import check_plain, reference_order
 from ..run import RunInfo
 from ..session import describe_run, resolve_prompts
+from ..torch_defaults import under_torch_defaults
 from .gradients import difference, frozen_weights, run_rows, tracked_embeddings
 from .grids import HeadGrid, Rows
 
@@ -61,6 +63,7 @@ class HeadEstimates(HeadGrid):
         return cls(arrays["heads"], rows, run, content["of"])
 
 
+@under_torch_defaults
 def estimate_zero(
     model: Any,
     data: Any,
@@ -94,19 +97,22 @@ def estimate_zero(
     questions, batches = resolve_prompts(model, data, order, style, limit, seed)
     parts = []
     for prompts in batches:
-        found = torch.empty(len(prompts), model.n_layers, model.n_heads)
+        found, d = torch.empty(len(prompts), model.n_layers, model.n_heads), torch.empty(len(prompts))
 
-        def run(rows: list[int], prompts: PromptBatch = prompts, found: Tensor = found) -> None:
-            outputs, gradients = _outputs_and_gradients(model, prompts.select(rows))
+        def run(rows: list[int], prompts: PromptBatch = prompts, found: Tensor = found, d: Tensor = d) -> None:
+            outputs, gradients, d[rows] = _outputs_and_gradients(model, prompts.select(rows))
             found[rows] = _products([-output for output in outputs], gradients)
 
         title = f"gradients, {prompts.order}"
         run_rows(model, prompts, run, graph=True, batch_size=batch_size, progress=progress, title=title)
+        if prompts.order == reference_order([batch.order for batch in batches], seed):
+            check_plain(model, prompts, d)
         parts.append(found)
-    info = describe_run(model, questions, batches, style, seed, draws, start, "fused")
+    info = describe_run(model, questions, batches, seed, draws, start, "fused")
     return HeadEstimates(torch.cat(parts).numpy(), Rows.of(batches), info, "zero")
 
 
+@under_torch_defaults
 def estimate_patch(
     model: Any,
     clean: PromptBatch,
@@ -137,17 +143,18 @@ def estimate_patch(
     model, start = as_model(model), time.perf_counter()
     _check_alike(clean, corrupted)
     questions, batches = resolve_prompts(model, corrupted, "both", style, None, seed)
-    found = torch.empty(len(corrupted), model.n_layers, model.n_heads)
+    found, d = torch.empty(len(corrupted), model.n_layers, model.n_heads), torch.empty(len(corrupted))
 
     def run(rows: list[int]) -> None:
         with torch.no_grad():
             wanted = _outputs(model, clean.select(rows))[0]
-        outputs, gradients = _outputs_and_gradients(model, corrupted.select(rows))
+        outputs, gradients, d[rows] = _outputs_and_gradients(model, corrupted.select(rows))
         found[rows] = _products([new - old for new, old in zip(wanted, outputs, strict=True)], gradients)
 
     run_rows(model, corrupted, run, graph=True, batch_size=batch_size, progress=progress, title="attribution patching")
+    check_plain(model, corrupted, d)
     notes = (f"patched from {clean.order} into {corrupted.order} prompts",)
-    info = describe_run(model, questions, batches, style, seed, draws, start, "fused", notes)
+    info = describe_run(model, questions, batches, seed, draws, start, "fused", notes)
     return HeadEstimates(found.numpy(), Rows.of(batches), info, "patch")
 
 
@@ -155,7 +162,10 @@ def _check_alike(clean: PromptBatch, corrupted: PromptBatch) -> None:
     if clean.tokens.shape == corrupted.tokens.shape and torch.equal(clean.last_pos, corrupted.last_pos):
         return
     shapes = f"{tuple(clean.tokens.shape)} and {tuple(corrupted.tokens.shape)}"
-    raise PromptError(f"clean and corrupted prompts must be of equal length row by row, and are of {shapes}")
+    raise PromptError(
+        f"clean and corrupted prompts must be of equal length row by row, and are of {shapes}; pair them with "
+        f"instruction_pairs"
+    )
 
 
 def _outputs(model: Model, batch: PromptBatch) -> tuple[list[Tensor], Tensor]:
@@ -166,11 +176,12 @@ def _outputs(model: Model, batch: PromptBatch) -> tuple[list[Tensor], Tensor]:
     return [recording.outputs[layer] for layer in layers], difference(logits, batch)
 
 
-def _outputs_and_gradients(model: Model, batch: PromptBatch) -> tuple[list[Tensor], list[Tensor]]:
+def _outputs_and_gradients(model: Model, batch: PromptBatch) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Every layer's head outputs, the gradient of d by each, and d."""
     with frozen_weights(model.hf), tracked_embeddings(model.hf):
         outputs, d = _outputs(model, batch)
         gradients = torch.autograd.grad(d.sum(), outputs)
-    return [output.detach() for output in outputs], list(gradients)
+    return [output.detach() for output in outputs], list(gradients), d.detach()
 
 
 def _products(values: list[Tensor], gradients: list[Tensor]) -> Float[Tensor, "batch layer head"]:

@@ -7,10 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 
 from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
@@ -18,7 +15,8 @@ from ..errors import HeadError, ResultError
 from ..heads import Head, HeadList
 from ..prompts import PromptBatch
 from ..questions import BinaryQuestion
-from ..run import RunInfo, read_json, write_json, write_whole
+from ..results import Arrays, read_tensors, tensors_of, write_with_tensors
+from ..run import RunInfo, read_json
 from .sweep import HeadSweep
 
 # Not typing.Self, which run-time checks of single methods can't resolve.
@@ -104,32 +102,33 @@ class HeadGrid:
         return pd.DataFrame({**columns, "low": low, "high": high})
 
     def save(self, path: str | Path) -> Path:
-        """Writes means and details as JSON, and the numbers of each prompt as safetensors beside it."""
-        path = Path(path)
-        if path.suffix == ".safetensors":
-            raise ResultError(f"{path}: the tensors go beside it; give it a name that ends in .json")
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in self._arrays().items()}
-        write_whole(_beside(path), lambda part: save_file(tensors, part))
+        """Writes means and details as JSON, and the numbers of each prompt as safetensors beside it.
+
+        Raises:
+            ResultError: where one of the two places holds something else.
+        """
         rows = {field.name: getattr(self.rows, field.name) for field in fields(Rows)}
         content = {"kind": self.KIND, "by": self.name, **self._words(), "mean": self.mean, "rows": rows}
-        return write_json(path, {**content, "run": self.run.to_dict()})
+        return write_with_tensors(path, {**content, "run": self.run.to_dict()}, self._arrays())
 
     @classmethod
     def load(cls: type[Grid], path: str | Path) -> Grid:
         """Reads what `save` wrote.
 
         Raises:
-            ResultError: where the file holds something else or one of the two files is damaged.
+            ResultError: where the file holds something else, one of the two files is damaged, or they don't belong
+                together.
         """
-        path = Path(path)
         content = read_json(path)
         if not isinstance(content, dict) or content.get("kind") != cls.KIND:
             raise ResultError(f"{path} does not hold a {cls.KIND}; was it saved by {cls.__name__}?")
+        arrays = read_tensors(path, content, lambda arrays: _gives(arrays, content))
+        if not arrays:
+            raise ResultError(f"{tensors_of(path)} is missing; copy it beside {path}, or compute both again")
         try:
-            arrays = {name: tensor.numpy() for name, tensor in load_file(_beside(path)).items()}
             rows = Rows(**{name: tuple(values) for name, values in content["rows"].items()})
             return cls._from(content, arrays, rows, RunInfo.from_dict(content["run"]))
-        except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ResultError(f"{path} is damaged ({error!r}); compute it again") from error
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -167,5 +166,8 @@ def ranked(
     return HeadList(heads, tuple(float(flat[place]) for place in places), by, run)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_suffix(".safetensors")
+def _gives(arrays: Arrays, content: dict[str, Any]) -> bool:
+    """Whether these numbers of each prompt have the means that were saved."""
+    heads, mean = arrays["heads"], np.array(content["mean"], dtype=np.float64)
+    rows = (len(content["rows"]["ids"]), *mean.shape)
+    return heads.shape == rows and np.allclose(heads.mean(0, dtype=np.float64), mean, 1e-6, 1e-9, equal_nan=True)

@@ -16,6 +16,8 @@ from ..forward import answer_logits, batch_size_for, in_batches, split_batches
 from ..heads import Head, HeadList
 from ..models import Model, as_model
 from ..prompts import Order, PromptBatch
+from ..reference import PlainReference
+from ..torch_defaults import under_torch_defaults
 
 POSITION_CLASSES = ("template", "instruction", "candidate", "question", "last")
 PAD = len(POSITION_CLASSES)
@@ -107,6 +109,7 @@ class HeadOutputs:
         return f"HeadOutputs({count} heads on {len(self.prompts)} prompts)"
 
 
+@under_torch_defaults
 def record_outputs(
     model: Any,
     prompts: PromptBatch,
@@ -163,17 +166,24 @@ def run_outputs(
     lengths = (prompts.last_pos[places] + 1).tolist()
     batches = split_batches(places, lengths, lambda length: batch_size or batch_size_for(model, length))
 
+    plain = PlainReference(model, prompts)
+    ordered = plain.first(list(batches))
+
     def run(rows: list[int]) -> tuple[list[int], dict[int, Tensor]]:
-        running = range(wanted[-1] + 1)
+        # A pass with a sampled prompt in it goes on to the answer, which tells whether what is recorded is the model's.
+        sampled, answers = plain.waits_for(rows), None
+        running = None if sampled else range(wanted[-1] + 1)
         with (
             torch.no_grad(),
-            instrumented(model.hf, outputs_of=wanted, layers=running, only_read=True) as recording,
+            instrumented(model.hf, outputs_of=wanted, layers=running, only_read=not sampled) as recording,
         ):
-            answer_logits(model.hf, prompts.select(rows), 0, None)
+            answers = answer_logits(model.hf, prompts.select(rows), 0, None)
+        if answers is not None:
+            plain.compare(rows, answers[:, prompts.no_token] - answers[:, prompts.yes_token])
         return rows, recording.outputs
 
     with tqdm(total=len(prompts), desc="recording outputs", unit="prompt", disable=not progress) as bar:
-        for found in in_batches(batches, run):
+        for found in in_batches(ordered, run):
             yield found
             bar.update(len(found[0]))
 

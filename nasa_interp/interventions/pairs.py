@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import PromptError, QuestionError
-from ..prompts import Order, PromptBatch, PromptStyle, build_prompts
+from ..prompts import Order, PromptBatch, PromptStyle, build_prompts, encode_texts
 from ..questions import BinaryQuestion, QuestionList
 from ..session import resolve_questions
 
@@ -50,7 +50,10 @@ class PromptPairs:
 
     def __post_init__(self):
         if len(self.clean) != len(self.corrupted):
-            raise PromptError(f"{len(self.clean)} clean and {len(self.corrupted)} corrupted prompts are no pairs")
+            raise PromptError(
+                f"{len(self.clean)} clean and {len(self.corrupted)} corrupted prompts are no pairs; give as "
+                f"many of each"
+            )
         if bool((unequal := self.clean.last_pos != self.corrupted.last_pos).any()):
             row = int(unequal.nonzero()[0])
             raise PromptError(
@@ -203,7 +206,7 @@ def _renamed(tokenizer: Any, prompts: PromptBatch, style: PromptStyle, word: str
         begin, stop = offset[start][0], offset[end - 1][1]
         texts.append(text[:begin] + text[begin:stop].replace(style.no, word) + text[stop:])
     tokens, (place, shared) = prompts.tokens.clone(), (prompts.position_ids, list(prompts.shared))
-    for row, new in enumerate(tokenizer(texts, add_special_tokens=False)["input_ids"]):
+    for row, new in enumerate(encode_texts(tokenizer, prompts, texts)):
         if len(new) + len(shared) != int(prompts.last_pos[row]) + 1:
             return None
         tokens[row, : len(new) + len(shared)] = torch.tensor(new + shared)

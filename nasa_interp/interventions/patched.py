@@ -17,7 +17,8 @@ from ..errors import HeadError, ResultError
 from ..heads import Head, HeadList
 from ..prompts import Order
 from ..questions import BinaryQuestion
-from ..run import RunInfo, read_json, write_json
+from ..results import write_result
+from ..run import RunInfo, read_json
 from .pairs import PairKind
 
 By = Literal["head", "class", "position", "together"]
@@ -146,9 +147,9 @@ class PatchEffects:
         return frame.reindex(frame.effect.abs().sort_values(ascending=False, kind="stable").index).head(k)
 
     def save(self, path: str | Path) -> Path:
-        """Writes JSON: the table for readers, all values for `load`."""
+        """Writes JSON: the table for readers, all values for `load`; raises as `write_result` does."""
         names = ("patched", "clean", "corrupted", "by", "places", "ids", "pairs", "shape")
-        return write_json(
+        return write_result(
             path,
             {
                 "kind": "patch_effects",
@@ -228,8 +229,8 @@ class PatchSummary:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Writes `to_dict` as JSON."""
-        return write_json(path, self.to_dict())
+        """Writes `to_dict` as JSON; raises as `write_result` does."""
+        return write_result(path, self.to_dict())
 
     def text(self, k: int = 10) -> str:
         """The largest effects in each order, as lines to print."""

@@ -22,6 +22,7 @@ from ..models import Model, as_model
 from ..prompts import Order, Orders, PromptBatch, PromptStyle
 from ..scoring.engine import fused_refusal
 from ..session import describe_run, orders_of
+from ..torch_defaults import under_torch_defaults
 from .outputs import (
     KEPT_SHARE,
     POSITION_CLASSES,
@@ -64,6 +65,7 @@ class _PatchRows:
         return max(first, min(together, self.source.shared))
 
 
+@under_torch_defaults
 @torch.no_grad()
 def patch_heads(
     model: Any,
@@ -122,6 +124,7 @@ def patch_heads(
     return _effects(model, pairs, chosen, by, labels, patched.reshape(shape), clean, corrupted, seed, draws, start)
 
 
+@under_torch_defaults
 @torch.no_grad()
 def patch_together(
     model: Any,
@@ -200,7 +203,9 @@ def patch_data(
 def _checked(model: Any, pairs: PromptPairs) -> Model:
     model = as_model(model)
     if (refusal := fused_refusal(model, pairs.corrupted)) is not None:
-        raise ModelError(f"interventions run on the fused engine, which refuses {model.name}: {refusal}")
+        raise ModelError(
+            f"interventions run on the fused engine, which refuses {model.name}: {refusal}; see `nasa-interp doctor`"
+        )
     return model
 
 
@@ -208,7 +213,7 @@ def _differences(
     model: Model, prompts: PromptBatch, batch_size: int | None, edits: Any = None
 ) -> Float[np.ndarray, " prompt"]:
     d = torch.full((len(prompts),), torch.nan)
-    for batch in run_fused(model, prompts, edits=edits, batch_size=batch_size):
+    for batch in run_fused(model, prompts, edits=edits, batch_size=batch_size, reference=edits is None):
         d[batch.places] = compare_answers(batch.logits, prompts)[0]
     if not bool(d.isfinite().all()):
         raise ModelError(f"the logits are no numbers in {model.dtype}; load the model in float32")
@@ -260,7 +265,7 @@ def _effects(
     draws: int,
     start: float,
 ) -> PatchEffects:
-    run = describe_run(model, pairs.questions, [pairs.corrupted], pairs.style, seed, draws, start, "fused", pairs.notes)
+    run = describe_run(model, pairs.questions, [pairs.corrupted], seed, draws, start, "fused", pairs.notes)
     questions = pairs.corrupted.questions
     ids, names = tuple(q.id for q in questions), tuple(q.pair for q in questions)
     shape = (model.n_layers, model.n_heads)

@@ -77,5 +77,5 @@ def _by_sweep(
     some = resolve_questions(questions, limit, seed)
     batches = prompts_in_orders(model, some, style=style)
     effect = np.mean([sweep_heads(model, prompts, progress=progress).effect for prompts in batches], axis=0)
-    run = describe_run(model, some, batches, style, seed, draws, start, "fused")
+    run = describe_run(model, some, batches, seed, draws, start, "fused")
     return ranked(effect.reshape(model.n_layers, model.n_heads), "exact ablation", run.to_dict(), sign=-1)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..attention import Edit, ReplaceHeads
@@ -20,7 +20,8 @@ from ..heads import HeadList
 from ..models import as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
 from ..questions import BinaryQuestion
-from ..run import RunInfo, write_whole
+from ..results import check_place
+from ..run import RunInfo, write_bytes
 from ..session import describe_run, resolve_prompts
 from .outputs import (
     PAD,
@@ -91,7 +92,7 @@ class Mean:
                     new = torch.einsum("cbq,bqhd->chd", member, found.double().cpu())
                     sums[layer] = sums.get(layer, 0) + new
         means = {layer: (total / count[:, None, None]).float() for layer, total in sums.items()}
-        return cls(means, positions, describe_run(model, questions, batches, style, seed, 0, start, "fused"))
+        return cls(means, positions, describe_run(model, questions, batches, seed, 0, start, "fused"))
 
     def edit(self, layer: int, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
         """See `Intervention`."""
@@ -104,7 +105,10 @@ class Mean:
         classes = position_classes(batch)[:, here]
         missing = self.means[layer].isnan().flatten(1).any(1)
         if unknown := [kind for kind in classes[queries].unique().tolist() if missing[kind]]:
-            raise HeadError(f"the reference set has no position of class {POSITION_CLASSES[unknown[0]]!r} to average")
+            raise HeadError(
+                f"the reference set has no position of class {POSITION_CLASSES[unknown[0]]!r} to average; "
+                f"measure other prompts"
+            )
         values = self.means[layer][:, list(heads)][classes.clamp(max=PAD - 1)]
         return ReplaceHeads(heads, values, queries)
 
@@ -114,10 +118,15 @@ class Mean:
         return int((classes == classes[:1]).all(0).long().cumprod(0).sum())
 
     def save(self, path: str | Path) -> Path:
-        """Writes one safetensors file, positions and run in its metadata."""
+        """Writes one safetensors file, positions and run in its metadata.
+
+        Raises:
+            ResultError: the file is there and holds something else.
+        """
+        check_place(path, "mean")
         about = {"kind": "mean", "positions": self.positions, "run": json.dumps(self.run.to_dict())}
         tensors = {str(layer): mean.contiguous() for layer, mean in self.means.items()}
-        return write_whole(path, lambda part: save_file(tensors, part, about))
+        return write_bytes(path, save(tensors, about))
 
     @classmethod
     def load(cls, path: str | Path) -> "Mean":
@@ -255,7 +264,10 @@ class Patch:
         rows = self.source.rows(batch)
         if bool((unequal := self.source.prompts.last_pos[rows] != batch.last_pos).any()):
             name = batch.questions[int(unequal.nonzero()[0])].id
-            raise PromptError(f"question {name!r}: clean and corrupted prompt have another number of tokens")
+            raise PromptError(
+                f"question {name!r}: clean and corrupted prompt have another number of tokens; pair them by "
+                f"question_pairs"
+            )
         places = torch.arange(positions.start, positions.stop).expand(len(batch), -1)
         return ReplaceHeads(heads, self.source.at(layer, heads, rows, places), queries)
 

@@ -29,7 +29,9 @@ from ..forward import (
 from ..heads import Head, HeadList
 from ..models import Model, as_model
 from ..prompts import PromptBatch
+from ..reference import check_plain
 from ..restart import residuals_entering, restart_at
+from ..torch_defaults import under_torch_defaults
 
 RowEdits = Callable[[int, Sequence[int], PromptBatch, range], Sequence[Edit]]
 """Called with a layer, each row's head in it, each row's prompt and the positions that run: the layer's edits."""
@@ -81,6 +83,7 @@ def sweep_heads(
     return sweep(model, prompts, heads, scale, **options)
 
 
+@under_torch_defaults
 @torch.no_grad()
 def sweep(
     model: Any,
@@ -118,8 +121,9 @@ def sweep(
     length = shared_prefix_length(prompts, edits) if share_prefix else 0
     places = torch.argsort(prompts.last_pos, descending=True, stable=True)
     with tqdm(total=len(chosen), desc="sweeping heads", unit="head", disable=not progress) as bar:
-        for some in places.split(_prompts_at_once(model, prompts, length, len(layers))):
+        for some in places.split(_prompts_at_once(model, prompts, length, max(len(layers), 1))):
             base_pass = _BasePass.of(model, prompts.select(some), length, sorted(layers), batch_size)
+            check_plain(model, base_pass.prompts, base_pass.d)
             base[some] = base_pass.d
             for layer, indices in layers.items():
                 for index, differences in _sweep_layer(model, base_pass, layer, indices, edits, batch_size):

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from .ready import check_ready
 from .slices import HeadLayout, head_layout, head_slices
 
 Hook = Callable[..., Any]
@@ -44,6 +45,11 @@ def is_hooked_transformer(model: Any) -> bool:
     return _is_a(model, "HookedTransformer")
 
 
+def user_hooks(hooked: Any) -> list[str]:
+    """Names of the hook points that somebody hung hooks on, which stay there between runs."""
+    return [name for name, point in hooked.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
+
+
 def processed(hooked: Any) -> bool:
     """Whether the hooked model's weights were folded or centred, so that they are no longer the original model's."""
     folded = getattr(getattr(hooked, "cfg", None), "normalization_type", None) in ("LNPre", "RMSPre")
@@ -70,6 +76,12 @@ def build_bridge(hf: Any, tokenizer: Any, name: str) -> Any:
     except ImportError as error:
         raise ModelError(f"this TransformerLens can't hook a loaded model ({error}); install 4.3 or newer") from error
     architecture = type(hf).__name__
+    if any(parameter.is_meta for parameter in hf.parameters()):
+        raise ModelError(
+            f"some weights of {name} lie on disk, which the hooked view can't reach; use the fused engine, or "
+            f"load it in a "
+            f"smaller dtype"
+        )
     try:
         tree = eager_twin(hf)
         # Splitting a fused projection draws initial weights that are overwritten: the global state isn't ours to use.
@@ -105,6 +117,9 @@ def eager_twin(hf: Any) -> Any:
         _hang(tree, name, "_parameters", parameter)
     for name, buffer in hf.named_buffers(remove_duplicate=False):
         _hang(tree, name, "_buffers", buffer)
+    # What a module keeps beside its buffers, such as rotary frequencies to go back to, was made on the meta device.
+    for name, module in hf.named_modules():
+        vars(tree.get_submodule(name)).update({key: v for key, v in vars(module).items() if isinstance(v, Tensor)})
     return tree.eval()
 
 
@@ -244,6 +259,7 @@ def run_hooked(
     missing = [name for name, _ in hooks if name not in hooked.hook_dict]
     if missing:
         raise ModelError(f"the hooked model has no hook point {missing[0]!r}; this architecture can't be scored hooked")
+    check_ready(hooked)
     keep = {} if logits or is_hooked_transformer(hooked) else {"logits_to_keep": 1}
     out = hooked.run_with_hooks(
         tokens, return_type="logits", fwd_hooks=list(hooks), attention_mask=mask.to(tokens).long(), **keep

@@ -11,12 +11,21 @@ from torch import Tensor
 from ..errors import ModelError
 from .bridge import eager_twin, pattern_hook, run_hooked, scores_hook
 from .model import Model
+from .ready import check_ready, has_hooks
 from .windows import attention_windows
 
 TOLERANCE = 1e-4
 # So many steps of a narrow dtype may roundings add up to: tiny random models came to 14 (bf16) and 5 (fp16).
 NARROW_STEPS = 16
 LONGEST = 256
+
+
+def agreement(dtype: torch.dtype) -> float:
+    """How far two computations of one logit or attention may be apart, as a share of the range they come from.
+
+    1e-4 in fp32 and wider; in a narrower dtype so many of its own steps as eager attention itself is off by.
+    """
+    return max(TOLERANCE, NARROW_STEPS * torch.finfo(dtype).eps)
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class HookCheck:
         lost: the largest share of a query's attention that goes to no key, as attention sinks take it.
         plain: the plain model's logits as it was loaded against eager ones, over their range; NaN without a plain view.
         step: the relative step of the weights' dtype, which says what roundings may come to.
+        hooked_parts: parts of the plain model that the user hung hooks on, by name.
     """
 
     scores: float
@@ -40,6 +50,7 @@ class HookCheck:
     lost: float
     plain: float
     step: float
+    hooked_parts: str = ""
 
     @property
     def tolerance(self) -> float:
@@ -62,6 +73,10 @@ class HookCheck:
             return f"something besides the keys (attention sinks?) takes attention away, up to {self.lost:.0%}"
         if self.reads == "pattern" and self.step == torch.finfo(torch.float16).eps:
             return "its score hooks carry no scores, and in float16 the patterns underflow; load it in another dtype"
+        if self.plain > self.tolerance and self.hooked_parts:
+            return (
+                f"the hooked view doesn't run the hooks on {self.hooked_parts}; use the fused engine, or take them off"
+            )
         if self.plain > self.tolerance:
             return (
                 f"the model as it was loaded computes other logits than with eager attention, by {self.plain:.1e} of "
@@ -73,24 +88,38 @@ class HookCheck:
 
 
 def check_hooks(model: Model, tokens: Int[Tensor, " pos"]) -> HookCheck:
-    """Runs one prompt both ways; the result is kept with the model, as the hooks don't change.
+    """Runs one prompt both ways; anew at every call, as what is hung on a model can change between two.
 
     Raises:
         ModelError: where the hooked view can't be built or lacks the hooks.
     """
-    if model.hook_check is None:
-        try:
-            model.hook_check = _measure(model, tokens[:LONGEST][None].to(model.device))
-        except ModelError:
-            raise
-        except Exception as error:  # whatever a foreign module raises when it is hung into another tree
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"the hooked view of {model.name} fails ({type(error).__name__}: {reason})") from error
-    return model.hook_check
+    try:
+        return _measure(model, tokens[:LONGEST][None].to(model.device))
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a foreign module raises when it is hung into another tree
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"the hooked view of {model.name} fails ({type(error).__name__}: {reason}); use the fused engine"
+        ) from error
+
+
+def trusted_hooks(model: Model, tokens: Int[Tensor, " pos"]) -> HookCheck:
+    """What `check_hooks` measured, where the hooks can be trusted.
+
+    Raises:
+        ModelError: where they can't, saying why.
+    """
+    check = check_hooks(model, tokens)
+    if check.problem is not None:
+        raise ModelError(f"{model.name} can't be scored hooked: {check.problem}; see `nasa-interp doctor`")
+    return check
 
 
 @torch.no_grad()
 def _measure(model: Model, tokens: Int[Tensor, "1 pos"]) -> HookCheck:
+    if model.has_hf:
+        check_ready(model.hf)
     windows = attention_windows(model)
     scores: dict[int, Tensor] = {}
     patterns: dict[int, Tensor] = {}
@@ -125,6 +154,7 @@ def _measure(model: Model, tokens: Int[Tensor, "1 pos"]) -> HookCheck:
         patterns=max(_off(a, patterns[layer]) for layer, a in enumerate(eager.attentions)),
         logits=_off(logits, eager.logits) / reach,
         plain=_off(model.hf(tokens, use_cache=False).logits, eager.logits) / reach,
+        hooked_parts=", ".join(name or "the model" for name, part in model.hf.named_modules() if has_hooks(part)),
     )
 
 

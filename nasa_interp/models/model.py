@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ..errors import ModelError
-from .bridge import Copies, build_bridge, is_bridge, is_hooked_transformer
+from .bridge import Copies, build_bridge, is_bridge, is_hooked_transformer, user_hooks
+from .ready import check_ready, unwrapped
 
 HEAD_COUNTS = ("num_attention_heads", "n_heads", "n_head")
 
@@ -32,19 +34,13 @@ class Model:
         if hf is None and hooked is None:
             raise ModelError(f"model {name!r} has neither a plain nor a hooked view; load it with load_model")
         if reason := no_heads_reason(_config(hf, hooked)):
-            raise ModelError(f"model {name!r} can't be scored: {reason}")
+            raise ModelError(f"model {name!r} can't be scored: {reason}; take a decoder-only transformer")
         self.name = name
         self.tokenizer = tokenizer
         self.license = license
         self._hf = hf
         self._hooked = hooked
         self._copies: Copies | None = None
-        # Results of this session, so that asking the same again costs nothing (`session.remembered`).
-        self.results: dict[tuple, Any] = {}
-        # What `check_hooks` measured, once it has.
-        self.hook_check: Any = None
-        # Whether fused attention is exact, once it was tried: (None,) or (the reason why not,).
-        self.fused_check: tuple[str | None] | None = None
 
     @property
     def hf(self) -> Any:
@@ -100,8 +96,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter lives, and so where tokens go."""
-        return next(iter(self.module.parameters())).device
+        """Where tokens go: where the first parameter lives that is in memory."""
+        return device_of(self.module)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,14 +105,17 @@ class Model:
         return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
 
     def weights_hash(self) -> str:
-        """SHA-256 over every named tensor of the weights as they are now (about 2 s for each billion bytes).
+        """SHA-256 over every named tensor of the weights as they are now, whichever view they were edited through.
 
-        Empty where some weights are offloaded and not there to be read.
+        Computed whole each time (about 2 s for each billion bytes), as edits through `.data` leave no trace but the
+        values. Empty where some weights are offloaded and not there to be read.
         """
         digest = hashlib.sha256()
-        if any(tensor.is_meta for tensor in self.module.state_dict().values()):
+        # Asking for the plain view carries over edits of a bridge that holds copies.
+        weights = (self.hf if self.has_hf else self._hooked).state_dict()
+        if any(tensor.is_meta for tensor in weights.values()):
             return ""
-        for name, tensor in sorted(self.module.state_dict().items()):
+        for name, tensor in sorted(weights.items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
@@ -128,12 +127,16 @@ class Model:
         """Logits at each prompt's last real token; only positions that end some prompt are unembedded.
 
         Args:
-            tokens: right-padded prompts.
+            tokens: right-padded prompts; without pads the answers are those of each prompt alone.
             mask: True at real tokens.
+
+        Raises:
+            ModelError: a model in training mode.
 
         Returns:
             Logits in fp32 on the CPU.
         """
+        check_ready(self.module)
         tokens, mask = tokens.to(self.device), mask.to(self.device)
         last = mask.sum(1) - 1
         ends, place = torch.unique(last, return_inverse=True)
@@ -145,33 +148,66 @@ class Model:
             logits = self._hooked(tokens, attention_mask=mask.long(), logits_to_keep=ends)
         return logits[torch.arange(len(tokens), device=logits.device), place.to(logits.device)].float().cpu()
 
+    def check_views(self) -> None:
+        """Refuses where somebody hung hooks on the bridge that was built here: the plain view, which runs, has none.
+
+        Raises:
+            ModelError: saying where hooks act.
+        """
+        if self._hf is None or self._hooked is None:
+            return
+        if hung := user_hooks(self._hooked):
+            raise ModelError(
+                f"model {self.name!r} has hooks on its bridge ({', '.join(hung[:3])}), which its plain view doesn't "
+                f"run; take them off (model.bridge.reset_hooks()), hang them on model.hf, or hand over the bridge "
+                f"itself: load_model(model.bridge)"
+            )
+
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.n_layers} layers x {self.n_heads} heads, {self.dtype}, {self.device})"
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Where tokens go: where the first parameter lives that is in memory; what lies on disk is fetched from there."""
+    return next((p.device for p in module.parameters() if not p.is_meta), torch.device("cpu"))
 
 
 def as_model(model: Any, tokenizer: Any = None) -> Model:
     """A Model from what the user has: a Model, a transformers model, a TransformerBridge or a HookedTransformer.
 
+    A PEFT model counts as the transformers model inside, where its adapters are LoRA.
+
     Raises:
-        ModelError: where it is none of these, or where a transformers model comes without its tokenizer.
+        ModelError: where it is none of these, in training mode, wrapped or adapted in a way that changes what a prompt
+            is, or where a transformers model comes without its tokenizer.
     """
     if isinstance(model, Model):
+        model.check_views()
         return model
+    model = unwrapped(model)
     if is_bridge(model) or is_hooked_transformer(model):
         tokenizer = tokenizer or getattr(model, "tokenizer", None)
         name = getattr(model.cfg, "model_name", None) or type(model).__name__
         if tokenizer is None:
             raise ModelError(f"the hooked model {name!r} has no tokenizer; pass load_model(model, tokenizer=...)")
         return Model(name, None, tokenizer, hooked=model)
-    if hasattr(model, "config") and hasattr(model, "get_output_embeddings"):
-        if model.training:
-            raise ModelError(f"{type(model).__name__} is in training mode, where dropout is random; call model.eval()")
+    if isinstance(model, PreTrainedModel):
+        check_ready(model)
+        if model.get_output_embeddings() is None:
+            raise ModelError(
+                f"{type(model).__name__} has no language-model head; load it with AutoModelForCausalLM, or by its name"
+            )
         if tokenizer is None:
             raise ModelError(
                 f"a transformers model ({type(model).__name__}) doesn't know its tokenizer; "
                 f"wrap both: load_model(model, tokenizer=tokenizer)"
             )
         return Model(model.config.name_or_path or type(model).__name__, model, tokenizer)
+    for inside in ("_orig_mod", "module", "pretrained_model"):
+        if isinstance(getattr(model, inside, None), PreTrainedModel):
+            raise ModelError(
+                f"{type(model).__name__} wraps a model that would run without it; hand over the model inside: .{inside}"
+            )
     raise ModelError(
         f"{type(model).__name__} is not a model; give a name for load_model, a transformers causal language model, "
         f"or a TransformerBridge"

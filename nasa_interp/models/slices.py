@@ -182,7 +182,7 @@ def head_layout(model: PreTrainedModel, layer: int) -> HeadLayout:
     """
     modules = list(attention_modules(model).items())
     if not 0 <= layer < len(modules):
-        raise HeadError(f"no layer {layer}: {type(model).__name__} has layers 0 to {len(modules) - 1}")
+        raise HeadError(f"no layer {layer} in {type(model).__name__}; it has layers 0 to {len(modules) - 1}")
     name, attention = modules[layer]
     fused = _fused(attention)
     output = next(name for name in OUTPUTS if hasattr(attention, name))
@@ -211,9 +211,13 @@ def _slices(layout: HeadLayout, projection: str, head: int, bias: bool) -> Itera
 
 
 def _layer_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The outermost list with as many modules as the configuration has layers."""
+    """The outermost list with as many modules as the configuration has layers, in the text decoder before elsewhere."""
     count = model.config.get_text_config().num_hidden_layers
-    for name, module in model.named_modules():
+    modules = list(model.named_modules())
+    text = next((name for name, module in modules if module is model.get_decoder()), "")
+    # An encoder of images may have as many layers, and come first.
+    modules.sort(key=lambda named: not f"{named[0]}.".startswith(f"{text}."))
+    for name, module in modules:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return name, module
     raise ModelError(
@@ -259,7 +263,7 @@ def _check_sizes(layout: HeadLayout):
 
 def _check_head(layout: HeadLayout, layer: int, index: int):
     if not 0 <= index < layout.heads:
-        raise HeadError(f"no head {layer}.{index}: layer {layer} has heads 0 to {layout.heads - 1}")
+        raise HeadError(f"no head {layer}.{index}; layer {layer} has heads 0 to {layout.heads - 1}")
 
 
 def _unknown_layout(name: str, module: nn.Module) -> ModelError:

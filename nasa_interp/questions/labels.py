@@ -2,18 +2,27 @@
 
 from typing import Any
 
-from ..errors import QuestionError
+import numpy as np
 
-_LABELS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+from ..errors import QuestionError
+from ..reading import shown
+
+_LABELS: dict[str | float, bool] = {
+    **dict.fromkeys(("true", "yes", "1", "1.0", 1), True),
+    **dict.fromkeys(("false", "no", "0", "0.0", 0), False),
+}
 
 
 def parse_label(value: Any, place: str) -> bool:
-    """True for yes: accepts true/false, yes/no and 1/0 in any case, as text, number or boolean.
+    """True for yes: accepts true/false, yes/no and 1/0 in any case, as text, number or boolean, of NumPy too.
 
     Raises QuestionError naming `place` (file and row) for anything else.
     """
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    label = _LABELS.get(text.strip().lower())
+    if isinstance(value, np.generic):
+        value = value.item()
+    # True, 1 and 1.0 are one key.
+    key = value.strip().lower() if isinstance(value, str) else value
+    label = _LABELS.get(key) if isinstance(key, (str, int, float)) else None
     if label is None:
-        raise QuestionError(f"{place}: label {value!r} is none of true/false, yes/no, 1/0; correct that row")
+        raise QuestionError(f"{place}: label {shown(value)} is none of true/false, yes/no, 1/0; correct that row")
     return label

@@ -29,6 +29,17 @@ class BinaryQuestion:
             raise QuestionError(f"question {self.id!r}: label is {self.label!r}; it must be True (yes) or False (no)")
         if not self.question.strip():
             raise QuestionError(f"question {self.id!r}: the text is empty; drop the row or fill it in")
+        for name in ("question", "id", "group", "pair"):
+            _check_unicode(str(getattr(self, name)), f"question {self.id!r}: the {name}")
+
+
+def _check_unicode(text: str, what: str) -> None:
+    """Raises QuestionError where a text holds half a surrogate pair: no tokenizer and no file takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"{text[error.start]!r} at character {error.start + 1}"
+        raise QuestionError(f"{what} holds a lone surrogate ({found}), which is no text; correct it") from None
 
 
 class QuestionList(list[BinaryQuestion]):

@@ -1,12 +1,13 @@
 """One way to name data: `source:place#split`, or a path."""
 
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import QuestionError
-from .files import load_file
+from .files import SUFFIXES, load_file
 from .question import BinaryQuestion, QuestionList
 from .strategyqa import load_strategyqa
 from .verify import load_verify
@@ -19,7 +20,7 @@ def load_questions(data: str | Path, limit: int | None = None, seed: int = 0) ->
 
     Args:
         data: `builtin:verify#probe` (or `#val`, `#test`), `strategyqa:PATH`, or a `.jsonl`/`.csv` file, whose rows
-            `#split` narrows to those with that `split`.
+            `#split` narrows to those with that `split`. A file whose own name holds '#' is found by it.
         limit: keep about so many, drawn by `seed` evenly from the groups, twins together (see `sample_questions`).
         seed: of that draw.
 
@@ -27,25 +28,41 @@ def load_questions(data: str | Path, limit: int | None = None, seed: int = 0) ->
         The questions, which remember `data` as their name; ids are unique.
 
     Raises:
-        QuestionError: for an unknown source or split, an empty file, a wrong row, doubled ids.
+        QuestionError: for an unknown source or split, an empty file, a wrong row, doubled ids, a negative seed.
     """
+    check_seed(seed)
     source, _, place = str(data).partition(":")
-    place, _, split = place.partition("#")
     if source == "builtin":
+        place, _, split = place.partition("#")
         if place != "verify":
             raise QuestionError(f"no built-in set {place!r}; there is builtin:verify, with #probe, #val and #test")
         data, questions = f"builtin:verify#{split or 'test'}", load_verify(split or "test")
     elif source == "strategyqa":
-        if split:
+        place, split = _file_and_split(place)
+        if split is not None:
             raise QuestionError(f"{data}: StrategyQA files have no splits inside; name the file of the split instead")
         questions = load_strategyqa(place)
     else:
-        path, _, split = str(data).partition("#")
-        if Path(path).suffix not in (".jsonl", ".csv"):
+        path, split = _file_and_split(str(data))
+        if Path(path).suffix.lower() not in SUFFIXES:
             raise QuestionError(f"unknown data {str(data)!r}; known: {KNOWN}")
-        questions = load_file(path, split or None)
+        questions = load_file(path, split)
     questions = check_questions(questions, str(data))
     return QuestionList(questions if limit is None else sample_questions(questions, limit, seed), str(data))
+
+
+def _file_and_split(text: str) -> tuple[str, str | None]:
+    """The whole text where that names a file, else what stands before and behind its last '#'."""
+    file, _, split = text.rpartition("#")
+    if not file or os.path.isfile(text):
+        return text, None
+    return file, split or None
+
+
+def check_seed(seed: int) -> None:
+    """Raises QuestionError for a negative seed: NumPy takes none, and Python reads -1 as 1."""
+    if seed < 0:
+        raise QuestionError(f"seed {seed} is below 0; give 0 or more")
 
 
 def check_questions(questions: Iterable[BinaryQuestion], data: str) -> list[BinaryQuestion]:

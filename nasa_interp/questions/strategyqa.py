@@ -1,11 +1,10 @@
 """StrategyQA: open-domain questions that are yes-no by nature and need several steps (Geva et al., 2021)."""
 
-import json
-from pathlib import Path
-
 from ..errors import QuestionError
-from .labels import parse_label
+from ..reading import read_text
+from .files import parse_at
 from .question import BinaryQuestion
+from .rows import read_row
 
 
 def load_strategyqa(path: str) -> list[BinaryQuestion]:
@@ -20,12 +19,7 @@ def load_strategyqa(path: str) -> list[BinaryQuestion]:
     Raises:
         QuestionError: naming the file and the row.
     """
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QuestionError(f"{path} can't be read ({error.strerror}); check the path") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise QuestionError(f"{path} is not JSON ({error}); StrategyQA files are one JSON list") from error
+    rows = parse_at(path, read_text(path, QuestionError), "StrategyQA files are one JSON list")
     if not isinstance(rows, list):
         raise QuestionError(f"{path} holds {type(rows).__name__}, not a list of questions; is it StrategyQA?")
     questions = []
@@ -33,6 +27,6 @@ def load_strategyqa(path: str) -> list[BinaryQuestion]:
         place = f"{path}, row {number}"
         if not isinstance(row, dict) or not isinstance(row.get("question"), str) or "answer" not in row:
             raise QuestionError(f"{place}: no 'question' and 'answer'; is it StrategyQA?")
-        label = parse_label(row["answer"], place)
-        questions.append(BinaryQuestion(row["question"].strip(), label, str(row.get("qid", number)), "strategyqa"))
+        fields = {"question": row["question"], "label": row["answer"], "id": row.get("qid"), "group": "strategyqa"}
+        questions.append(read_row(place, fields))
     return questions

@@ -27,7 +27,7 @@ from ..view.markup import strips, visible
 from .section import Section, Table, readable
 
 # Data that the command line can load by name; questions given in Python have other names.
-LOADABLE = re.compile(r"[a-z0-9_]+:\S.*|.+\.(jsonl|csv)(#.+)?")
+LOADABLE = re.compile(r"[a-z0-9_]+:\S.*|.+\.(?i:jsonl|csv)(#.+)?")
 SHOWN = ("n", "accuracy", "precision", "recall", "gap", "imbalance", "f1", "auc", "oracle_accuracy", "ece")
 MORE = ("yes_rate", "base_rate", "mean_logit_difference", "answer_mass", "auc_yes_no", "auc_no_yes")
 
@@ -234,4 +234,6 @@ def commands(verb: str, run: RunInfo, out: str, unit: str = "") -> tuple[str, ..
     words = [str(word) for option in options.items() for word in option]
     if (texts := style["instruction"]) != default["instruction"]:
         words += [word for text in ([texts] if isinstance(texts, str) else texts) for word in ("--instruction", text)]
+    if style.get("allow_special"):
+        words.append("--allow-special")
     return (shlex.join(["nasa-interp", verb, run.model, *words]),)

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from ..errors import ResultError
 from ..figures.theme import TEMPLATES
+from ..results import check_place
 from ..run import library_versions, write_text
 from ..view.markup import STYLE
 from .checks import page_problems
@@ -46,7 +47,9 @@ def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
     page = render(sections, [*missing, *broken])
     if problems := page_problems(page):
         raise ResultError(f"the page of {folder} can't be written: {'; '.join(problems[:3])}")
-    return write_text(out or folder / "report.html", page)
+    place = Path(out or folder / "report.html")
+    check_place(place, "page")
+    return write_text(place, page)
 
 
 def render(sections: Sequence[Section], missing: Sequence[str]) -> str:

@@ -5,9 +5,10 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from ..errors import ModelError
+from ..errors import FusedRefusedError, ModelError
 from ..forward import run_fused
 from ..models import Model
+from ..models.positions import check_positions
 from ..prompts import PromptBatch
 from .fused import score_fused
 from .hooked import score_hooked
@@ -16,9 +17,8 @@ Engine = Literal["auto", "fused", "hooked"]
 ENGINES: tuple[Engine, ...] = ("auto", "fused", "hooked")
 
 # Largest difference on the sample, in parts of the layer's largest score: rounding stays far below, a mask that is
-# missing or a head that is another's far above.
-TOLERANCE = {torch.float32: 1e-3}
-LOW_PRECISION_TOLERANCE = 0.2
+# missing or a head that is another's far above. Narrow dtypes round more than a tenth of the way there.
+TOLERANCE, NARROW_TOLERANCE = 1e-3, 0.2
 
 
 class Choice(NamedTuple):
@@ -42,8 +42,8 @@ def choose_engine(model: Model, prompts: PromptBatch, wanted: Engine = "auto") -
     refusal = fused_refusal(model, prompts)
     if refusal is not None:
         if wanted == "fused":
-            raise ModelError(f"the fused engine refuses {model.name}: {refusal}")
-        return Choice("hooked", f"scored with the hooked engine, as the fused one refuses the model: {refusal}")
+            raise ModelError(f"the fused engine refuses {model.name}: {refusal}; see `nasa-interp doctor`")
+        return hooked_instead(refusal)
     by_length = torch.argsort(prompts.last_pos, stable=True)
     sample = prompts.select(by_length[[0, -1]] if len(prompts) > 1 else by_length)
     fused, _ = score_fused(model, sample, progress=False)
@@ -55,25 +55,33 @@ def choose_engine(model: Model, prompts: PromptBatch, wanted: Engine = "auto") -
     return Choice("fused", f"checked against the hooked engine on {len(sample)} prompts")
 
 
+def hooked_instead(refusal: object) -> Choice:
+    """The hooked engine in place of the fused one, which refused."""
+    return Choice("hooked", f"scored with the hooked engine, as the fused one refuses the model: {refusal}")
+
+
 def fused_refusal(model: Model, prompts: PromptBatch) -> str | None:
-    """Why fused attention isn't exact for this model, or None; found out by running a prompt, once a model."""
-    if model.fused_check is None:
-        if not model.has_hf:
-            return "it was handed over hooked"
-        try:
-            for _ in run_fused(model, prompts.select(range(min(2, len(prompts)))), read=True):
-                pass
-            model.fused_check = (None,)
-        except ModelError as error:
-            model.fused_check = (str(error),)
-    return model.fused_check[0]
+    """Why fused attention isn't exact for this model on these prompts, or None; found out by running two of them.
+
+    Asked anew every time: a model's hooks, adapters and settings can change, and other prompts may be taken or refused.
+
+    Raises:
+        ModelError: where the trial fails for another reason, such as a model in training mode.
+    """
+    try:
+        check_positions(model.config, (prompts.last_pos + 1).tolist())
+        for _ in run_fused(model, prompts.select(range(min(2, len(prompts)))), read=True):
+            pass
+    except FusedRefusedError as refusal:
+        return str(refusal)
+    return None
 
 
 def _compare(model: Model, fused: torch.Tensor, hooked: torch.Tensor) -> None:
     off = (fused - hooked).abs().nan_to_num(0.0).amax((0, 2))
     reach = hooked.abs().nan_to_num(0.0).amax((0, 2)).clamp_min(1e-3)
     worst = int((off / reach).argmax())
-    allowed = TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE)
+    allowed = TOLERANCE if model.dtype.itemsize >= 4 else NARROW_TOLERANCE
     found = float(off[worst] / reach[worst])
     if not math.isfinite(found) or found > allowed or bool((fused.isnan() != hooked.isnan()).any()):
         raise ModelError(

@@ -20,6 +20,7 @@ def score_fused(
     *,
     edits: EditsOf | None = None,
     share_prefix: bool = True,
+    reference: bool = False,
 ) -> tuple[Float[Tensor, "prompt layer head"], Float[Tensor, "prompt layer"]]:
     """NAS of every head on every prompt.
 
@@ -28,13 +29,13 @@ def score_fused(
         prompts: what `build_prompts` made.
         batch_size: prompts in a batch; None takes it from a memory estimate; changes nothing but time and memory.
         progress: show a bar.
-        edits, share_prefix: as for `run_fused`.
+        edits, share_prefix, reference: as for `run_fused`.
 
     Returns:
         The scores (NaN where no query counts), and how many queries counted.
 
     Raises:
-        ModelError: where fused attention isn't exact for the model.
+        FusedRefusedError: where fused attention isn't exact for the model or on these prompts.
     """
     scores = torch.full((len(prompts), model.n_layers, model.n_heads), torch.nan)
     counts = torch.zeros(len(prompts), model.n_layers)
@@ -47,6 +48,7 @@ def score_fused(
         edits=edits,
         batch_size=batch_size,
         share_prefix=share_prefix,
+        reference=reference,
         progress=progress,
         title=title,
     )

@@ -11,10 +11,11 @@ from tqdm.auto import tqdm
 from ..errors import ModelError
 from ..models import Model
 from ..models.bridge import pattern_hook, run_hooked, scores_hook
-from ..models.check import check_hooks
+from ..models.check import trusted_hooks
+from ..models.positions import switching_length
 from ..models.windows import attention_windows
 from ..prompts import PromptBatch
-from .batches import length_sorted
+from .batches import equal_length, length_sorted
 from .formula import counted_queries, log_mean_attention, negative_attention_score, span_index
 
 
@@ -37,9 +38,7 @@ def score_hooked(
         ModelError: where the hooks don't carry what plain eager attention computes, or where a layer's hook fired
             another number of times than once a batch.
     """
-    check = check_hooks(model, prompts.tokens[0, : int(prompts.last_pos[0]) + 1])
-    if check.problem:
-        raise ModelError(f"{model.name} can't be scored hooked: {check.problem}")
+    check = trusted_hooks(model, prompts.tokens[0, : int(prompts.last_pos[0]) + 1])
     hook_name = scores_hook if check.reads == "scores" else pattern_hook
     layers = range(model.n_layers)
     windows = attention_windows(model)
@@ -49,7 +48,9 @@ def score_hooked(
     hooked = model.bridge
     n_batches = 0
     bar = tqdm(total=len(prompts), desc=f"scoring, {prompts.order}", unit="prompt", disable=not progress)
-    for places in length_sorted(prompts, batch_size):
+    # Where positions switch by the longest prompt of a pass, prompts run beside others of their own length alone.
+    alone = switching_length(model.config) is not None
+    for places in (equal_length if alone else length_sorted)(prompts, batch_size):
         batch = prompts.select(places)
 
         def read(found: Tensor, hook, layer: int, batch: PromptBatch = batch, places: list[int] = places) -> None:

@@ -46,7 +46,9 @@ def rank_overlap(a: HeadScores, b: HeadScores, k: int = 10, by: str = "values") 
     Source: the paper reports that the top heads are largely the same across data sets; the test is ours.
     """
     if a.shape != b.shape:
-        raise ResultError(f"rankings of {a.shape} and {b.shape} heads can't be compared: two models")
+        raise ResultError(
+            f"rankings of {a.shape} and {b.shape} heads are of two models; compare one model's on two data sets"
+        )
     measured = ~np.isnan(a.get(by)) & ~np.isnan(b.get(by))
     top_a, top_b = a.top(k, by), b.top(k, by)
     shared = tuple(head for head in top_a if head in top_b)

@@ -13,7 +13,10 @@ from ..errors import HeadError
 from ..heads import Head, HeadList
 from ..models import as_model
 from ..models.bridge import pattern_hook, run_hooked
+from ..models.check import trusted_hooks
 from ..prompts import PromptBatch
+from ..torch_defaults import under_torch_defaults
+from .batches import equal_length
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,6 +48,7 @@ class AttentionPatterns:
         return f"AttentionPatterns({len(self.tokens)} prompts, heads {', '.join(map(str, self.heads))})"
 
 
+@under_torch_defaults
 @torch.no_grad()
 def attention_patterns(model: Any, prompts: PromptBatch, heads: HeadList | Sequence[Any]) -> AttentionPatterns:
     """The patterns themselves, from TransformerLens hooks; for a few prompts, as each takes [query, key] a head.
@@ -56,25 +60,29 @@ def attention_patterns(model: Any, prompts: PromptBatch, heads: HeadList | Seque
 
     Raises:
         HeadError: where a head is outside the model.
+        ModelError: where the hooks don't carry what plain eager attention computes.
     """
     model = as_model(model)
     wanted = HeadList.of(heads).check(model.n_layers, model.n_heads).heads
+    trusted_hooks(model, prompts.tokens[0, : int(prompts.last_pos[0]) + 1])
     length = prompts.tokens.shape[1]
     values = np.full((len(prompts), len(wanted), length, length), np.nan, dtype=np.float32)
 
-    def reader(layer: int):
-        places = [i for i, head in enumerate(wanted) if head.layer == layer]
-        indices = [wanted[i].index for i in places]
+    def reader(layer: int, places: list[int]):
+        rows = [i for i, head in enumerate(wanted) if head.layer == layer]
+        indices = [wanted[i].index for i in rows]
 
         def read(pattern, hook) -> None:
-            values[:, places] = pattern[:, indices].float().cpu().numpy()
+            end = pattern.shape[-1]
+            values[np.ix_(places, rows, range(end), range(end))] = pattern[:, indices].float().cpu().numpy()
 
         return read
 
-    hooks = [(pattern_hook(layer), reader(layer)) for layer in sorted({head.layer for head in wanted})]
-    run_hooked(model.bridge, prompts.tokens.to(model.device), prompts.mask.to(model.device), hooks)
-    pad = ~prompts.mask.numpy()
-    values[np.broadcast_to((pad[:, None, :, None] | pad[:, None, None, :]), values.shape)] = np.nan
+    layers = sorted({head.layer for head in wanted})
+    for places in equal_length(prompts, len(prompts)):
+        batch = prompts.select(places)
+        hooks = [(pattern_hook(layer), reader(layer, places)) for layer in layers]
+        run_hooked(model.bridge, batch.tokens.to(model.device), batch.mask.to(model.device), hooks)
     lengths = (prompts.last_pos + 1).tolist()
     tokens = tuple(
         tuple(model.tokenizer.decode([token]) for token in row[:n].tolist())

@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Float
 
 from ..bootstrap import DRAWS
-from ..errors import ModelError
+from ..errors import FusedRefusedError, ModelError
 from ..models import Model, as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
-from ..session import describe_run, prompts_in_orders, remembered, resolve_questions
-from .engine import Choice, Engine, choose_engine
+from ..reference import reference_order
+from ..session import describe_run, resolve_prompts
+from ..torch_defaults import under_torch_defaults
+from .engine import Choice, Engine, choose_engine, hooked_instead
 from .fused import score_fused
 from .hooked import score_hooked
 from .scores import HeadScores
@@ -22,6 +24,7 @@ from .scores import HeadScores
 HOOKED_BATCH = 16
 
 
+@under_torch_defaults
 def score_heads(
     model: Any,
     data: Any,
@@ -40,7 +43,7 @@ def score_heads(
 
     Args:
         model: a Model, or what `load_model` accepts besides names.
-        data: questions, or a data specification such as "builtin:verify#probe".
+        data: questions, a data specification such as "builtin:verify#probe", or prompts, which keep order and style.
         order: with both candidate orders the scores part into polarity and order; with one they can't.
         style: wording and candidates.
         engine: "fused", "hooked", or "auto": fused where it is exact for the architecture, else hooked, with a
@@ -53,35 +56,59 @@ def score_heads(
         progress: show a bar.
 
     Returns:
-        The scores with intervals and each prompt's own. Asked the same again in one session, they come from memory.
+        The scores with intervals and each prompt's own, of the model as it is now.
 
     Source: the paper, section on NAS; both orders and `per="query"` are ours.
     """
     model = as_model(model)
     if per not in ("prompt", "query"):
         raise ModelError(f"per={per!r} is unknown; use 'prompt' or 'query'")
-    questions = resolve_questions(data, limit, seed)
-    batches = prompts_in_orders(model, questions, order, style)
+    start = time.perf_counter()
+    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
     choice = choose_engine(model, batches[0], engine)
+    try:
+        per_prompt = _score_orders(model, batches, choice, per, batch_size, seed, progress)
+    except FusedRefusedError as refusal:
+        if engine == "fused":
+            raise
+        choice = hooked_instead(refusal)
+        per_prompt = _score_orders(model, batches, choice, per, batch_size, seed, progress)
     if choice.engine == "hooked" and choice.note:
-        warnings.warn(choice.note, stacklevel=2)
+        warnings.warn(choice.note, stacklevel=3)
+    notes = (choice.note,) if choice.note else ()
+    run = describe_run(model, questions, batches, seed, draws, start, choice.engine, notes)
+    unit = "nats, summed over queries" if per == "prompt" else "nats a query"
+    return HeadScores.from_prompts(per_prompt, questions, run, unit, draws)
 
-    def compute(digest: str) -> HeadScores:
-        start = time.perf_counter()
-        per_prompt = {prompts.order: _score(model, prompts, choice, per, batch_size, progress) for prompts in batches}
-        notes = (choice.note,) if choice.note else ()
-        run = describe_run(model, questions, batches, style, seed, draws, start, choice.engine, notes, digest)
-        unit = "nats, summed over queries" if per == "prompt" else "nats a query"
-        return HeadScores.from_prompts(per_prompt, questions, run, unit, draws)
 
-    return remembered(model, "score", batches, (questions.name, style, choice.engine, per, seed, draws), compute)
+def _score_orders(
+    model: Model,
+    batches: list[PromptBatch],
+    choice: Choice,
+    per: str,
+    batch_size: int | None,
+    seed: int,
+    progress: bool,
+) -> dict[str, Float[np.ndarray, "prompt layer head"]]:
+    """The scores of every prompt, in each order; one of them is held to the plain model."""
+    checked = reference_order([prompts.order for prompts in batches], seed)
+    return {
+        prompts.order: _score(model, prompts, choice, per, batch_size, progress, prompts.order == checked)
+        for prompts in batches
+    }
 
 
 def _score(
-    model: Model, prompts: PromptBatch, choice: Choice, per: str, batch_size: int | None, progress: bool
+    model: Model,
+    prompts: PromptBatch,
+    choice: Choice,
+    per: str,
+    batch_size: int | None,
+    progress: bool,
+    reference: bool,
 ) -> Float[np.ndarray, "prompt layer head"]:
     if choice.engine == "fused":
-        scores, counts = score_fused(model, prompts, batch_size, progress)
+        scores, counts = score_fused(model, prompts, batch_size, progress, reference=reference)
     else:
         scores, counts = score_hooked(model, prompts, batch_size or HOOKED_BATCH, progress)
     if bool((scores.isnan() & (counts > 0)[..., None]).any()):

@@ -1,6 +1,7 @@
 """The scores of all heads, as one value that knows where it came from."""
 
 import html
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,16 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
 from ..errors import HeadError, ResultError
 from ..heads import Head, HeadList
 from ..questions import BinaryQuestion
-from ..run import RunInfo, read_json, write_json, write_whole
+from ..results import HASH, Arrays, read_tensors, write_with_tensors
+from ..run import RunInfo, read_json
 
 Quantity = Literal["values", "polarity", "order"]
 QUANTITIES: tuple[Quantity, ...] = ("values", "polarity", "order")
@@ -121,7 +120,10 @@ class HeadScores:
     def diff(self, other: "HeadScores") -> "HeadScores":
         """This minus another; paired question by question (with intervals) where both scored the same questions."""
         if self.shape != other.shape:
-            raise ResultError(f"scores of {self.shape} and {other.shape} heads can't be subtracted: two models")
+            raise ResultError(
+                f"scores of {self.shape} and {other.shape} heads are of two models; subtract one model's from "
+                f"each other"
+            )
         if self.unit != other.unit:
             raise ResultError(f"scores in {self.unit!r} and {other.unit!r} can't be subtracted; score both alike")
         if self.ids and self.ids == other.ids and self.per_prompt.keys() == other.per_prompt.keys():
@@ -146,51 +148,50 @@ class HeadScores:
         return frame
 
     def save(self, path: str | Path) -> Path:
-        """Writes the means as JSON, and the scores of each prompt as safetensors beside it."""
-        path = Path(path)
-        if path.suffix == ".safetensors":
-            raise ResultError(f"{path}: the tensors go beside the scores; give the scores a name that ends in .json")
-        if self.per_prompt:
-            tensors = {order: torch.from_numpy(np.ascontiguousarray(v)) for order, v in self.per_prompt.items()}
-            write_whole(_beside(path), lambda part: save_file(tensors, part))
-        else:
-            _beside(path).unlink(missing_ok=True)
-        content = {name: getattr(self, name) for name in QUANTITIES}
-        return write_json(
-            path,
-            {
-                "kind": "head_scores",
-                "quantity": self.quantity,
-                "unit": self.unit,
-                **content,
-                "intervals": self.intervals,
-                "ids": self.ids,
-                "pairs": self.pairs,
-                "run": self.run.to_dict(),
-            },
-        )
+        """Writes the means as JSON, and the scores of each prompt as safetensors beside it.
+
+        Raises:
+            ResultError: where one of the two places holds something else.
+        """
+        content = {
+            "kind": "head_scores",
+            "quantity": self.quantity,
+            "unit": self.unit,
+            **{name: getattr(self, name) for name in QUANTITIES},
+            "intervals": self.intervals,
+            "ids": self.ids,
+            "pairs": self.pairs,
+            "run": self.run.to_dict(),
+        }
+        return write_with_tensors(path, content, self.per_prompt)
 
     @classmethod
     def load(cls, path: str | Path) -> "HeadScores":
-        """Reads what `save` wrote; without the file beside it, `per_prompt` is empty."""
-        path = Path(path)
+        """Reads what `save` wrote; without the file beside it, `per_prompt` is empty, with a warning.
+
+        Raises:
+            ResultError: where the file holds something else, one of the two files is damaged, or they don't belong
+                together.
+        """
         content = read_json(path)
         if not isinstance(content, dict) or content.get("kind") != "head_scores":
             raise ResultError(f"{path} does not hold head scores; write them with `nasa-interp score`")
+        per_prompt = read_tensors(path, content, lambda arrays: _gives(arrays, content))
+        # Files without a hash may have been written without tensors; those had no ids either.
+        if per_prompt is None and (HASH in content or content.get("ids")):
+            warnings.warn(f"{path}: the scores of each prompt are missing; these are the means alone", stacklevel=2)
         try:
-            beside = _beside(path)
-            tensors = load_file(beside) if beside.exists() else {}
             return cls(
                 **{name: _grid(content[name]) for name in QUANTITIES},
                 intervals={name: _grid(content["intervals"][name]) for name in QUANTITIES},
                 run=RunInfo.from_dict(content["run"]),
-                per_prompt={order: tensor.numpy() for order, tensor in tensors.items()},
+                per_prompt=per_prompt or {},
                 ids=tuple(content["ids"]),
                 pairs=tuple(content["pairs"]),
                 quantity=content["quantity"],
                 unit=content["unit"],
             )
-        except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ResultError(f"{path} is damaged ({error!r}); score again") from error
 
     def __repr__(self) -> str:
@@ -207,8 +208,15 @@ class HeadScores:
         return f"<p>{html.escape(repr(self))}</p>{frame.to_html(index=False, float_format='%.3f')}"
 
 
-def _beside(path: Path) -> Path:
-    return path.with_suffix(".safetensors")
+def _gives(arrays: Arrays, content: dict[str, Any]) -> bool:
+    """Whether these scores of each prompt have the means that were saved."""
+    saved = {name: _grid(content[name]) for name in QUANTITIES}
+    rows = (len(content["ids"]), *saved["values"].shape)
+    if not arrays or any(each.shape != rows for each in arrays.values()):
+        return False
+    whole = np.ones((1, len(content["ids"])), dtype=np.float32)
+    means = _quantities({order: _weighted_mean(scores, whole) for order, scores in arrays.items()})
+    return all(np.allclose(means[name][0], saved[name], 1e-6, 1e-9, equal_nan=True) for name in QUANTITIES)
 
 
 def _grid(rows: list) -> Float[np.ndarray, "*rest"]:

@@ -19,9 +19,11 @@ from ..questions import BinaryQuestion, QuestionList
 from ..scoring.formula import counted_queries, nas_terms
 from ..scoring.patterns import attention_patterns
 from ..session import describe_run
+from ..torch_defaults import under_torch_defaults
 from .value import HeadView
 
 
+@under_torch_defaults
 def view_heads(
     model: Any,
     question: BinaryQuestion | str,
@@ -59,7 +61,7 @@ def view_heads(
     patterns = attention_patterns(model, prompts, wanted)
     first, last = int(prompts.first_query[0]), int(prompts.last_pos[0])
     attention = patterns.values[0, :, first : last + 1, : last + 1]
-    difference = float(answer_differences(model, prompts, progress=False)[0][0])
+    difference = float(answer_differences(model, prompts)[0][0])
     windows = attention_windows(model)
     counted = torch.stack([_counted(prompts, windows[head.layer]) for head in wanted])
     return HeadView(
@@ -73,7 +75,7 @@ def view_heads(
         attention=attention,
         contributions=_contributions(attention, prompts, counted),
         logit_difference=difference,
-        run=describe_run(model, QuestionList([asked], "one question"), [prompts], style, 0, 0, start, "hooked"),
+        run=describe_run(model, QuestionList([asked], "one question"), [prompts], 0, 0, start, "hooked"),
     )
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from ..errors import HeadError, ResultError
 from ..heads import Head
 from ..prompts import Order
-from ..run import RunInfo, read_json, write_json
+from ..results import write_result
+from ..run import RunInfo, read_json
 from .local import LocalPage
 
 
@@ -103,8 +104,8 @@ class HeadView:
         return circuitsvis_page(self)
 
     def save(self, path: str | Path) -> Path:
-        """Writes JSON."""
-        return write_json(
+        """Writes JSON; raises as `write_result` does."""
+        return write_result(
             path,
             {
                 "kind": "head_view",

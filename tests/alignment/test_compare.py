@@ -140,7 +140,7 @@ def test_scaled_heads_are_the_intervention(family, questions) -> None:
     effect = ablation_effect(model, questions, HEADS, Scale(0.25), draws=10, progress=False)
     with scaled_heads(model, HEADS, 0.25).applied(model):
         batches = [build_prompts(model, questions, order) for order in ORDERS]
-        found = report_decisions(model, resolve_questions(questions), batches, None, 0, 10, progress=False)
+        found = report_decisions(model, resolve_questions(questions), batches, 0, 10, progress=False)
     assert np.abs(found.logit_differences - effect.changed.logit_differences).max() < 1e-4
     assert np.abs(found.logit_differences - effect.base.logit_differences).max() > 1e-3
     assert scaled_heads(model, HEADS, 1.0).n_changed == 0
@@ -166,9 +166,9 @@ def test_a_lora_leaves_the_model_bit_for_bit(family) -> None:
     before, tree = model.weights_hash(), [(name, id(module)) for name, module in model.hf.named_modules()]
     flags, state = [p.requires_grad for p in model.hf.parameters()], torch.random.get_rng_state()
     setting = setting_of(model)
-    base = report_decisions(model, setting.val, setting.val_batches, None, 0, 10, progress=False)
+    base = report_decisions(model, setting.val, setting.val_batches, 0, 10, progress=False)
     with adapted(model, projections_of(model), 2, 0) as (other, weights):
-        fresh = report_decisions(other, setting.val, setting.val_batches, None, 0, 10, progress=False)
+        fresh = report_decisions(other, setting.val, setting.val_batches, 0, 10, progress=False)
         assert np.array_equal(fresh.logit_differences, base.logit_differences)
         assert all(value.requires_grad and value.dtype == torch.float32 for value in weights.values)
         shared = {p.data_ptr() for p in model.hf.parameters()}
@@ -177,7 +177,7 @@ def test_a_lora_leaves_the_model_bit_for_bit(family) -> None:
     assert len(lora.tried) == 2
     assert lora.n_trained > 0
     with lora.applied(model) as other:
-        tuned = report_decisions(other, setting.val, setting.val_batches, None, 0, 10, progress=False)
+        tuned = report_decisions(other, setting.val, setting.val_batches, 0, 10, progress=False)
     assert np.abs(tuned.logit_differences - base.logit_differences).max() > 1e-3
     taken = [row for row in lora.tried if row["taken"]]
     assert [row["accuracy"] for row in taken] == [pytest.approx(tuned.accuracy)]
@@ -185,7 +185,7 @@ def test_a_lora_leaves_the_model_bit_for_bit(family) -> None:
     assert [(name, id(module)) for name, module in model.hf.named_modules()] == tree
     assert [p.requires_grad for p in model.hf.parameters()] == flags
     assert torch.equal(torch.random.get_rng_state(), state)
-    again = report_decisions(model, setting.val, setting.val_batches, None, 0, 10, progress=False)
+    again = report_decisions(model, setting.val, setting.val_batches, 0, 10, progress=False)
     assert np.array_equal(again.logit_differences, base.logit_differences)
 
 

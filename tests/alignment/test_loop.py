@@ -1,18 +1,19 @@
 """Laws of the loop: it leaves the model alone, keeps only what helps, and goes on after a kill with the same result."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import Any
 
 import families
 import numpy as np
 import pytest
 import torch
 
-from nasa_interp import BinaryQuestion, load_model
+from nasa_interp import BinaryQuestion, forward, load_model
 from nasa_interp.alignment import Alignment, Limits, Recipe, align_heads
 from nasa_interp.alignment import loop as loop_module
 from nasa_interp.alignment.objectives import Balance, NegativeAttention
-from nasa_interp.errors import AlignmentError, HeadError, QuestionError
+from nasa_interp.errors import AlignmentError, HeadError, NothingKeptError, QuestionError
 from nasa_interp.heads import HeadList
 from nasa_interp.prompts import PromptStyle
 
@@ -247,3 +248,48 @@ def test_a_balanced_model_is_left_as_it_is(model) -> None:
     run = align(model, limits=replace(OPEN, imbalance=1.0))
     assert not run.rows
     assert run.delta.n_changed == 0
+
+
+@dataclass(frozen=True)
+class Diverging:
+    """The loss of another objective until one step, and no number from then on."""
+
+    objective: Any
+    at: int
+    counted: list[int] = field(default_factory=list)
+
+    reads = Balance().reads
+
+    def __call__(self, step):
+        self.counted.append(1)
+        return self.objective(step) * (float("nan") if len(self.counted) >= self.at else 1.0)
+
+
+@pytest.mark.parametrize("at", [1, 3, 6])
+def test_a_loss_that_is_no_number_rolls_its_head_back_and_the_run_goes_on(model, at) -> None:
+    whole = model.weights_hash()
+    recipe = replace(RECIPE, objective=Diverging(Balance(), at))
+    if at < 6:
+        with pytest.raises(NothingKeptError, match="the loss became nan; tune with a lower rate"):
+            align(model, recipe=recipe)
+    else:
+        # The first head takes four steps, the second fails at its second, and so does the third at once.
+        run = align(model, recipe=recipe)
+        sound = align(model)
+        assert [row["accepted"] for row in run.rows] == [True, False, False]
+        assert all("the loss became nan" in row["reason"] for row in run.rows[1:])
+        assert run.rows[0]["soft_imbalance_after"] == sound.rows[0]["soft_imbalance_after"]
+        assert run.tuned.distance == pytest.approx(run.rows[0]["soft_imbalance_after"])
+        assert all(np.isfinite(value) for value in (run.tuned.loss, run.tuned.mean_auc))
+    assert model.weights_hash() == whole
+
+
+def test_batches_of_alignment_do_not_depend_on_free_memory(monkeypatch, model) -> None:
+    runs = []
+    for free in (0, 2**40):
+        monkeypatch.setattr(forward, "free_memory", lambda model, free=free: free)
+        runs.append(align(model))
+    assert runs[0].delta == runs[1].delta
+    assert [row["soft_imbalance_after"] for row in runs[0].rows] == [
+        row["soft_imbalance_after"] for row in runs[1].rows
+    ]

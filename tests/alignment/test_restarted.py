@@ -37,7 +37,7 @@ def build(family: str, questions: list):
 @pytest.mark.parametrize("family", FUSED)
 def test_restarted_passes_give_the_decisions_of_whole_ones(family: str, questions) -> None:
     model, prompts, restarted = build(family, questions)
-    expected, mass = answer_differences(model, prompts, progress=False)
+    expected, mass = answer_differences(model, prompts)
     for layer in (0, 1):
         answers = restarted.decide(layer)
         assert np.abs(answers.d - expected).max() < 1e-4
@@ -55,7 +55,7 @@ def test_after_a_change_passes_from_its_layer_on_see_it(family: str, questions) 
         for value in tuned.values:
             value.mul_(3)
     tuned.write()
-    expected, _ = answer_differences(model, prompts, progress=False)
+    expected, _ = answer_differences(model, prompts)
     assert np.abs(expected - before).max() > 1e-3
     assert np.abs(restarted.decide(1).d - expected).max() < 1e-4
 

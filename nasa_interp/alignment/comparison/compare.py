@@ -94,7 +94,7 @@ def compare(
     with tqdm(runs, desc="comparing", unit="run", disable=not progress) as bar:
         entries = (base, *(keep.get(each.name, each.make) for each in bar))
     details = {**setting.to_dict(), "test": test.name, "seeds": list(seeds), "n_random": len(sets)}
-    info = describe_run(model, test, asked.test_batches, style, seed, draws, start, "fused", setting.notes)
+    info = describe_run(model, test, asked.test_batches, seed, draws, start, "fused", setting.notes)
     found = Comparison(entries, known, info, jsonable(details))
     if folder is not None:
         found.save(folder)

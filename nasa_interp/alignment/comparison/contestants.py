@@ -116,7 +116,7 @@ class Asked:
         return prompts_in_orders(self.model, questions, style=self.setting.style)
 
     def _report(self, model: Model, questions: QuestionList, batches: list[PromptBatch]) -> BinaryReport:
-        return report_decisions(model, questions, batches, self.setting.style, self.seed, self.draws, progress=False)
+        return report_decisions(model, questions, batches, self.seed, self.draws, progress=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...abilities import TextReference
-from ...errors import AlignmentError
+from ...errors import AlignmentError, DivergedError
 from ...heads import Head, HeadList
 from ...models import Model
 from ...models.slices import head_layout
@@ -203,7 +203,7 @@ def _train(
 
         try:
             looks = take_looks(losses, look_at, recipe, setting.limits, steps)
-        except AlignmentError as error:
+        except DivergedError as error:
             return _Tried(rate, Look(0, float("nan"), base, None, str(error)), failed=True)
         return _Tried(rate, choose(looks, setting.limits, price_of))
 

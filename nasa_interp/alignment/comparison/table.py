@@ -14,7 +14,8 @@ import pandas as pd
 from ...abilities import TextPrice
 from ...decisions import BinaryReport
 from ...errors import ResultError
-from ...run import RunInfo, read_json, write_json
+from ...results import check_files, check_place, file_hashes, write_result
+from ...run import RunInfo, read_json
 from ..price.paired import Paired, Samples, average, estimate
 from .verdict import verdict_of
 
@@ -58,18 +59,21 @@ class Entry:
         return entry_name(self.method, self.variant)
 
     def save(self, folder: Path) -> Path:
-        """Writes the decisions, then the price on text, and last what says that both are there."""
+        """Writes the decisions, then the price on text, and last what says that both are there, by their hashes."""
+        check_place(folder / "entry.json", "entry")
         self.report.save(folder / "report.json")
         if self.text is not None:
             self.text.save(folder / "text.json")
         names = ("method", "variant", "weights", "share", "seconds", "fitted")
-        content = {name: getattr(self, name) for name in names}
-        return write_json(folder / "entry.json", {"kind": "entry", **content, "has_text": self.text is not None})
+        content = {name: getattr(self, name) for name in names} | {"has_text": self.text is not None}
+        written = ["report.json"] if self.text is None else ["report.json", "text.json"]
+        return write_result(folder / "entry.json", {"kind": "entry", **content, **file_hashes(folder, written)})
 
     @classmethod
     def load(cls, folder: Path) -> "Entry":
         """Reads what `save` wrote; raises ResultError where it can't."""
         content = read_json(folder / "entry.json")
+        check_files(folder / "entry.json", content)
         try:
             text = TextPrice.load(folder / "text.json") if content["has_text"] else None
             seconds = math.nan if content["seconds"] is None else float(content["seconds"])
@@ -181,14 +185,19 @@ class Comparison:
         return verdict_of(self.summary(), self.differences())
 
     def save(self, folder: str | Path) -> Path:
-        """Writes compare.json (tables and verdict) into the folder, and every entry's decisions into compare/ in it."""
+        """Writes compare.json (tables and verdict) into the folder, and every entry's decisions into compare/ in it.
+
+        Raises:
+            ResultError: where one of these places holds something else.
+        """
         folder = Path(folder)
+        check_place(folder / NAME, "comparison")
         for entry in self.entries:
             entry.save(folder / PARTS / entry.name)
         tables = {"table": self.to_dataframe(), "summary": self.summary()}
         if NASA in self.methods:
             tables["differences"] = self.differences()
-        return write_json(
+        return write_result(
             folder / NAME,
             {
                 "kind": "comparison",
@@ -196,6 +205,7 @@ class Comparison:
                 **{name: table.to_dict(orient="records") for name, table in tables.items()},
                 "groups": self.groups,
                 "entries": [entry.name for entry in self.entries],
+                **file_hashes(folder, [f"{PARTS}/{entry.name}/entry.json" for entry in self.entries]),
                 "details": self.details,
                 "run": self.run.to_dict(),
             },
@@ -208,6 +218,7 @@ class Comparison:
         content = read_json(folder / NAME)
         if not isinstance(content, dict) or content.get("kind") != "comparison":
             raise ResultError(f"{folder / NAME} does not hold a comparison; write one with `nasa-interp compare`")
+        check_files(folder / NAME, content)
         try:
             entries = tuple(Entry.load(folder / PARTS / name) for name in content["entries"])
             return cls(entries, tuple(content["groups"]), RunInfo.from_dict(content["run"]), content["details"])

@@ -56,7 +56,10 @@ class HeadDelta:
     def __post_init__(self):
         object.__setattr__(self, "log", jsonable(self.log))
         if not len(self.slices) == len(self.before) == len(self.after):
-            raise DeltaError(f"{len(self.slices)} slices, {len(self.before)} before and {len(self.after)} after")
+            raise DeltaError(
+                f"{len(self.slices)} slices, {len(self.before)} before and {len(self.after)} after; give one "
+                f"of each a slice"
+            )
         for piece, before, after in self._rows():
             if before.shape != after.shape or before.dtype != after.dtype:
                 raise DeltaError(
@@ -237,7 +240,9 @@ class HeadDelta:
                 log=content["log"],
             )
         except (KeyError, TypeError, ValueError, HeadError) as error:
-            raise DeltaError(f"{path} is not a delta that this version can read ({error!r})") from error
+            raise DeltaError(
+                f"{path} is not a delta that this version can read ({error!r}); save it again, or tune again"
+            ) from error
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, HeadDelta):

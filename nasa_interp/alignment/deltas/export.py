@@ -17,6 +17,7 @@ from ...models import Model
 from ...models.bridge import eager_twin
 from ...models.loading import quiet_transformers
 from ...run import write_json
+from ...torch_defaults import under_torch_defaults
 from .card import Exported, model_card, record
 from .delta import HeadDelta
 from .license import public_name, write_license
@@ -34,6 +35,7 @@ TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-5}
 HALF_TOLERANCE = 0.05
 
 
+@under_torch_defaults
 def export(
     model: Model,
     delta: HeadDelta,
@@ -146,7 +148,9 @@ def _save_pretrained(model: Model, part: Path) -> None:
             model.tokenizer.save_pretrained(part)
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DeltaError(f"transformers can't save model {model.name!r} ({reason})") from error
+        raise DeltaError(
+            f"transformers can't save model {model.name!r} ({reason}); export it as 'peft' or 'delta'"
+        ) from error
 
 
 @contextmanager

@@ -8,26 +8,32 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ...errors import DeltaError
-from ...run import jsonable, write_whole
-
-# The one entry of the file's metadata: safetensors writes several in an order that differs from run to run.
-ENTRY = "nasa_interp"
+from ...results import ENTRY, check_place
+from ...run import jsonable, write_bytes
 
 
 def pack(path: str | Path, content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Path:
     """Writes the file whole, with a checksum of content and tensors; the same content gives the same bytes.
 
+    Args:
+        path: of the file.
+        content: plain values; those with a "kind" are never written over a file of another.
+        tensors: by name.
+
     Raises:
+        ResultError: a file of another kind is there.
         NasaInterpError: the place can't be written.
     """
+    if "kind" in content:
+        check_place(path, content["kind"])
     content = jsonable(content)
     text = json.dumps({"sha256": _digest(content, tensors), "content": content}, allow_nan=False)
     packed = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    return write_whole(path, lambda part: save_file(packed, part, {ENTRY: text}))
+    return write_bytes(path, save(packed, {ENTRY: text}))
 
 
 def unpack(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

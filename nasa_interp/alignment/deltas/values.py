@@ -48,7 +48,8 @@ def write_slices(model: Model, values: Mapping[WeightSlice, Values]) -> None:
         if tuple(value.shape) != shape or value.dtype != parameter.dtype:
             raise DeltaError(
                 f"values of shape {tuple(value.shape)} and {value.dtype} don't fit {piece.parameter}, whose slice in "
-                f"model {model.name!r} has shape {shape} and {parameter.dtype}"
+                f"model {model.name!r} has shape {shape} and {parameter.dtype}; load the model that they are "
+                f"of, in their dtype"
             )
     with torch.no_grad():
         for parameter, piece, value in targets:

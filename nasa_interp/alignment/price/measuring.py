@@ -124,4 +124,4 @@ class _Measuring:
     def _decide(self, style: PromptStyle, digest: str) -> BinaryReport:
         batches = prompts_in_orders(self.model, self.questions, style=style)
         common = {"progress": self.progress, "model_hash": digest}
-        return report_decisions(self.model, self.questions, batches, style, self.seed, self.draws, **common)
+        return report_decisions(self.model, self.questions, batches, self.seed, self.draws, **common)

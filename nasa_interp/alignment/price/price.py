@@ -17,7 +17,8 @@ from ...generation import GenerationReport
 from ...models import Model
 from ...prompts import Order
 from ...questions import BinaryQuestion
-from ...run import RunInfo, read_json, write_json
+from ...results import check_files, check_place, file_hashes, write_result
+from ...run import RunInfo, read_json
 from ..deltas.delta import HeadDelta
 from .paired import Paired, Samples, estimate, question_weights
 
@@ -70,20 +71,28 @@ class Price:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Writes price.json, the table, into the folder; the decisions and answers for `load` into price/ in it."""
+        """Writes price.json, the table, into the folder; the decisions and answers for `load` into price/ in it.
+
+        Raises:
+            ResultError: where one of these places holds something else.
+        """
         folder = Path(folder)
-        parts = folder / PARTS
-        self.before.save(parts / "before.json")
-        self.after.save(parts / "after.json")
-        self.text.save(parts / "text.json")
-        for name, report in zip(("before", "after"), self.options, strict=True):
-            report.save(parts / f"options_{name}.json")
-        for place, reports in enumerate(self.carried.values()):
-            for name, report in zip(("before", "after"), reports, strict=True):
-                report.save(parts / f"carried_{place}_{name}.json")
-        content = {"kind": "price", "groups": self.groups, "table": self.table.to_dict(orient="records")}
+        check_place(folder / NAME, "price")
+        parts: dict[str, BinaryReport | TextPrice | OptionReport] = {"text.json": self.text}
+        sides = [("", (self.before, self.after)), ("options_", self.options)]
+        sides += [(f"carried_{place}_", reports) for place, reports in enumerate(self.carried.values())]
+        for name, (before, after) in sides:
+            parts |= {f"{name}before.json": before, f"{name}after.json": after}
+        for name, part in parts.items():
+            part.save(folder / PARTS / name)
+        content = {
+            "kind": "price",
+            "groups": self.groups,
+            "table": self.table.to_dict(orient="records"),
+            **file_hashes(folder, [f"{PARTS}/{name}" for name in parts]),
+        }
         said = None if self.said is None else [_answers(report) for report in self.said]
-        return write_json(
+        return write_result(
             folder / NAME, {**content, "carried": list(self.carried), "said": said, "run": self.run.to_dict()}
         )
 
@@ -94,7 +103,7 @@ class Price:
         content, parts = read_json(folder / NAME), folder / PARTS
         if not isinstance(content, dict) or content.get("kind") != "price":
             raise ResultError(f"{folder / NAME} does not hold the price of a change; measure one with measure_price")
-
+        check_files(folder / NAME, content)
         try:
             before, after = _both(BinaryReport, parts)
             names = enumerate(content["carried"])

@@ -1,0 +1,117 @@
+"""Writes errors.md from the code: every error's words, cause and remedy. Run it with `make errors`."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "nasa_interp"
+TABLE = Path(__file__).with_name("errors.md")
+KINDS = PACKAGE / "errors.py"
+HEAD = """# Errors
+
+Every message is one line: what is wrong and where, a semicolon, what to do. The command line prints it to stderr behind
+`error: ` and exits with 1; in Python each is a `NasaInterpError`. Words in *italics* stand for what was given.
+
+This page is written from the code by `make errors`, and a test holds the two together.
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One place that raises an error: its kind, cause and remedy as the message puts them, and who raises it."""
+
+    kind: str
+    cause: str
+    remedy: str
+    place: str
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What a message from here looks like."""
+        text = "; ".join(part for part in (self.cause, self.remedy) if part)
+        return re.compile(".*?".join(map(re.escape, re.split(r"<[^<>]+>", text))), re.DOTALL)
+
+
+def entries() -> Iterator[Entry]:
+    """All errors of the package that carry words of their own, by file."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for function, call in _raised(tree):
+            cause, _, remedy = _words(call.args[0]).rpartition("; ")
+            place = f"{path.relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.')}.{function}"
+            yield Entry(_name(call), *((cause, remedy) if cause else (remedy, "")), place)
+
+
+def kinds() -> dict[str, str]:
+    """Each kind of error and what it means, in the order of the module."""
+    tree = ast.parse(KINDS.read_text(encoding="utf-8"))
+    return {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def table() -> str:
+    """The whole page."""
+    found, parts = list(entries()), [HEAD]
+    for kind, meaning in kinds().items():
+        rows = [entry for entry in found if entry.kind == kind]
+        if rows:
+            parts.append(f"## {kind}\n\n{' '.join(meaning.split())}\n")
+            parts.append("| cause, in the message's words | what to do | raised by |\n| --- | --- | --- |")
+            parts += [f"| {_cell(e.cause)} | {_cell(e.remedy) or 'as the reason says'} | `{e.place}` |" for e in rows]
+            parts[-1] += "\n"
+    return "\n".join(parts)
+
+
+def _raised(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+    """The calls that make an error, each with the function that they stand in."""
+
+    def walk(node: ast.AST, name: str) -> Iterator[tuple[str, ast.Call]]:
+        inside = node.name if isinstance(node, ast.FunctionDef) else name
+        if isinstance(node, ast.Call) and _name(node) in KNOWN and node.args:
+            yield inside, node
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, inside)
+
+    yield from walk(tree, "")
+
+
+def _name(call: ast.Call) -> str:
+    # Readers take the kind of error that their caller wants; what they say is about results by default.
+    name = call.func.id if isinstance(call.func, ast.Name) else ""
+    return "ResultError" if name == "error" else name
+
+
+def _words(node: ast.AST) -> str:
+    """The text of a message, with what is filled in named in angle brackets."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_words(value) for value in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return f"<{_short(node.value)}>"
+    return f"<{_short(node)}>"
+
+
+def _short(node: ast.AST) -> str:
+    """A name for what an expression gives: its own last name, or what the reader will see there."""
+    if isinstance(node, ast.Attribute):
+        return node.attr.lstrip("_")
+    if isinstance(node, ast.Name):
+        return node.id.lstrip("_")
+    if isinstance(node, ast.Call) and node.args:
+        return _short(node.args[-1]) if not isinstance(node.args[-1], ast.GeneratorExp) else "names"
+    if isinstance(node, (ast.Subscript, ast.Call)):
+        return _short(node.value if isinstance(node, ast.Subscript) else node.func)
+    return "..."
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"<([^<>]+)>", r"*\1*", " ".join(text.split())).replace("|", "\\|").replace("<", "&lt;")
+
+
+KNOWN = (*kinds(), "error")
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{TABLE.write_text(table(), encoding='utf-8')} characters in {TABLE}\n")

@@ -1,0 +1,106 @@
+"""Is a module in a state in which a run means what its result says? Asked before every pass, whatever the engine."""
+
+import functools
+from typing import Any
+
+from torch import nn
+
+from ..errors import ModelError
+
+MERGE = "merge it (merge_and_unload()) and hand over the merged model"
+
+
+def check_ready(module: nn.Module) -> None:
+    """Refuses a module whose pass would draw at random, or that holds adapters whose effect depends on the prompt.
+
+    Both can come about after the model was handed over, so it is asked anew for every pass, in about a millisecond.
+
+    Raises:
+        ModelError: a part in training mode, an adapter other than LoRA.
+
+    Source: ours.
+    """
+    for name, part in module.named_modules():
+        if part.training and _draws(part):
+            where = f"its part {name!r}" if name else "it"
+            raise ModelError(
+                f"{type(module).__name__}: {where} is in training mode, where dropout is random; call model.eval()"
+            )
+        if (kind := adapter_kind(type(part))) is None:
+            continue
+        if kind != "LoraLayer":
+            raise ModelError(f"{name!r} holds an adapter of another kind than LoRA ({kind}); {MERGE}")
+        if any("ALora" in type(variant).__name__ for variant in getattr(part, "lora_variant", {}).values()):
+            raise ModelError(f"{name!r} holds an activated LoRA, which acts on some tokens only; {MERGE}")
+
+
+def _draws(part: nn.Module) -> bool:
+    """Whether a part may draw at random in training mode: dropout, and whatever transformers' own modules do there.
+
+    Wrappers such as a hooked model's own modules are often left in training mode, where they do nothing else.
+    """
+    if isinstance(part, nn.modules.dropout._DropoutNd):
+        return part.p > 0
+    return type(part).__module__.startswith("transformers") or isinstance(part, nn.modules.batchnorm._BatchNorm)
+
+
+@functools.cache
+def adapter_kind(kind: type) -> str | None:
+    """The kind of PEFT's layers that this class is: "LoraLayer", another one's name, or None for no adapter.
+
+    Goes by names, so that PEFT needn't be imported to find out that nobody uses it.
+    """
+    names = [c.__name__ for c in kind.__mro__ if c.__module__.startswith("peft.")]
+    if "BaseTunerLayer" not in names:
+        return None
+    return "LoraLayer" if "LoraLayer" in names else names[0]
+
+
+def has_adapters(module: nn.Module) -> bool:
+    """Whether any part is an adapter's layer around a layer of the model's own."""
+    return any(adapter_kind(type(part)) for part in module.modules())
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody hung forward hooks on this very module."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def unwrapped(model: Any) -> Any:
+    """The transformers model inside a PEFT model whose adapters are LoRA; anything else as it is.
+
+    Raises:
+        ModelError: adapters of another kind (virtual tokens, prefixes, mixtures), or hooks on the wrapper, which the
+            model inside would not run.
+    """
+    if not _derives(model, "PeftModel") and not _derives(model, "PeftMixedModel"):
+        return model
+    if not _derives(model.base_model, "LoraModel"):
+        kinds = ", ".join(sorted(str(getattr(c, "peft_type", c)).split(".")[-1] for c in model.peft_config.values()))
+        raise ModelError(
+            f"{type(model).__name__} holds adapters of kind {kinds}, under which prompts have other positions or parts "
+            f"than are scored; {MERGE}, or take adapters of kind LORA"
+        )
+    if has_hooks(model) or has_hooks(model.base_model):
+        raise ModelError(
+            "hooks on a PeftModel don't act on the model inside; hang them on get_base_model() or its parts"
+        )
+    return model.base_model.model
+
+
+def state_notes(module: nn.Module) -> tuple[str, ...]:
+    """What a result should say of the state of its model, besides the weights: hooks, adapters."""
+    notes = []
+    if hooked := [name or "the model" for name, part in module.named_modules() if has_hooks(part)]:
+        more = f" and {len(hooked) - 3} more" if len(hooked) > 3 else ""
+        notes.append(f"hooks of the user's on {', '.join(hooked[:3])}{more}")
+    adapters: list[Any] = [part for part in module.modules() if adapter_kind(type(part))]
+    if adapters:
+        active = sorted({name for part in adapters for name in part.active_adapters})
+        off = all(part.disable_adapters for part in adapters)
+        notes.append(f"LoRA adapters {', '.join(active)} {'switched off' if off else 'active'}")
+    return tuple(notes)
+
+
+def _derives(model: Any, name: str) -> bool:
+    return any(c.__name__ == name and c.__module__.startswith("peft.") for c in type(model).__mro__)

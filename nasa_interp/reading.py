@@ -1,0 +1,150 @@
+"""Files as their authors wrote them: nothing is dropped, filled in or cut without a word."""
+
+import csv
+import io
+import json
+import math
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import NasaInterpError
+
+# What stands between the columns of a table; the later ones count where the header holds no comma.
+DELIMITERS = {",": "','", ";": "';'", "\t": "tabs"}
+
+
+def shown(value: Any) -> str:
+    """A value as an error quotes it: short, whatever it is."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python prints no integer of more than some thousand digits.
+        return "a number of thousands of digits"
+
+
+def read_text(path: str | Path, error: type[NasaInterpError]) -> str:
+    """The text of a UTF-8 file, with or without a byte-order mark, its line ends as they are.
+
+    Raises `error` with the path where there is no such file or it holds no such text.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = problem.object.count(b"\n", 0, problem.start) + 1
+        raise error(f"{path}, line {line} is not UTF-8 text ({problem.reason}); convert the file") from problem
+    except OSError as problem:
+        raise error(f"{path} can't be read ({problem.strerror}); check the path") from problem
+    except ValueError as problem:  # A path with NUL or half a surrogate pair in it.
+        raise error(f"{str(path)!r} can't be read ({problem}); check the path") from problem
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: where it isn't JSON (JSONDecodeError), or where Python would read another thing than what stands
+            there, or none: a key twice in one object, NaN, too large numbers, too deep nesting.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_float, parse_int=_whole
+        )
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deep to be read; write them flat") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {shown(key)} is there twice ({shown(found[key])}, {shown(value)}); keep one")
+        found[key] = value
+    return found
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number; write null, or leave the field out")
+
+
+def _float(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"{shown(digits)} is too large for a number; write it as text")
+    return number
+
+
+def _whole(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        raise ValueError(f"a number has {len(digits)} digits; write it as text") from None
+
+
+def read_table(
+    path: Path, error: type[NasaInterpError], delimiters: str = ","
+) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """The column names of a CSV file, and its rows, each with the place where it begins ("file, line 3").
+
+    A text that holds the delimiter, a quote or a line end stands in quotes, and quotes within it are doubled (RFC
+    4180). White space around column names is stripped, blank lines are passed over, and columns without a name are
+    left out: empty ones, and the first where it holds row numbers, as pandas writes them.
+
+    Args:
+        path: the file.
+        error: what is raised, with the path and the line, for anything else: an open quote, text behind a closing
+            quote, more or fewer cells than column names, a name twice, a text in a column without a name.
+        delimiters: those that may stand between the columns, of `DELIMITERS`.
+    """
+    text = read_text(path, error)
+    lines = _lines(path, text, _delimiter(path, text, error, delimiters), error)
+    place, header = next(lines, ("", []))
+    names = [name.strip() for name in header]
+    for name in filter(None, names):
+        if names.count(name) > 1:
+            raise error(f"{place} names the column {shown(name)} twice; keep one")
+    return list(filter(None, names)), [(place, _row(place, names, cells, error)) for place, cells in lines]
+
+
+def _delimiter(path: Path, text: str, error: type[NasaInterpError], known: str) -> str:
+    """What stands between the names of the header."""
+    header = next(filter(str.strip, io.StringIO(text, newline=None)), "")
+    found = next((each for each in DELIMITERS if each in header), ",")
+    if found not in known:
+        wanted = " or ".join(DELIMITERS[each] for each in known)
+        raise error(
+            f"{path} has {DELIMITERS[found]} between its columns where {wanted} must be; write it anew, such as with "
+            f"pandas: read_csv(..., sep={found!r}).to_csv(..., index=False)"
+        )
+    return found
+
+
+def _lines(path: Path, text: str, delimiter: str, error: type[NasaInterpError]) -> Iterator[tuple[str, list[str]]]:
+    """The cells of each row, with the place where it begins."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        place = f"{path}, line {reader.line_num + 1}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as problem:
+            raise error(
+                f"{place} is not CSV ({problem}); close every quote, and double those within a text"
+            ) from problem
+        if len(cells) > 1 or any(map(str.strip, cells)):
+            yield place, cells
+
+
+def _row(place: str, names: list[str], cells: list[str], error: type[NasaInterpError]) -> dict[str, str]:
+    """The cells by column name."""
+    if len(cells) != len(names):
+        raise error(
+            f"{place} has {len(cells)} cells where the header has {len(names)}; "
+            "put texts that hold the delimiter or a line end in quotes, and leave no cell out"
+        )
+    for column, (name, cell) in enumerate(zip(names, cells, strict=True)):
+        if cell[:1].isspace() and cell.lstrip().startswith('"'):
+            raise error(f"{place} has a space before a quote, {shown(cell)}, which makes the quote text; take it out")
+        if not name and cell.strip() and not (column == 0 and cell.isdecimal()):
+            raise error(f"{place} has {shown(cell)} in a column without a name; name the column, or quote the text")
+    return {name: cell for name, cell in zip(names, cells, strict=True) if name}

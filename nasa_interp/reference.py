@@ -1,0 +1,90 @@
+"""The plain reference: what the unmodified model says of a prompt by itself, which every fused computation is held to.
+
+A fused pass shares a prefix, pads, and runs prompts side by side; whatever of that changed an answer would change it
+silently. So the shortest and the longest prompt of a run are asked again, each alone, through the model as it is.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .errors import FusedRefusedError
+from .models import Model
+from .models.check import agreement
+from .models.ready import check_ready
+from .prompts import Order, PromptBatch
+
+
+def reference_order(orders: Sequence[Order], seed: int) -> Order:
+    """The candidate order whose prompts are asked again; orders take turns by seed."""
+    return orders[seed % len(orders)]
+
+
+class PlainReference:
+    """Holds a fused computation to the plain model on its shortest and its longest prompt.
+
+    Args:
+        model: with a plain view.
+        prompts: all that the computation runs, of one candidate order.
+
+    Source: ours.
+    """
+
+    def __init__(self, model: Model, prompts: PromptBatch):
+        self.model, self.prompts = model, prompts
+        lengths = prompts.last_pos
+        self.waiting = {int(lengths.argmin()), int(lengths.argmax())}
+
+    def first(self, batches: list[list[int]]) -> list[list[int]]:
+        """The batches, those that hold the sample before the others, so that a fault shows at the start."""
+        return sorted(batches, key=lambda batch: self.waiting.isdisjoint(batch))
+
+    def waits_for(self, places: Sequence[int]) -> bool:
+        """Whether a sampled prompt is among these and was not compared yet."""
+        return not self.waiting.isdisjoint(places)
+
+    def compare(self, places: Sequence[int], d: Float[Tensor, " batch"]) -> None:
+        """Compares what a batch gave for the sampled prompts in it.
+
+        Args:
+            places: which prompts the batch held.
+            d: their logit differences.
+
+        Raises:
+            FusedRefusedError: a difference apart by more than `agreement` of that prompt's range of logits.
+        """
+        for row, place in enumerate(places):
+            if place not in self.waiting:
+                continue
+            self.waiting.discard(place)
+            alone, reach = plain_difference(self.model, self.prompts, place)
+            found = float(d[row].detach())
+            off = abs(found - alone) / reach
+            # Not a number compares as apart.
+            if not off <= agreement(self.model.dtype):
+                question = self.prompts.questions[place].id
+                raise FusedRefusedError(
+                    f"question {question!r}: logit(No) - logit(Yes) is {found:.4f} in a batch with others and "
+                    f"{alone:.4f} for the prompt alone through {self.model.name} as it is, {off:.1e} of the range of "
+                    f"its logits apart; report the model"
+                )
+
+
+def check_plain(model: Model, prompts: PromptBatch, d: Float[Any, " prompt"]) -> None:
+    """Holds the logit differences of all these prompts to the plain model, as `PlainReference` does."""
+    reference = PlainReference(model, prompts)
+    reference.compare(range(len(prompts)), torch.as_tensor(d))
+
+
+@torch.no_grad()
+def plain_difference(model: Model, prompts: PromptBatch, place: int) -> tuple[float, float]:
+    """One prompt through the unmodified model: d = logit(No) - logit(Yes), and the range of its logits."""
+    hf = model.hf
+    check_ready(hf)
+    tokens = prompts.tokens[place : place + 1, : int(prompts.last_pos[place]) + 1].to(model.device)
+    logits = hf(tokens, use_cache=False, logits_to_keep=1).logits[0, -1].double()
+    d, reach = logits[prompts.no_token] - logits[prompts.yes_token], logits.max() - logits.min()
+    return float(d), max(float(reach), torch.finfo(logits.dtype).tiny)

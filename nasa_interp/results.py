@@ -1,0 +1,224 @@
+"""Results on the disk: a file says what it holds, is never written over another kind, and knows what belongs to it."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save
+
+from .errors import ResultError
+from .run import json_text, read_json, try_place, whole, write_json, write_text
+
+# The one entry of a tensor file's metadata: safetensors writes several in an order that differs from run to run.
+ENTRY = "nasa_interp"
+# In the JSON: the hash of the tensor file beside it, null where none was written.
+HASH = "tensors_sha256"
+# In the JSON: the hashes of other files that belong to it.
+FILES = "files_sha256"
+
+Arrays = dict[str, np.ndarray]
+
+
+def write_result(path: str | Path, content: dict[str, Any]) -> Path:
+    """Writes a result as JSON; `content["kind"]` says what it is.
+
+    Raises:
+        ResultError: the file is there and holds something of another kind.
+        NasaInterpError: the place can't be written.
+    """
+    check_place(path, content["kind"])
+    return write_json(path, content)
+
+
+def write_table(path: str | Path, frame: pd.DataFrame) -> Path:
+    """Writes a table as CSV, over nothing but a table with the same columns; raises as `write_result` does."""
+    check_place(path, table_kind(frame.columns))
+    return write_text(path, frame.to_csv(index=False))
+
+
+def write_with_tensors(path: str | Path, content: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
+    """Writes a result as JSON, and its arrays into a tensor file beside it, whose hash the JSON holds.
+
+    Both files are written before either gets its name, so a full disk costs neither of an earlier pair. The tensors get
+    theirs first: a reader who meets them beside the earlier JSON is told so by the hash.
+
+    Args:
+        path: of the JSON; the tensors go to the whole name and ".safetensors".
+        content: as for `write_result`.
+        arrays: none of them: no tensor file, and one of an earlier result of this kind is removed.
+
+    Raises:
+        ResultError: a file of another kind is there, or the JSON's name ends in .safetensors.
+        NasaInterpError: the place can't be written.
+    """
+    path, beside = Path(path), tensors_of(path)
+    if not arrays:
+        check_place(path, content["kind"])
+        write_json(path, {**content, HASH: None})
+        if kind_of(beside) == _tensors(content["kind"]):
+            beside.unlink()
+        return path
+    check_with_tensors(path, content["kind"])
+    packed = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, _about(_tensors(content["kind"])))
+    with whole(path) as part, whole(beside) as tensors:
+        tensors.write_bytes(packed)
+        part.write_text(json_text({**content, HASH: hashlib.sha256(packed).hexdigest()}), encoding="utf-8")
+    return path
+
+
+def read_tensors(path: str | Path, content: dict[str, Any], gives: Callable[[Arrays], bool]) -> Arrays | None:
+    """The arrays that were written with this JSON, bit for bit; None where their file is missing.
+
+    Args:
+        path: of the JSON.
+        content: what it holds.
+        gives: whether arrays give the numbers in the JSON, for files from before it held their hash (their tensors lay
+            under the JSON's name with another suffix, where those of two results could meet).
+
+    Raises:
+        ResultError: the file beside it belongs to another result, or can't be read.
+    """
+    path, expected = Path(path), content.get(HASH, "")
+    if expected is None:
+        return {}
+    beside = tensors_of(path) if expected else path.with_suffix(".safetensors")
+    try:
+        packed = beside.read_bytes()
+        if hashlib.sha256(packed).hexdigest() == expected if expected else gives(load(packed)):
+            return load(packed)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ResultError(f"{beside} can't be read ({error}); copy it again, or compute {path} again") from error
+    raise _other(beside, path)
+
+
+def tensors_of(path: str | Path) -> Path:
+    """Where the tensors of a result lie: no two names of JSON files have the same."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.safetensors")
+
+
+def file_hashes(folder: str | Path, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The entry of a JSON file that ties other files of its folder to it, by their SHA-256."""
+    return {FILES: {name: _sha256(Path(folder) / name) for name in names}}
+
+
+def check_files(path: str | Path, content: Any) -> None:
+    """Raises ResultError where a file that a JSON file was written with isn't there, or is another one now."""
+    for name, expected in content.get(FILES, {}).items() if isinstance(content, dict) else ():
+        file = Path(path).parent / name
+        if not file.exists():
+            raise ResultError(f"{file} is missing, which {path} was saved with; copy both again, or compute them again")
+        if _sha256(file) != expected:
+            raise _other(file, path)
+
+
+def check_place(path: str | Path, kind: str) -> None:
+    """Makes sure that a result of this kind can be written here; its folder is made.
+
+    Args:
+        path: of the file.
+        kind: as in the result's JSON, or `table_kind` of its columns.
+
+    Raises:
+        ResultError: a folder or a file of another kind is there.
+        NasaInterpError: the place can't be written.
+    """
+    path = Path(path)
+    try_place(path)
+    if path.is_dir():
+        raise ResultError(f"{path} is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise ResultError(f"{path} is no plain file; name another")
+    if path.exists() and path.stat().st_size and (found := kind_of(path)) != kind:
+        raise ResultError(
+            f"{path} exists and holds something else ({found or 'no result of ours'}, not {kind}); "
+            f"name another file, or delete it"
+        )
+
+
+def check_with_tensors(path: str | Path, kind: str) -> None:
+    """As `check_place`, for a result and the tensor file beside it."""
+    if Path(path).suffix.lower() == ".safetensors":
+        raise ResultError(f"{path}: the tensors go beside the result; give it a name that ends in .json")
+    check_place(path, kind)
+    check_place(tensors_of(path), _tensors(kind))
+
+
+def check_folder(path: str | Path) -> None:
+    """Makes sure that files can be written into this folder, new or not; raises as `check_place` does."""
+    path = Path(path)
+    # Of a folder that isn't there yet, what holds it is tried: some appear whole or not at all.
+    try_place(path / "file" if os.path.isdir(path) else path)
+    if path.exists() and not path.is_dir():
+        raise ResultError(f"{path} is a file; name a folder")
+
+
+def kind_of(path: str | Path) -> str | None:
+    """What a file of ours holds, by its content: its result's kind, "pasta", "page", or a table's first line."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return None
+    # The length of a tensor file's header, in eight bytes.
+    if b"\0" in head[:8]:
+        return _kind_of_tensors(Path(path))
+    if head.lstrip().startswith(b"{"):
+        return _kind_of_json(Path(path))
+    if head.lstrip()[:14].lower() == b"<!doctype html":
+        return "page"
+    first = head.partition(b"\n")[0].decode("utf-8", "replace").strip()
+    return first if "," in first and first.isprintable() else None
+
+
+def table_kind(columns: Iterable[str]) -> str:
+    """The kind of a CSV file: its first line."""
+    return ",".join(columns)
+
+
+def _kind_of_json(path: Path) -> str | None:
+    try:
+        content = read_json(path)
+    except ResultError:
+        return None
+    if "kind" in content:
+        return content["kind"] if isinstance(content["kind"], str) else None
+    steers = content and all(re.fullmatch(r"\d+", name) and isinstance(at, list) for name, at in content.items())
+    return "pasta" if steers else None
+
+
+def _kind_of_tensors(path: Path) -> str | None:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = file.metadata() or {}
+        return about["kind"] if "kind" in about else json.loads(about[ENTRY])["content"]["kind"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _about(kind: str) -> dict[str, str]:
+    return {ENTRY: json.dumps({"content": {"kind": kind}})}
+
+
+def _tensors(kind: str) -> str:
+    return f"tensors of {kind}"
+
+
+def _other(file: Path, path: str | Path) -> ResultError:
+    return ResultError(
+        f"{file} is damaged or of another result: {path} was saved with other bytes; copy both again, or compute again"
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
