@@ -51,7 +51,7 @@ class PromptStyle:
         if not isinstance(self.instruction, str):
             object.__setattr__(self, "instruction", tuple(self.instruction))
         if not self.yes.strip() or not self.no.strip() or self.yes == self.no:
-            raise PromptError(f"the candidates {self.yes!r} and {self.no!r} must be two different, non-empty texts")
+            raise PromptError(f"the candidates {self.yes!r} and {self.no!r} are not two different texts; give two, such as Yes and No")
         if self.kind not in ("auto", "chat", "plain"):
             raise PromptError(f"prompt kind {self.kind!r} is unknown; use 'auto', 'chat' or 'plain'")
         if "{question}" not in self.question:
@@ -171,7 +171,7 @@ def find_candidates(text: str, yes: str, no: str) -> tuple[tuple[int, int], tupl
         if len(found) != 1:
             raise PromptError(
                 f"the instruction must hold {candidate!r} exactly once as a word of its own, "
-                f"and holds it {len(found)} times: {text!r}"
+                f"and holds it {len(found)} times; reword {text!r}"
             )
         spans[candidate] = found[0]
         taken.append(found[0])
@@ -332,7 +332,7 @@ def _render(
     # The user's turn is the last place where the content stands: a template's own text comes before it.
     start = text.rfind(content)
     if start < 0:
-        raise PromptError(f"the chat template rewrites the user's turn, so positions in it are unknown: {text!r}")
+        raise PromptError(f"the chat template rewrites the user's turn, so positions in it are unknown; use kind='plain' ({text!r})")
     return text, start
 
 

@@ -154,7 +154,7 @@ def read_json(path: str | Path, error: type[NasaInterpError] = ResultError) -> A
     except FileNotFoundError:
         raise error(f"{path} does not exist; check the path") from None
     except (OSError, ValueError) as problem:
-        raise error(f"{path} can't be read as JSON ({problem})") from problem
+        raise error(f"{path} can't be read as JSON ({problem}); copy it again, or compute it again") from problem
 
 
 @contextmanager

@@ -411,7 +411,7 @@ def test_only_reading_reads_the_same_and_ends_the_block(family: str) -> None:
 
 
 def test_only_the_named_layers_must_run() -> None:
-    with pytest.raises(ModelError, match=r"Layer 0 .* fired 1 times, expected 0"):
+    with pytest.raises(ModelError, match=r"layer 0 .* fired 1 times, expected 0"):
         run(build("llama"), layers=[1, 2])
     with pytest.raises(ModelError, match=r"Layers \[0\] have no attention that runs"):
         run(build("llama"), layers=[1, 2], edits={0: []})
@@ -460,7 +460,7 @@ def run(model: tf.PreTrainedModel, times: int = 1, inputs: dict | None = None, *
 
 
 def test_another_number_of_firings_is_an_error() -> None:
-    with pytest.raises(ModelError, match=r"Layer 0 .* fired 2 times, expected 1"):
+    with pytest.raises(ModelError, match=r"layer 0 .* fired 2 times, expected 1"):
         run(build("llama"), times=2)
     with pytest.raises(ModelError, match=r"layers \[0, 1, 2\] of Llama.* fired 0 times"):
         run(build("llama"), times=0)

@@ -43,14 +43,13 @@ RAISED = {
     "no split": lambda model: load_questions("builtin:verify#train"),
     "no model": lambda model: load_model("./nowhere"),
     "no tokenizer": lambda model: load_model(model.hf),
-    "no order": lambda model: build_prompts(model, load_questions("builtin:verify#val", 2), "up"),
     "no candidates": lambda model: PromptStyle(yes="", no="No"),
     "twice a candidate": lambda model: build_prompts(
         model, load_questions("builtin:verify#val", 2), style=PromptStyle("Yes or No? No!")
     ),
     "no head": lambda model: HeadList.of(["x"]),
     "outside": lambda model: ni.ablation_effect(model, "builtin:verify#val", ["9.9"], limit=2, progress=False),
-    "no engine": lambda model: ni.score_heads(model, "builtin:verify#val", engine="quick", limit=2),
+    "no projection": lambda model: ni.Recipe(heads_at_once=0),
     "seed": lambda model: ni.decide(model, "builtin:verify#val", seed=-1),
     "no file": lambda model: HeadList.load("nowhere.json"),
     "rate": lambda model: ni.Recipe(learning_rate=0.0),

@@ -216,7 +216,7 @@ def test_parts_that_end_within_the_shared_prefix_take_their_own_means(tiny):
         ni.BinaryQuestion("Is it red?", True, "a"),
         ni.BinaryQuestion("Is it red?<|im_end|>\n<|im_start|>assistant or No", False, "b"),
     ]
-    prompts = build_prompts(tiny, asked, "yes_no")
+    prompts = build_prompts(tiny, asked, "yes_no", ni.PromptStyle(allow_special=True))
     edits = edits_of(HEADS, Mean.over(tiny, prompts))
     assert (prompts.tokens[0, prompts.question_end[0]] == prompts.tokens[1, prompts.question_end[0]]).all()
     whole = logits(tiny, prompts, edits, share_prefix=False)

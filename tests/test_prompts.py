@@ -140,7 +140,7 @@ def test_a_list_of_instructions_is_the_same_as_a_tuple():
 
 
 def test_one_instruction_of_several_without_a_candidate_is_refused():
-    with pytest.raises(PromptError, match=r"holds it 0 times: 'Answer Yes\.'"):
+    with pytest.raises(PromptError, match=r"holds it 0 times; reword 'Answer Yes\.'"):
         build_prompts(TOKENIZER, ONE, "yes_no", PromptStyle(("Yes or No?", "Answer Yes.")))
     with pytest.raises(PromptError, match="no instruction"):
         PromptStyle(())

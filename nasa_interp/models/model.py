@@ -221,7 +221,7 @@ def no_heads_reason(config: Any) -> str | None:
     """
     architecture = type(config).__name__
     if getattr(config, "is_encoder_decoder", False):
-        return f"it has an encoder and a decoder ({architecture}); heads are defined for decoder-only models"
+        return f"it has an encoder and a decoder ({architecture}), and heads are defined for decoder-only models"
     if _first(config, HEAD_COUNTS, default=None) is None:
         return f"it has no attention heads ({architecture}): recurrent layers have no attention to score"
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()

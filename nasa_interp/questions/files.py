@@ -48,7 +48,7 @@ def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def _object(place: str, line: str) -> tuple[str, dict[str, Any]]:
     row = parse_at(place, line, "write one JSON object a line")
     if not isinstance(row, dict):
-        raise QuestionError(f"{place} is {type(row).__name__}, not an object with 'question' and 'label'")
+        raise QuestionError(f"{place} is {type(row).__name__}; write an object with 'question' and 'label'")
     return place, row
 
 

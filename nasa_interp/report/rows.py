@@ -121,7 +121,7 @@ def _contest(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
 
 def _log(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
     if len(frame) == 1:
-        raise ResultError("one step for all heads: its looks say more")
+        raise ResultError("one step for all heads; its looks say more")
     return alignment_log(frame, run=run)
 
 

@@ -65,7 +65,7 @@ def test_a_split_picks_its_rows(tmp_path):
         ('{"question": "  ", "label": 1}', "the question is '  '"),
         ('{"question": 3, "label": 1}', "the question is 3"),
         ('{"question": "a?", "label": 1}\n{"question": ', "line 2 is not JSON"),
-        ("[1]", "is list, not an object"),
+        ("[1]", "is list; write an object with"),
         ('{"question": "a?", "label": 1, "id": "x"}\n{"question": "b?", "label": 1, "id": "x"}', "share the id 'x'"),
     ],
 )
