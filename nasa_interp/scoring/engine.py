@@ -17,8 +17,9 @@ Engine = Literal["auto", "fused", "hooked"]
 ENGINES: tuple[Engine, ...] = ("auto", "fused", "hooked")
 
 # Largest difference on the sample, in parts of the layer's largest score: rounding stays far below, a mask that is
-# missing or a head that is another's far above. Narrow dtypes round more than a tenth of the way there.
-TOLERANCE, NARROW_TOLERANCE = 1e-3, 0.2
+# missing or a head that is another's far above. In bf16 each engine is up to 0.2 off fp32, and the two were up to 0.27
+# apart (SmolLM2 and Gemma 3 270M), with the fused one the nearer to fp32.
+TOLERANCE, NARROW_TOLERANCE = 1e-3, 0.5
 
 
 class Choice(NamedTuple):
