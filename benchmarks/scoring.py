@@ -23,12 +23,12 @@ from torch import Tensor
 
 import nasa_interp as ni
 from nasa_interp.attention import Spans, instrumented
+from nasa_interp.batches import length_sorted
 from nasa_interp.heads import Head
 from nasa_interp.interventions import sweep_heads
 from nasa_interp.models import Model
 from nasa_interp.models.bridge import eager_twin, pattern_hook, z_hook
 from nasa_interp.prompts import ORDERS, PromptBatch, build_prompts
-from nasa_interp.scoring.batches import length_sorted
 from nasa_interp.scoring.formula import negative_attention_score, span_index
 from nasa_interp.scoring.fused import score_fused
 

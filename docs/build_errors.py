@@ -19,6 +19,9 @@ This page is written from the code by `make errors`, and a test holds the two to
 """
 
 
+READERS = "What reads files for several others: raised as the kind that its caller wants."
+
+
 @dataclass(frozen=True)
 class Entry:
     """One place that raises an error: its kind, cause and remedy as the message puts them, and who raises it."""
@@ -54,10 +57,11 @@ def kinds() -> dict[str, str]:
 def table() -> str:
     """The whole page."""
     found, parts = list(entries()), [HEAD]
-    for kind, meaning in kinds().items():
+    for kind, meaning in (kinds() | {"error": READERS}).items():
         rows = [entry for entry in found if entry.kind == kind]
         if rows:
-            parts.append(f"## {kind}\n\n{' '.join(meaning.split())}\n")
+            title = "By readers" if kind == "error" else kind
+            parts.append(f"## {title}\n\n{' '.join(meaning.split())}\n")
             parts.append("| cause, in the message's words | what to do | raised by |\n| --- | --- | --- |")
             parts += [f"| {_cell(e.cause)} | {_cell(e.remedy) or 'as the reason says'} | `{e.place}` |" for e in rows]
             parts[-1] += "\n"
@@ -78,9 +82,7 @@ def _raised(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
 
 
 def _name(call: ast.Call) -> str:
-    # Readers take the kind of error that their caller wants; what they say is about results by default.
-    name = call.func.id if isinstance(call.func, ast.Name) else ""
-    return "ResultError" if name == "error" else name
+    return call.func.id if isinstance(call.func, ast.Name) else ""
 
 
 def _words(node: ast.AST) -> str:

@@ -5,7 +5,7 @@ import functools
 import re
 from typing import Any, Literal
 
-from .errors import PromptError
+from .errors import PromptError, first_line
 
 # Templates that print the date would make every day's prompts differ; all of them see this one.
 PINNED_DATE = datetime.datetime(2024, 7, 26)
@@ -27,8 +27,9 @@ def write_chat(tokenizer: Any, messages: list[dict[str, str]], generate: bool) -
     except PromptError:
         raise
     except Exception as error:  # a template may raise anything, and transformers wraps none of it
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PromptError(f"the chat template fails on a single user turn ({reason}); use kind='plain'") from error
+        raise PromptError(
+            f"the chat template fails on a single user turn ({first_line(error)}); use kind='plain'"
+        ) from error
 
 
 def answer_lead(tokenizer: Any, kind: Literal["chat", "plain"], text: str, word: str) -> str:

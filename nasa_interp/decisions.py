@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .batches import equal_length
 from .bootstrap import DRAWS, cluster_index, draw_weights, interval
 from .errors import FusedRefusedError, ModelError, ResultError
 from .forward import EditsOf, run_fused
@@ -27,7 +28,6 @@ from .questions import BinaryQuestion, QuestionList
 from .reference import reference_order
 from .results import write_result
 from .run import RunInfo, read_json
-from .scoring.batches import equal_length
 from .session import describe_run, resolve_prompts
 from .torch_defaults import under_torch_defaults
 
@@ -329,10 +329,12 @@ def report_decisions(
     checked = None if edits else reference_order([prompts.order for prompts in batches], seed)
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     try:
-        answers = [
-            fused_answers(model, prompts, edits=edits, reference=prompts.order == checked, **options)
-            for prompts in batches
-        ]
+        # The order that is compared runs first, so that a fault shows at the start.
+        found = {
+            prompts.order: fused_answers(model, prompts, edits=edits, reference=prompts.order == checked, **options)
+            for prompts in sorted(batches, key=lambda prompts: prompts.order != checked)
+        }
+        answers = [found[prompts.order] for prompts in batches]
     except FusedRefusedError as refusal:
         if edits or fused_only:
             raise

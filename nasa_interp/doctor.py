@@ -16,7 +16,7 @@ from .models import Model, as_model
 from .models.bridge import eager_twin, processed
 from .models.check import NARROW_STEPS, HookCheck, check_hooks
 from .models.positions import switching_length
-from .models.ready import MERGE, has_adapters, state_notes
+from .models.ready import MERGE, has_adapters
 from .models.slices import attention_modules, group_of, norm_spans_heads
 from .models.windows import attention_windows
 from .prompts import PromptBatch, PromptStyle
@@ -280,7 +280,7 @@ def _windows(model: Model) -> list[int | None]:
 
 def _notes(model: Model) -> list[str]:
     """What a user should know besides."""
-    notes = list(state_notes(model.module))
+    notes = list(model.state_notes())
     if switch := switching_length(model.config):
         notes.append(f"LongRoPE: the fused engine takes prompts up to {switch} tokens, beyond which positions change")
     if not model.has_hf:

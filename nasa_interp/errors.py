@@ -43,3 +43,8 @@ class DivergedError(AlignmentError):
 
 class NothingKeptError(AlignmentError):
     """No step of tuning was worth keeping; the model is as it was."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library raised, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

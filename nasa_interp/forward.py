@@ -175,13 +175,12 @@ def run_fused(
 
     def run(rows: list[int]) -> FusedBatch:
         sampled = plain is not None and plain.waits_for(rows)
-        batch = _run_batch(model, prompts, rows, prefix, read, logits or sampled, edits)
-        if plain and sampled:
-            plain.compare(rows, batch.logits[:, prompts.no_token] - batch.logits[:, prompts.yes_token])
-        return batch
+        return _run_batch(model, prompts, rows, prefix, read, logits or sampled, edits)
 
     with tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress) as bar:
         for batch in in_batches(batches, run):
+            if plain and plain.waits_for(batch.places):
+                plain.compare(batch.places, batch.logits[:, prompts.no_token] - batch.logits[:, prompts.yes_token])
             yield batch
             bar.update(len(batch.places))
 

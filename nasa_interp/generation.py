@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from .batches import equal_length
 from .errors import PromptError
 from .models import Model, as_model
 from .models.positions import switching_length
@@ -20,7 +21,6 @@ from .models.quiet import quiet_transformers
 from .models.ready import check_ready
 from .prompts import Order, Orders, PromptBatch, PromptStyle
 from .questions import BinaryQuestion
-from .scoring.batches import equal_length
 from .session import resolve_prompts
 from .torch_defaults import under_torch_defaults
 

@@ -51,7 +51,9 @@ class PromptStyle:
         if not isinstance(self.instruction, str):
             object.__setattr__(self, "instruction", tuple(self.instruction))
         if not self.yes.strip() or not self.no.strip() or self.yes == self.no:
-            raise PromptError(f"the candidates {self.yes!r} and {self.no!r} are not two different texts; give two, such as Yes and No")
+            raise PromptError(
+                f"the candidates {self.yes!r} and {self.no!r} are not two different texts; give two, such as Yes and No"
+            )
         if self.kind not in ("auto", "chat", "plain"):
             raise PromptError(f"prompt kind {self.kind!r} is unknown; use 'auto', 'chat' or 'plain'")
         if "{question}" not in self.question:
@@ -332,7 +334,9 @@ def _render(
     # The user's turn is the last place where the content stands: a template's own text comes before it.
     start = text.rfind(content)
     if start < 0:
-        raise PromptError(f"the chat template rewrites the user's turn, so positions in it are unknown; use kind='plain' ({text!r})")
+        raise PromptError(
+            f"the chat template rewrites the user's turn, so positions in it are unknown; use kind='plain' ({text!r})"
+        )
     return text, start
 
 

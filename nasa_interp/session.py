@@ -7,7 +7,6 @@ from typing import Any
 
 from .errors import PromptError
 from .models import Model
-from .models.ready import state_notes
 from .prompts import ORDERS, Order, Orders, PromptBatch, PromptStyle, build_prompts
 from .questions import (
     BinaryQuestion,
@@ -63,14 +62,20 @@ def resolve_prompts(
     if isinstance(data, PromptBatch):
         data = [data]
     if isinstance(data, Sequence) and len(data) and all(isinstance(each, PromptBatch) for each in data):
-        return _handed_over(list(data)), list(data)
+        return _handed_over(list(data), limit), list(data)
     questions = resolve_questions(data, limit, seed)
     return questions, prompts_in_orders(model, questions, order, style)
 
 
-def _handed_over(batches: list[PromptBatch]) -> QuestionList:
+def _handed_over(batches: list[PromptBatch], limit: int | None) -> QuestionList:
     """The questions of prompts that were built already: the same in every batch, each in an order of its own."""
     first = batches[0]
+    if limit is not None:
+        raise PromptError(f"a limit of {limit} doesn't apply to prompts that are built already; build fewer")
+    if any(batch.style != first.style or batch.kind != first.kind for batch in batches):
+        raise PromptError(
+            "the batches are written in different styles, which one result can't tell; ask them one by one"
+        )
     if any(batch.questions != first.questions for batch in batches):
         raise PromptError("the batches ask different questions; build all of them from one list, one batch an order")
     if len({batch.order for batch in batches}) < len(batches):
@@ -110,5 +115,5 @@ def describe_run(
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         seconds=round(time.perf_counter() - start, 3),
-        notes=(*batches[0].notes, *state_notes(model.module), *notes),
+        notes=(*batches[0].notes, *model.state_notes(), *notes),
     )

@@ -62,5 +62,5 @@ def test_what_a_user_reads_stands_in_the_table(case):
     with pytest.raises(NasaInterpError) as raised:
         RAISED[case](model)
     kinds = {cls.__name__ for cls in type(raised.value).__mro__}
-    rows = [entry for entry in build_errors.entries() if entry.kind in kinds or entry.kind == "ResultError"]
+    rows = [entry for entry in build_errors.entries() if entry.kind in kinds or entry.kind == "error"]
     assert any(entry.cause.strip("<>") and entry.pattern.fullmatch(str(raised.value)) for entry in rows), raised.value

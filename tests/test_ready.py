@@ -189,3 +189,13 @@ def test_hooks_on_a_peft_wrapper_are_refused():
     adapted.register_forward_hook(lambda module, inputs, output: output)
     with pytest.raises(ModelError, match="hooks on a PeftModel don't act"):
         load_model(adapted, tokenizer=tiny_tokenizer())
+
+
+def test_hooks_that_come_later_on_a_peft_wrapper_are_refused(questions):
+    adapted = lora().eval()
+    model = load_model(adapted, tokenizer=tiny_tokenizer())
+    handle = adapted.register_forward_hook(lambda module, inputs, output: output)
+    with pytest.raises(ModelError, match="hooks on a PeftModel don't act"):
+        decide(model, questions, **QUIET)
+    handle.remove()
+    decide(model, questions, **QUIET)

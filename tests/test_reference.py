@@ -14,8 +14,7 @@ from nasa_interp.attention import instrumented
 from nasa_interp.doctor import diagnose
 from nasa_interp.errors import FusedRefusedError, ModelError
 from nasa_interp.models import positions
-from nasa_interp.models.check import agreement
-from nasa_interp.reference import PlainReference, check_plain, reference_order
+from nasa_interp.reference import PlainReference, agreement, check_plain, reference_order
 from nasa_interp.scoring.engine import fused_refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore:answer mass", "ignore:scored with the hooked engine")
@@ -202,7 +201,52 @@ def test_one_wrong_difference_is_named(tiny):
 
 def test_a_wide_dtype_is_held_to_no_less_than_fp32():
     assert agreement(torch.float64) == agreement(torch.float32) == 1e-4
-    assert agreement(torch.float32) < agreement(torch.float16) < agreement(torch.bfloat16) < 0.2
+    assert agreement(torch.float32) < agreement(torch.float16) < agreement(torch.bfloat16) < 0.04
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_fused_pass_is_noticed_in_narrow_dtypes_too(monkeypatch, dtype, name):
+    model = load_model(tiny_model("llama").to(dtype), tokenizer=tiny_tokenizer())
+    prompts = build_prompts(model, QUESTIONS)
+    list(forward.run_fused(model, prompts, reference=True))
+    BREAKS[name](monkeypatch)
+    with pytest.raises(FusedRefusedError, match="for the prompt alone through"):
+        list(forward.run_fused(model, prompts, reference=True))
+
+
+def test_a_reference_that_runs_out_of_memory_is_not_passed_over(monkeypatch, tiny):
+    def full(model, prompts, place):
+        raise torch.OutOfMemoryError("not enough memory")
+
+    monkeypatch.setattr(ni.reference, "plain_difference", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(forward.run_fused(tiny, build_prompts(tiny, QUESTIONS), reference=True))
+
+
+class Drawing(torch.nn.Module):
+    """Drops at random whatever mode it is in, as functional dropout in somebody's own module does."""
+
+    def forward(self, hidden):
+        return torch.nn.functional.dropout(hidden, 0.5, training=True)
+
+
+def test_a_model_that_draws_at_random_gets_no_answer():
+    hf = tiny_model("llama")
+    hf.model.norm = torch.nn.Sequential(hf.model.norm, Drawing())
+    with pytest.raises(ModelError, match="so it draws at random"):
+        decide(load_model(hf, tokenizer=tiny_tokenizer()), QUESTIONS, **QUIET)
+
+
+@pytest.mark.parametrize(("seed", "first"), [(0, "yes_no"), (1, "no_yes")])
+def test_the_compared_order_runs_first(monkeypatch, tiny, seed, first):
+    ran, true = [], ni.decisions.fused_answers
+    expected = decide(tiny, QUESTIONS, **QUIET)
+    monkeypatch.setattr(ni.decisions, "fused_answers", lambda m, p, **o: ran.append(p.order) or true(m, p, **o))
+    found = decide(tiny, QUESTIONS, seed=seed, **QUIET)
+    assert ran[0] == first
+    assert found.order == ("yes_no",) * len(QUESTIONS) + ("no_yes",) * len(QUESTIONS)
+    assert np.array_equal(found.logit_differences, expected.logit_differences)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

@@ -138,6 +138,31 @@ def test_hooks_on_the_bridge_are_refused_as_the_plain_view_has_none(model, quest
     decide(model, questions, draws=10, progress=False)
 
 
+@pytest.mark.parametrize("part", [lambda b: b.blocks[0], lambda b: b.original_model.model.layers[1], lambda b: b])
+def test_hooks_on_the_bridges_modules_are_refused_too(model, questions, part):
+    handle = part(model.bridge).register_forward_hook(lambda module, inputs, output: output)
+    with pytest.raises(ModelError, match="hooks on its bridge"):
+        decide(model, questions, draws=10, progress=False)
+    handle.remove()
+    decide(model, questions, draws=10, progress=False)
+
+
+def test_a_handed_over_bridge_says_only_what_the_user_hung_on_it(model, questions):
+    bridge = load_model(model.bridge)
+    assert not decide(bridge, questions, draws=10, progress=False).run.notes[1:]
+    bridge.bridge.add_hook("blocks.0.hook_resid_pre", lambda value, hook: value)
+    assert "hooks of the user's on blocks.0" in str(decide(bridge, questions, draws=10, progress=False).run.notes)
+
+
+def test_an_ablator_refuses_a_model_that_was_changed_since(model, questions):
+    ablator = ni.Ablator(model, questions, draws=10, progress=False)
+    ablator.effect(["1.1"])
+    for change in ("weights edited through .data", "a hook on a layer"):
+        with CHANGES[change](model.hf), pytest.raises(ModelError, match="was changed since it was asked"):
+            ablator.effect(["1.1"])
+    ablator.effect(["1.1"])
+
+
 def test_hooks_of_the_users_are_in_the_runs_details(model, questions):
     with CHANGES["a hook on a layer"](model.hf):
         report = decide(model, questions, draws=10, progress=False)
@@ -185,6 +210,14 @@ def test_batches_that_do_not_belong_together_are_refused(model, questions):
         decide(model, [one, other])
     with pytest.raises(PromptError, match="two batches have the order 'yes_no'"):
         decide(model, [one, one])
+
+
+def test_batches_of_several_styles_and_a_limit_on_prompts_are_refused(model, questions):
+    one, other = build_prompts(model, questions), build_prompts(model, questions, "no_yes", PromptStyle(kind="plain"))
+    with pytest.raises(PromptError, match="different styles"):
+        decide(model, [one, other])
+    with pytest.raises(PromptError, match="a limit of 2 doesn't apply"):
+        decide(model, one, limit=2)
 
 
 def test_what_is_no_data_is_refused():

@@ -9,6 +9,8 @@ from families import QUESTIONS, tiny_model, tiny_tokenizer
 
 import nasa_interp as ni
 from nasa_interp import Recipe, load_model
+from nasa_interp.abilities.options import four_options
+from nasa_interp.abilities.text import TextReference
 
 pytestmark = pytest.mark.filterwarnings("ignore:answer mass")
 
@@ -46,6 +48,15 @@ def everything(model, questions):
     yield "estimate", ni.estimate_zero(model, questions, draws=10).heads
     yield "attribute", ni.attribute_directly(model, questions, draws=10).heads
     yield "ablate", ni.ablation_effect(model, questions, ["1.1"], **quiet).changed.logit_differences
+    texts = ["Water freezes at zero degrees; iron is a metal."]
+    reference = TextReference.of(model, texts, progress=False)
+    yield "text", torch.cat(reference.log_probs).numpy()
+    yield "compared", reference.compare(model, progress=False, draws=10).divergence
+    yield "perplexity", np.array([ni.perplexity(model, texts, progress=False)])
+    items = four_options(2)
+    yield "options", np.concatenate(ni.answer_options(model, items, draws=10, progress=False).scores)
+    yield "mean", ni.Mean.over(model, prompts, ["1.1"]).means[1].numpy()
+    yield "resample", ni.Resample.over(model, prompts, ["1.1"]).sources[0].values[1].numpy()
     options = {"recipe": recipe, "limits": limits, "texts": ["Water freezes at zero degrees."], "progress": False}
     run = ni.align_heads(model, ["1.1"], questions[:2], questions[2:4], **options)
     yield "align", torch.cat([value.flatten() for value in run.delta.after]).numpy()

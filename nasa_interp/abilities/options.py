@@ -21,6 +21,7 @@ from ..errors import ModelError, PromptError, QuestionError, ResultError
 from ..models import Model, as_model
 from ..results import write_result
 from ..run import RunInfo, read_json
+from ..torch_defaults import under_torch_defaults
 from .likelihood import Row, check_context, describe_reading, leading_tokens, read_rows
 
 BUILTIN = "builtin:four_options"
@@ -193,6 +194,7 @@ def four_options(limit: int | None = None, seed: int = 0) -> list[FourOptions]:
     return [items[place] for place in sorted(random.Random(seed).sample(range(len(items)), limit))]
 
 
+@under_torch_defaults
 def answer_options(
     model: Any,
     items: Sequence[FourOptions] | None = None,

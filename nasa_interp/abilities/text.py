@@ -16,6 +16,7 @@ from ..bootstrap import DRAWS
 from ..errors import ModelError, PromptError, ResultError
 from ..models import Model, as_model
 from ..run import RunInfo
+from ..torch_defaults import under_torch_defaults
 from .likelihood import Row, check_context, describe_reading, leading_tokens, read_rows
 from .price import TextPrice, kl_divergence
 
@@ -46,6 +47,7 @@ def plain_text(part: str = "all") -> list[str]:
     return [passage for place, passage in enumerate(passages) if part == "all" or (place % 3 == 0) == (part == "val")]
 
 
+@under_torch_defaults
 def perplexity(
     model: Any, texts: Sequence[str] | None = None, *, batch_size: int | None = None, progress: bool = True
 ) -> float:
@@ -92,6 +94,7 @@ class TextReference:
     run: RunInfo
 
     @classmethod
+    @under_torch_defaults
     def of(
         cls,
         model: Any,
@@ -127,6 +130,7 @@ class TextReference:
         run = describe_reading(model, _name(texts), len(texts), start)
         return cls(texts, rows, losses, log_probs, every, batch_size, run)
 
+    @under_torch_defaults
     def compare(self, model: Any, *, seed: int = 0, draws: int = DRAWS, progress: bool = True) -> TextPrice:
         """Reads the same passages with a changed model.
 
@@ -161,6 +165,12 @@ class TextReference:
             base=self.run,
             run=describe_reading(model, self.run.data, len(self.texts), start, seed, draws),
         )
+
+    def ratio(self, model: Model) -> float:
+        """The perplexity of a changed model as a multiple of the reference's: what a loop asks that only decides."""
+        losses = _losses(model, self.rows, self.batch_size, False, "comparing")
+        before, after = (torch.cat(list(each)).double().mean() for each in (self.losses, losses))
+        return float((after - before).exp())
 
     def __repr__(self) -> str:
         losses = torch.cat(self.losses).double()

@@ -114,7 +114,8 @@ def perplexity_refusal(ratio: float, limits: Limits) -> str | None:
 
 
 def _balanced_loss(d: Float[np.ndarray, " question"], labels: Bool[np.ndarray, " question"]) -> float:
-    losses = np.logaddexp(0, np.where(labels, d, -d))
+    with np.errstate(invalid="ignore"):  # a model that blew up: its look is refused
+        losses = np.logaddexp(0, np.where(labels, d, -d))
     return float((losses[labels].mean() + losses[~labels].mean()) / 2)
 
 
@@ -125,9 +126,12 @@ class Validation:
         self.orders = {batch.order: Restarted(model, batch, layers) for batch in batches}
         self.labels = batches[0].labels.numpy()
 
-    def check(self, heads: HeadList, layer: int = 0) -> tuple[Check, Mapping[str, Answers]]:
-        """Asks from this layer on; hand the answers to `keep` where the weights stay as they are now."""
-        answers = {order: restarted.decide(layer) for order, restarted in self.orders.items()}
+    def check(self, heads: HeadList, layer: int = 0, reference: bool = False) -> tuple[Check, Mapping[str, Answers]]:
+        """Asks from this layer on; hand the answers to `keep` where the weights stay as they are now.
+
+        `reference` holds the answers to the plain model: for the first look, at the model as it was handed over.
+        """
+        answers = {order: restarted.decide(layer, reference) for order, restarted in self.orders.items()}
         return Check.of(self.labels, answers, self.nas(heads, answers)), answers
 
     def nas(self, heads: HeadList, answers: Mapping[str, Answers] | None = None) -> float:

@@ -117,7 +117,7 @@ class _Loop:
         model, layers = setting.model, sorted({head.layer for head in setting.heads})
         self.reference = TextReference.of(model, texts, progress=False)
         self.validation = Validation(model, setting.val_batches, layers)
-        self.base, answers = self.validation.check(setting.heads)
+        self.base, answers = self.validation.check(setting.heads, reference=True)
         self.now = self.base
         if record.values:
             write_slices(model, record.values)
@@ -178,7 +178,7 @@ class _Loop:
         """The perplexity on the validation text, with the look's weights in the model, where they stay."""
         tuned.load(look.state)
         tuned.write()
-        return self.reference.compare(self.setting.model, progress=False).ratio
+        return self.reference.ratio(self.setting.model)
 
 
 def _looked(step: int, check: Check, reason: str | None) -> dict[str, Any]:

@@ -66,10 +66,10 @@ class Restarted:
                 self.prefix = cache_prefix(model.hf, prompts.tokens[:1, : self.length].to(model.device))
         self.entering: dict[int, Entering] = {}
 
-    def decide(self, layer: int = 0) -> Answers:
+    def decide(self, layer: int = 0, reference: bool = False) -> Answers:
         """Decides on all prompts by passes that begin at this layer; layer 0 needs no pass before.
 
-        Passes that begin at layer 0 are held to the plain model: those that restart later go on from what they found.
+        With `reference` they are held to the plain model: for the first pass, from which all later ones go on.
         """
         above = [each for each in self.layers if each >= layer]
         d, mass = torch.empty(len(self.prompts)), torch.empty(len(self.prompts))
@@ -87,7 +87,7 @@ class Restarted:
 
             for _ in in_batches(self._batches(), run):
                 pass
-        if layer == 0:
+        if reference:
             check_plain(self.model, self.prompts, d)
         entering = {each: Entering(of_prefix.get(each), rest[each]) for each in above}
         return Answers(d.double().numpy(), mass.double().numpy(), entering)

@@ -75,6 +75,7 @@ class Alignment:
         """
         folder = Path(folder)
         check_place(folder / LOG, "alignment")
+        object.__setattr__(self, "folder", folder)
         self.delta.save(folder / DELTA)
         return write_result(
             folder / LOG,

@@ -35,13 +35,13 @@ class Trainer:
         self.lengths = torch.stack([batch.last_pos for batch in batches]).amax(0)
         self.orders = {batch.order: Restarted(model, batch, layers) for batch in batches}
         self.log_mass: dict[str, Tensor] = {}
-        self.refresh()
+        self.refresh(reference=True)
 
-    def refresh(self, layer: int = 0) -> None:
+    def refresh(self, layer: int = 0, reference: bool = False) -> None:
         """Runs all questions from this layer on, below which the weights haven't changed since the last time."""
         if any(each >= layer for restarted in self.orders.values() for each in restarted.layers):
             for order, restarted in self.orders.items():
-                answers = restarted.decide(layer)
+                answers = restarted.decide(layer, reference)
                 restarted.keep(answers)
                 self.log_mass[order] = torch.from_numpy(answers.mass).log().float()
 

@@ -271,7 +271,7 @@ def _remove(
         for k in ks:
             effects = []
             for ranking in lists:
-                effects.append(ablator.effect(ranking[:k]))
+                effects.append(ablator.effect_of(ranking[:k]))
                 bar.update()
             for order in ORDERS:
                 yield {"ranking": name, "k": k, "data": data, "order": order, **_changes(effects, order)}

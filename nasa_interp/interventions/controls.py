@@ -158,7 +158,7 @@ def random_controls(
         order: {name: [] for name in MEASURES} for order in (None, *asked)
     }
     for _ in tqdm(range(n), desc="random heads", unit="set", disable=not progress):
-        effect = ablator.effect(random_heads(chosen, *shape, rng, matched), intervention)
+        effect = ablator.effect_of(random_heads(chosen, *shape, rng, matched), intervention)
         for order, measures in found.items():
             for name, (before, after) in effect.points(order).items():
                 measures[name].append(after - before)

@@ -23,7 +23,7 @@ from ..forward import answer_logits
 from ..models import Model, as_model
 from ..models.slices import head_layout
 from ..prompts import Orders, PromptBatch, PromptStyle
-from ..reference import check_plain
+from ..reference import reference_order
 from ..restart import decoder_layers
 from ..run import RunInfo
 from ..session import describe_run, resolve_prompts
@@ -106,9 +106,8 @@ def attribute_directly(
     """
     model, start = as_model(model), time.perf_counter()
     questions, batches = resolve_prompts(model, data, order, style, limit, seed)
-    found = [_collect(model, prompts, batch_size, progress) for prompts in batches]
-    if not _capped(model):  # else d is another one than the answer's
-        check_plain(model, batches[0], found[0]["d"])
+    checked = reference_order([prompts.order for prompts in batches], seed)
+    found = [_collect(model, prompts, batch_size, progress, prompts.order == checked) for prompts in batches]
     whole = {name: torch.cat([part[name] for part in found]).numpy() for name in found[0]}
     notes = ("d is taken before the logits' soft cap",) if _capped(model) else ()
     info = describe_run(model, questions, batches, seed, draws, start, "plain", notes)
@@ -131,16 +130,21 @@ def _check_sum(model: Model, result: DirectAttribution) -> None:
         )
 
 
-def _collect(model: Model, prompts: PromptBatch, batch_size: int | None, progress: bool) -> dict[str, Tensor]:
+def _collect(
+    model: Model, prompts: PromptBatch, batch_size: int | None, progress: bool, held: bool
+) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
-    def run(rows: list[int]) -> None:
-        for name, values in _attribute(model, prompts.select(rows)).items():
+    def run(rows: list[int]) -> Float[Tensor, " row"] | None:
+        parts = _attribute(model, prompts.select(rows))
+        for name, values in parts.items():
             whole = found.setdefault(name, torch.zeros(len(prompts), *values.shape[1:]))
             whole[rows] = values.float().cpu()
+        # Before a soft cap d is another one than the answer's.
+        return None if _capped(model) else parts["d"]
 
-    title = f"attributing, {prompts.order}"
-    run_rows(model, prompts, run, graph=False, batch_size=batch_size, progress=progress, title=title)
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "title": f"attributing, {prompts.order}"}
+    run_rows(model, prompts, run, graph=False, reference=held, **options)
     return found
 
 

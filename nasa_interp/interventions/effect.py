@@ -171,7 +171,7 @@ class Ablator:
     ):
         self.model, self.seed, self.draws, self.progress = as_model(model), seed, draws, progress
         self.questions, self.batches = resolve_prompts(self.model, data, order, style, limit, seed)
-        self._hash = self.model.weights_hash()
+        self._hash, self._state = self.model.weights_hash(), self.model.state_notes()
         try:
             self.base = self._report(None)
         except FusedRefusedError as refusal:
@@ -186,7 +186,22 @@ class Ablator:
 
         Raises:
             HeadError: where a head is outside the model.
+            ModelError: where the model isn't the one that was asked as it was.
         """
+        self.check_unchanged()
+        return self.effect_of(heads, intervention)
+
+    def check_unchanged(self) -> None:
+        """Raises ModelError where weights, hooks or adapters are others than when the model was asked as it was."""
+        if (self.model.weights_hash(), self.model.state_notes()) != (self._hash, self._state):
+            raise ModelError(
+                f"{self.model.name} was changed since it was asked as it was, so the two can't be compared; make a new "
+                f"Ablator"
+            )
+
+    @under_torch_defaults
+    def effect_of(self, heads: HeadList | Iterable[Any], intervention: Intervention | None = None) -> AblationEffect:
+        """As `effect`, without `check_unchanged`, which reads all weights: for many sets of heads in a row."""
         chosen = HeadList.of(heads).check(self.model.n_layers, self.model.n_heads)
         what = intervention or Zero()
         names = ", ".join(str(head) for head in chosen)
@@ -234,7 +249,7 @@ def ablation_effect(
 
     Source: the paper validates its heads by intervening on them; the measures and intervals are ours.
     """
-    return Ablator(model, data, order, style, **options).effect(heads, intervention)
+    return Ablator(model, data, order, style, **options).effect_of(heads, intervention)
 
 
 def cumulative_effect(
@@ -250,7 +265,7 @@ def cumulative_effect(
     ks = [k for k in STEPS if k < len(ranked)] + ([len(ranked)] if len(ranked) and len(ranked) <= STEPS[-1] else [])
     rows = []
     for k in sorted(set(ks)):
-        changes = ablator.effect(ranked[:k], intervention).changes
+        changes = ablator.effect_of(ranked[:k], intervention).changes
         flat = {
             f"{name}_{column}": changes.loc[name, column] for name in MEASURES for column in ("change", "low", "high")
         }

@@ -97,16 +97,20 @@ def estimate_zero(
     questions, batches = resolve_prompts(model, data, order, style, limit, seed)
     parts = []
     for prompts in batches:
-        found, d = torch.empty(len(prompts), model.n_layers, model.n_heads), torch.empty(len(prompts))
+        found = torch.empty(len(prompts), model.n_layers, model.n_heads)
 
-        def run(rows: list[int], prompts: PromptBatch = prompts, found: Tensor = found, d: Tensor = d) -> None:
-            outputs, gradients, d[rows] = _outputs_and_gradients(model, prompts.select(rows))
+        def run(rows: list[int], prompts: PromptBatch = prompts, found: Tensor = found) -> Float[Tensor, " row"]:
+            outputs, gradients, d = _outputs_and_gradients(model, prompts.select(rows))
             found[rows] = _products([-output for output in outputs], gradients)
+            return d
 
-        title = f"gradients, {prompts.order}"
-        run_rows(model, prompts, run, graph=True, batch_size=batch_size, progress=progress, title=title)
-        if prompts.order == reference_order([batch.order for batch in batches], seed):
-            check_plain(model, prompts, d)
+        held = prompts.order == reference_order([batch.order for batch in batches], seed)
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "progress": progress,
+            "title": f"gradients, {prompts.order}",
+        }
+        run_rows(model, prompts, run, graph=True, reference=held, **options)
         parts.append(found)
     info = describe_run(model, questions, batches, seed, draws, start, "fused")
     return HeadEstimates(torch.cat(parts).numpy(), Rows.of(batches), info, "zero")
@@ -143,16 +147,18 @@ def estimate_patch(
     model, start = as_model(model), time.perf_counter()
     _check_alike(clean, corrupted)
     questions, batches = resolve_prompts(model, corrupted, "both", style, None, seed)
-    found, d = torch.empty(len(corrupted), model.n_layers, model.n_heads), torch.empty(len(corrupted))
+    found, of_clean = torch.empty(len(corrupted), model.n_layers, model.n_heads), torch.empty(len(clean))
 
-    def run(rows: list[int]) -> None:
+    def run(rows: list[int]) -> Float[Tensor, " row"]:
         with torch.no_grad():
-            wanted = _outputs(model, clean.select(rows))[0]
-        outputs, gradients, d[rows] = _outputs_and_gradients(model, corrupted.select(rows))
+            wanted, of_clean[rows] = _outputs(model, clean.select(rows))
+        outputs, gradients, d = _outputs_and_gradients(model, corrupted.select(rows))
         found[rows] = _products([new - old for new, old in zip(wanted, outputs, strict=True)], gradients)
+        return d
 
-    run_rows(model, corrupted, run, graph=True, batch_size=batch_size, progress=progress, title="attribution patching")
-    check_plain(model, corrupted, d)
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "title": "attribution patching"}
+    run_rows(model, corrupted, run, graph=True, reference=True, **options)
+    check_plain(model, clean, of_clean)
     notes = (f"patched from {clean.order} into {corrupted.order} prompts",)
     info = describe_run(model, questions, batches, seed, draws, start, "fused", notes)
     return HeadEstimates(found.numpy(), Rows.of(batches), info, "patch")

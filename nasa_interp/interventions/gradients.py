@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..forward import batch_size_for, free_memory, in_batches, split_batches
 from ..models import Model
 from ..prompts import PromptBatch
+from ..reference import PlainReference
 
 # A graph also keeps what attention and norms save for the way back.
 GRAPH = 1.5
@@ -53,14 +54,19 @@ def difference(logits: Float[Tensor, "batch d_vocab"], prompts: PromptBatch) -> 
 def run_rows(
     model: Model,
     prompts: PromptBatch,
-    run: Callable[[list[int]], None],
+    run: Callable[[list[int]], Float[Tensor, " row"] | None],
     *,
     graph: bool,
+    reference: bool = False,
     batch_size: int | None = None,
     progress: bool = False,
     title: str = "",
 ) -> None:
-    """Calls `run` with the places of each batch of prompts, longest first; `graph` keeps all layers' activations."""
+    """Calls `run` with the places of each batch of prompts, longest first; `graph` keeps all layers' activations.
+
+    `run` returns the logit differences; with `reference` those of the shortest and the longest prompt, which come first
+    then, are held to the plain model.
+    """
     places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
     lengths = (prompts.last_pos[places] + 1).tolist()
 
@@ -69,13 +75,12 @@ def run_rows(
             return batch_size
         return min(batch_size_for(model, length), _graphs_that_fit(model, length) if graph else len(places))
 
-    def counted(rows: list[int]) -> int:
-        run(rows)
-        return len(rows)
-
+    plain, batches = PlainReference(model, prompts), list(split_batches(places, lengths, size))
     with tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress) as bar:
-        for done in in_batches(split_batches(places, lengths, size), counted):
-            bar.update(done)
+        for rows, d in in_batches(plain.first(batches) if reference else batches, lambda rows: (rows, run(rows))):
+            if reference and d is not None:
+                plain.compare(rows, d)
+            bar.update(len(rows))
 
 
 def _graphs_that_fit(model: Model, length: int) -> int:

@@ -169,7 +169,7 @@ def run_outputs(
     plain = PlainReference(model, prompts)
     ordered = plain.first(list(batches))
 
-    def run(rows: list[int]) -> tuple[list[int], dict[int, Tensor]]:
+    def run(rows: list[int]) -> tuple[list[int], dict[int, Tensor], Tensor | None]:
         # A pass with a sampled prompt in it goes on to the answer, which tells whether what is recorded is the model's.
         sampled, answers = plain.waits_for(rows), None
         running = None if sampled else range(wanted[-1] + 1)
@@ -178,14 +178,14 @@ def run_outputs(
             instrumented(model.hf, outputs_of=wanted, layers=running, only_read=not sampled) as recording,
         ):
             answers = answer_logits(model.hf, prompts.select(rows), 0, None)
-        if answers is not None:
-            plain.compare(rows, answers[:, prompts.no_token] - answers[:, prompts.yes_token])
-        return rows, recording.outputs
+        return rows, recording.outputs, answers
 
     with tqdm(total=len(prompts), desc="recording outputs", unit="prompt", disable=not progress) as bar:
-        for found in in_batches(ordered, run):
-            yield found
-            bar.update(len(found[0]))
+        for rows, outputs, answers in in_batches(ordered, run):
+            if answers is not None:
+                plain.compare(rows, answers[:, prompts.no_token] - answers[:, prompts.yes_token])
+            yield rows, outputs
+            bar.update(len(rows))
 
 
 def heads_by_layer(model: Model, heads: HeadList | Iterable[Any] | None) -> dict[int, tuple[int, ...]]:

@@ -23,6 +23,7 @@ from ..questions import BinaryQuestion
 from ..results import check_place
 from ..run import RunInfo, write_bytes
 from ..session import describe_run, resolve_prompts
+from ..torch_defaults import under_torch_defaults
 from .outputs import (
     PAD,
     POSITION_CLASSES,
@@ -55,6 +56,7 @@ class Mean:
     run: RunInfo = field(default_factory=lambda: RunInfo("unknown", "unknown", 0, ()))
 
     @classmethod
+    @under_torch_defaults
     def over(
         cls,
         model: Any,
@@ -164,6 +166,7 @@ class Resample:
     positions: Positions = "after"
 
     @classmethod
+    @under_torch_defaults
     def over(
         cls,
         model: Any,

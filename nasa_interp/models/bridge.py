@@ -1,6 +1,7 @@
 """The one place that knows TransformerLens: building the hooked view, its hook names, running it."""
 
 import copy
+import functools
 import hashlib
 import io
 import logging
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .ready import check_ready
 from .slices import HeadLayout, head_layout, head_slices
 
@@ -46,8 +47,24 @@ def is_hooked_transformer(model: Any) -> bool:
 
 
 def user_hooks(hooked: Any) -> list[str]:
-    """Names of the hook points that somebody hung hooks on, which stay there between runs."""
-    return [name for name, point in hooked.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
+    """Names of the hook points and modules that somebody hung hooks on, which stay there between runs.
+
+    TransformerLens hangs hooks of its own on modules, and hangs them anew as it runs; those are told by where they are
+    written.
+    """
+    points = [name for name, point in hooked.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
+    return points + [name or "the bridge" for name, part in hooked.named_modules() if any(map(_foreign, _hooks(part)))]
+
+
+def _hooks(module: nn.Module) -> list[Hook]:
+    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+
+
+def _foreign(hook: Hook) -> bool:
+    """Whether a hook isn't TransformerLens's."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return not str(getattr(hook, "__module__", "")).startswith("transformer_lens")
 
 
 def processed(hooked: Any) -> bool:
@@ -96,9 +113,9 @@ def build_bridge(hf: Any, tokenizer: Any, name: str) -> Any:
                 post_adapter_hook=_grouped_split(hf),
             )
     except Exception as error:  # adapters raise whatever an unexpected module makes them raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"TransformerLens can't hook {architecture} ({reason}); use the fused engine, if `nasa-interp doctor` "
+            f"TransformerLens can't hook {architecture} ({first_line(error)}); use the fused engine, if "
+            f"`nasa-interp doctor` "
             f"says that it takes this model"
         ) from error
     bridge.tokenizer = copy.deepcopy(tokenizer)

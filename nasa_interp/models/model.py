@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..errors import ModelError
 from .bridge import Copies, build_bridge, is_bridge, is_hooked_transformer, user_hooks
-from .ready import check_ready, unwrapped
+from .ready import check_ready, state_notes, unwrapped
 
 HEAD_COUNTS = ("num_attention_heads", "n_heads", "n_head")
 
@@ -41,6 +41,8 @@ class Model:
         self._hf = hf
         self._hooked = hooked
         self._copies: Copies | None = None
+        # What was handed over around the plain model, whose own hooks would not act.
+        self._wrapper: Any = None
 
     @property
     def hf(self) -> Any:
@@ -154,6 +156,8 @@ class Model:
         Raises:
             ModelError: saying where hooks act.
         """
+        if self._wrapper is not None:
+            unwrapped(self._wrapper)
         if self._hf is None or self._hooked is None:
             return
         if hung := user_hooks(self._hooked):
@@ -162,6 +166,13 @@ class Model:
                 f"run; take them off (model.bridge.reset_hooks()), hang them on model.hf, or hand over the bridge "
                 f"itself: load_model(model.bridge)"
             )
+
+    def state_notes(self) -> tuple[str, ...]:
+        """What a result should say of the model besides its weights: hooks of the user's, adapters."""
+        if self.has_hf:
+            return state_notes(self.hf)
+        hung = user_hooks(self._hooked)
+        return (f"hooks of the user's on {', '.join(hung[:3])}",) if hung else ()
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.n_layers} layers x {self.n_heads} heads, {self.dtype}, {self.device})"
@@ -184,7 +195,7 @@ def as_model(model: Any, tokenizer: Any = None) -> Model:
     if isinstance(model, Model):
         model.check_views()
         return model
-    model = unwrapped(model)
+    wrapper, model = model, unwrapped(model)
     if is_bridge(model) or is_hooked_transformer(model):
         tokenizer = tokenizer or getattr(model, "tokenizer", None)
         name = getattr(model.cfg, "model_name", None) or type(model).__name__
@@ -202,7 +213,9 @@ def as_model(model: Any, tokenizer: Any = None) -> Model:
                 f"a transformers model ({type(model).__name__}) doesn't know its tokenizer; "
                 f"wrap both: load_model(model, tokenizer=tokenizer)"
             )
-        return Model(model.config.name_or_path or type(model).__name__, model, tokenizer)
+        found = Model(model.config.name_or_path or type(model).__name__, model, tokenizer)
+        found._wrapper = None if wrapper is model else wrapper
+        return found
     for inside in ("_orig_mod", "module", "pretrained_model"):
         if isinstance(getattr(model, inside, None), PreTrainedModel):
             raise ModelError(

@@ -15,8 +15,11 @@ def switching_length(config: Any) -> int | None:
     """
     found = getattr(config, "rope_parameters", None) or {}
     kinds: list[Parameters] = [found, *(each for each in found.values() if isinstance(each, dict))]
-    lengths = [each["original_max_position_embeddings"] for each in kinds if each.get("rope_type") == "longrope"]
-    return min(lengths, default=None)
+    # Older configurations hold the length outside of the rotary parameters.
+    name = "original_max_position_embeddings"
+    default = getattr(config, name, None) or getattr(config, "max_position_embeddings", None)
+    lengths = [each.get(name) or default for each in kinds if each.get("rope_type") == "longrope"]
+    return min((length for length in lengths if length), default=None)
 
 
 def check_positions(config: Any, lengths: Sequence[int], cached: int = 0) -> None:

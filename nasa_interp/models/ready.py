@@ -89,7 +89,7 @@ def unwrapped(model: Any) -> Any:
 
 
 def state_notes(module: nn.Module) -> tuple[str, ...]:
-    """What a result should say of the state of its model, besides the weights: hooks, adapters."""
+    """What a result should say of the state of its plain model, besides the weights: hooks, adapters."""
     notes = []
     if hooked := [name or "the model" for name, part in module.named_modules() if has_hooks(part)]:
         more = f" and {len(hooked) - 3} more" if len(hooked) > 3 else ""

@@ -213,8 +213,8 @@ def _slices(layout: HeadLayout, projection: str, head: int, bias: bool) -> Itera
 def _layer_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """The outermost list with as many modules as the configuration has layers, in the text decoder before elsewhere."""
     count = model.config.get_text_config().num_hidden_layers
-    modules = list(model.named_modules())
-    text = next((name for name, module in modules if module is model.get_decoder()), "")
+    modules, decoder = list(model.named_modules()), model.get_decoder()
+    text = next((name for name, module in modules if module is decoder), "")
     # An encoder of images may have as many layers, and come first.
     modules.sort(key=lambda named: not f"{named[0]}.".startswith(f"{text}."))
     for name, module in modules:

@@ -74,11 +74,6 @@ def warn_unused(name: str, tensors: Collection[str], remedy: str) -> None:
         )
 
 
-def first_line(error: Exception) -> str:
-    """The first line of what was raised."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def listed(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..batches import equal_length, length_sorted
 from ..errors import ModelError
 from ..models import Model
 from ..models.bridge import pattern_hook, run_hooked, scores_hook
@@ -15,7 +16,6 @@ from ..models.check import trusted_hooks
 from ..models.positions import switching_length
 from ..models.windows import attention_windows
 from ..prompts import PromptBatch
-from .batches import equal_length, length_sorted
 from .formula import counted_queries, log_mean_attention, negative_attention_score, span_index
 
 

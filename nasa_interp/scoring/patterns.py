@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from ..batches import equal_length
 from ..errors import HeadError
 from ..heads import Head, HeadList
 from ..models import as_model
@@ -16,7 +17,6 @@ from ..models.bridge import pattern_hook, run_hooked
 from ..models.check import trusted_hooks
 from ..prompts import PromptBatch
 from ..torch_defaults import under_torch_defaults
-from .batches import equal_length
 
 
 @dataclass(frozen=True, repr=False)

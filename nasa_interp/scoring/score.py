@@ -92,10 +92,11 @@ def _score_orders(
 ) -> dict[str, Float[np.ndarray, "prompt layer head"]]:
     """The scores of every prompt, in each order; one of them is held to the plain model."""
     checked = reference_order([prompts.order for prompts in batches], seed)
-    return {
+    found = {
         prompts.order: _score(model, prompts, choice, per, batch_size, progress, prompts.order == checked)
-        for prompts in batches
+        for prompts in sorted(batches, key=lambda prompts: prompts.order != checked)
     }
+    return {prompts.order: found[prompts.order] for prompts in batches}
 
 
 def _score(

@@ -215,3 +215,21 @@ def test_an_export_carries_the_price_of_its_own_change(measured, model, delta, t
 def test_names_of_measures_are_those_of_the_report(measured) -> None:
     names = {name.split(" ")[0] for name in measured.to_dataframe().measure[:11]}
     assert names - {"recovered", "auc_within_orders"} <= set(Measures.names())
+
+
+def test_a_runs_own_export_writes_the_card_that_the_command_writes(tmp_path) -> None:
+    from test_loop import OPEN, RECIPE, TEXTS, align
+
+    from nasa_interp.cli import main
+
+    families.tiny_model("llama").save_pretrained(tmp_path / "base")
+    families.tiny_tokenizer().save_pretrained(tmp_path / "base")
+    model = load_model(tmp_path / "base")
+    run = align(model, limits=OPEN, recipe=RECIPE, texts=TEXTS)
+    run.save(tmp_path / "run")
+    price(model, run.delta).save(tmp_path / "run")
+    own = (run.export(tmp_path / "own", model) / "README.md").read_text()
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "command")]) == 0
+    command = (tmp_path / "command" / "README.md").read_text()
+    assert own.replace("# own", "# command").replace('"own', '"command') == command
+    assert "low and high are the ends" in own

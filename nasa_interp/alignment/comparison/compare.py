@@ -15,6 +15,7 @@ from ...prompts import PromptStyle
 from ...questions import check_apart
 from ...run import jsonable, read_json, write_json
 from ...session import describe_run, resolve_questions
+from ...torch_defaults import under_torch_defaults
 from ..price.paired import Paired, known_groups
 from ..recipe import Limits, Recipe
 from ..setting import Setting
@@ -22,6 +23,7 @@ from .contestants import METHODS, Asked, Contestants, random_sets
 from .table import BASE, NASA, PARTS, RANDOM, Comparison, Entry, entry_name
 
 
+@under_torch_defaults
 def compare(
     model: Any,
     heads: HeadList | Iterable[Any],

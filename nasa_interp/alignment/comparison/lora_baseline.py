@@ -155,7 +155,7 @@ def fit_lora(
     Source: LoRA is the usual baseline; how it is fitted here is ours.
     """
     start, modules = time.perf_counter(), projections_of(setting.model)
-    base = _check(setting.model, setting)
+    base = _check(setting.model, setting, reference=True)
     found = []
     with tqdm(total=len(learning_rates), desc="training LoRA", unit="rate", disable=not progress) as bar:
         for rate in learning_rates:
@@ -199,7 +199,7 @@ def _train(
 
         def price_of(look: Look) -> float:
             weights.load(look.state)
-            return reference.compare(model, progress=False).ratio
+            return reference.ratio(model)
 
         try:
             looks = take_looks(losses, look_at, recipe, setting.limits, steps)
@@ -217,7 +217,7 @@ def _of_answers(objective: Objective) -> Objective:
     return WeightedSum(kept) if kept else Answer()
 
 
-def _check(model: Model, setting: Setting) -> Check:
+def _check(model: Model, setting: Setting, reference: bool = False) -> Check:
     """The validation questions, asked of the whole model."""
-    answers = {batch.order: Restarted(model, batch, ()).decide() for batch in setting.val_batches}
+    answers = {batch.order: Restarted(model, batch, ()).decide(reference=reference) for batch in setting.val_batches}
     return Check.of(setting.val_batches[0].labels.numpy(), answers)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...errors import DeltaError
+from ...errors import DeltaError, first_line
 from ...models import Model
 from ...models.bridge import eager_twin
 from ...models.loading import quiet_transformers
@@ -147,9 +147,8 @@ def _save_pretrained(model: Model, part: Path) -> None:
             hf.save_pretrained(part)
             model.tokenizer.save_pretrained(part)
     except (ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise DeltaError(
-            f"transformers can't save model {model.name!r} ({reason}); export it as 'peft' or 'delta'"
+            f"transformers can't save model {model.name!r} ({first_line(error)}); export it as 'peft' or 'delta'"
         ) from error
 
 

@@ -12,6 +12,7 @@ from ...models import Model, as_model
 from ...prompts import PromptStyle
 from ...questions import QuestionList
 from ...session import prompts_in_orders, resolve_questions
+from ...torch_defaults import under_torch_defaults
 from ..deltas.delta import HeadDelta
 from .paired import Paired
 from .price import Price
@@ -20,6 +21,7 @@ OTHER_INSTRUCTION = "Read what follows and decide. Reply with one word, {first} 
 OTHER_WORDS = (("True", "False"), ("Correct", "Incorrect"))
 
 
+@under_torch_defaults
 def measure_price(
     model: Any,
     delta: HeadDelta,

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
-from ..forward import check_batch_size
-from ..prompts import PromptBatch
+from .forward import check_batch_size
+from .prompts import PromptBatch
 
 
 def length_sorted(prompts: PromptBatch, batch_size: int) -> Iterator[list[int]]:
