@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from torch import Tensor
 
 import nasa_interp as ni
 from nasa_interp.attention import Spans, instrumented
-from nasa_interp.batches import length_sorted
 from nasa_interp.heads import Head
 from nasa_interp.interventions import sweep_heads
 from nasa_interp.models import Model
@@ -56,6 +55,13 @@ def ratio(over: list[float], under: list[float]) -> float:
 
 
 # StrategyQA, both orders --------------------------------------------------------------------------------------------
+
+
+def length_sorted(prompts: PromptBatch, batch_size: int) -> Iterator[list[int]]:
+    """Places of prompts in batches of similar length, the longest first, so that memory peaks at once."""
+    places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
+    for start in range(0, len(places), batch_size):
+        yield places[start : start + batch_size]
 
 
 def pattern_nas(pattern: Tensor, batch: PromptBatch) -> Tensor:

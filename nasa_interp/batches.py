@@ -1,19 +1,9 @@
-"""Prompts into batches of similar length."""
+"""Prompts into batches of equal length."""
 
 from collections.abc import Iterator
 
-import torch
-
 from .forward import check_batch_size
 from .prompts import PromptBatch
-
-
-def length_sorted(prompts: PromptBatch, batch_size: int) -> Iterator[list[int]]:
-    """Places of prompts in batches of similar length, the longest first, so that memory peaks at once."""
-    places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
-    check_batch_size(batch_size)
-    for start in range(0, len(places), batch_size):
-        yield places[start : start + batch_size]
 
 
 def equal_length(prompts: PromptBatch, batch_size: int) -> Iterator[list[int]]:

@@ -21,12 +21,20 @@ def cluster_index(questions: Sequence) -> Int[np.ndarray, " question"]:
 def draw_weights(
     clusters: Int[np.ndarray, " item"], draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, "draw item"]:
-    """How often each item occurs in each bootstrap draw: clusters are drawn with replacement, items follow theirs."""
+    """How often each item occurs in each bootstrap draw: clusters are drawn with replacement, items follow theirs.
+
+    One cluster alone tells nothing of how others would scatter; see `scatters`.
+    """
     if draws < 1:
         raise ResultError(f"{draws} bootstrap draws give no interval; ask for 1 or more")
     n = int(clusters.max()) + 1
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
     return counts[:, clusters].astype(np.float32)
+
+
+def scatters(clusters: Int[np.ndarray, " item"]) -> bool:
+    """Whether there is more than one cluster, without which an interval would have no width and say what isn't so."""
+    return len(np.unique(clusters)) > 1
 
 
 def interval(samples: Float[np.ndarray, "draw *rest"], level: float = LEVEL) -> Float[np.ndarray, "2 *rest"]:
@@ -38,3 +46,10 @@ def interval(samples: Float[np.ndarray, "draw *rest"], level: float = LEVEL) -> 
     whole = undefined.all(0)
     low, high = np.nanquantile(np.where(whole, 0.0, samples), [tail, 1 - tail], axis=0)
     return np.stack([np.where(whole, np.nan, low), np.where(whole, np.nan, high)])
+
+
+def cluster_interval(
+    samples: Float[np.ndarray, "draw *rest"], clusters: Int[np.ndarray, " item"]
+) -> Float[np.ndarray, "2 *rest"]:
+    """`interval`, or NaN where the items are one cluster, which scatters about nothing."""
+    return interval(samples) if scatters(clusters) else np.full((2, *samples.shape[1:]), np.nan)

@@ -18,14 +18,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .batches import equal_length
-from .bootstrap import DRAWS, cluster_index, draw_weights, interval
-from .errors import FusedRefusedError, ModelError, ResultError
+from .bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights, scatters
+from .errors import DisagreementError, FusedRefusedError, ModelError, ResultError
 from .forward import EditsOf, run_fused
 from .measures import Measures, measure, measure_draws
 from .models import Model, as_model
-from .prompts import Order, Orders, PromptBatch, PromptStyle
+from .prompts import ORDERS, Order, Orders, PromptBatch, PromptStyle
 from .questions import BinaryQuestion, QuestionList
-from .reference import reference_order
+from .reference import PlainReference, reference_order
 from .results import write_result
 from .run import RunInfo, read_json
 from .session import describe_run, resolve_prompts
@@ -57,7 +57,9 @@ class Estimates:
     def text(self, name: str) -> str:
         """A measure as "0.50 [0.44, 0.56]", or "undefined"."""
         value, low, high = (getattr(m, name) for m in (self.point, self.low, self.high))
-        return "undefined" if math.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        if math.isnan(value):
+            return "undefined"
+        return f"{value:.2f} (no interval)" if math.isnan(low) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
     def to_dict(self) -> dict[str, Any]:
         """n, and for each measure its value and interval."""
@@ -111,7 +113,8 @@ class BinaryReport:
         weights = self._weights[:, rows]
         # A draw may miss a small group altogether.
         samples = measure_draws(d, label, mass, weights[weights.sum(1) > 0])
-        ends = {name: interval(values) for name, values in samples.items()}
+        clusters = cluster_index(self.questions)[rows]
+        ends = {name: cluster_interval(values, clusters) for name, values in samples.items()}
         low, high = (Measures(**{name: float(ends[name][i]) for name in ends}) for i in (0, 1))
         return Estimates(measure(d, label, mass), low, high, int(rows.sum()))
 
@@ -169,6 +172,8 @@ class BinaryReport:
     def verdict(self) -> str:
         """The base-rate line: is the model one-sided, or are the data?"""
         e = self.overall
+        if not scatters(cluster_index(self.questions)):
+            return f"Bias can't be told from one question or pair (imbalance {e.text('imbalance')}); ask more."
         if e.point.base_rate in (0, 1):
             right, asked = ("yes", "no") if e.point.base_rate == 1 else ("no", "yes")
             return (
@@ -243,6 +248,8 @@ class BinaryReport:
             raise ResultError(f"{path} does not hold a report of decisions; write one with `nasa-interp decide`")
         try:
             rows = content["decisions"]
+            if bad := [row["id"] for row in rows if row["order"] not in ORDERS or row["logit_difference"] is None]:
+                raise ValueError(f"no decision on {bad[0]!r}")
             return cls(
                 np.array([row["logit_difference"] for row in rows], dtype=np.float64),
                 np.array([row["answer_mass"] for row in rows], dtype=np.float64),
@@ -339,7 +346,7 @@ def report_decisions(
         if edits or fused_only:
             raise
         engine, notes = "plain", (*notes, f"decided by plain passes, as the fused pass refused: {refusal}")
-        answers = [plain_answers(model, prompts, **options) for prompts in batches]
+        answers = [answers_without_fusing(model, prompts, refusal, **options) for prompts in batches]
     return BinaryReport(
         np.concatenate([d for d, _ in answers]),
         np.concatenate([mass for _, mass in answers]),
@@ -353,8 +360,18 @@ def answer_differences(model: Model, prompts: PromptBatch, batch_size: int | Non
     """d = logit(No) - logit(Yes) and P(Yes) + P(No) at the first answer position of each prompt, by whichever pass."""
     try:
         return fused_answers(model, prompts, batch_size=batch_size, reference=True, progress=False)
-    except FusedRefusedError:
-        return plain_answers(model, prompts, batch_size=batch_size, progress=False)
+    except FusedRefusedError as refusal:
+        return answers_without_fusing(model, prompts, refusal, batch_size=batch_size, progress=False)
+
+
+def answers_without_fusing(model: Model, prompts: PromptBatch, refusal: FusedRefusedError, **options: Any) -> Answered:
+    """What a plain pass answers where the fused one refused: in batches, or, if they change an answer, one by one."""
+    try:
+        if isinstance(refusal, DisagreementError):
+            raise refusal
+        return plain_answers(model, prompts, **options)
+    except DisagreementError:
+        return plain_answers(model, prompts, **{**options, "batch_size": 1})
 
 
 @torch.no_grad()
@@ -379,12 +396,20 @@ def fused_answers(
 def plain_answers(
     model: Model, prompts: PromptBatch, *, batch_size: int | None = None, progress: bool = True
 ) -> Answered:
-    """d and the answer mass of each prompt from the unmodified model, in batches of equal length: without any pad."""
+    """d and the answer mass of each prompt from the unmodified model, in batches of equal length: without any pad.
+
+    Raises:
+        DisagreementError: where a prompt's answer beside others of its length isn't the one that it has alone.
+    """
     d, mass = torch.empty(len(prompts)), torch.empty(len(prompts))
+    batches = list(equal_length(prompts, PLAIN_BATCH if batch_size is None else batch_size))
+    plain = PlainReference(model, prompts, batches)
     with tqdm(total=len(prompts), desc=f"deciding, {prompts.order}", unit="prompt", disable=not progress) as bar:
-        for places in equal_length(prompts, batch_size or PLAIN_BATCH):
+        for places in plain.first(batches):
             some = prompts.select(places)
             d[places], mass[places] = compare_answers(model.answer_logits(some.tokens, some.mask), prompts)
+            if len(places) > 1:
+                plain.compare(places, d[places])
             bar.update(len(places))
     return _finite(model, prompts, d, mass)
 

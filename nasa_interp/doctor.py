@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .decisions import LOW_MASS, fused_answers, plain_answers
+from .decisions import LOW_MASS, answers_without_fusing, fused_answers
 from .errors import FusedRefusedError, ModelError, NasaInterpError
 from .models import Model, as_model
 from .models.bridge import eager_twin, processed
@@ -166,7 +166,7 @@ def _masses(model: Model, batches: Sequence[PromptBatch]) -> tuple[list[Float[np
     try:
         return [fused_answers(model, batch, reference=True, progress=False)[1] for batch in batches], None
     except FusedRefusedError as refusal:
-        return [plain_answers(model, batch, progress=False)[1] for batch in batches], str(refusal)
+        return [answers_without_fusing(model, batch, refusal, progress=False)[1] for batch in batches], str(refusal)
 
 
 def tuning_refusal(model: Model) -> str | None:

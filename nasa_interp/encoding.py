@@ -83,7 +83,9 @@ class Encoder:
         return encoded
 
     def _as_always(self, texts: Sequence[str]) -> list[Encoded]:
-        found = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+        found = self.tokenizer(
+            list(texts), add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=False
+        )
         return [Encoded(*row) for row in zip(found["input_ids"], found["offset_mapping"], strict=True)]
 
     def _places(self, encoded: Encoded) -> list[int]:

@@ -21,6 +21,10 @@ class FusedRefusedError(ModelError):
     """Fused attention isn't exact for this model, or not on these prompts; another engine may take them."""
 
 
+class DisagreementError(FusedRefusedError):
+    """A prompt's answer in a batch is another than the one it has alone."""
+
+
 class HeadError(NasaInterpError):
     """A head, a head list or a file of heads can't be used."""
 

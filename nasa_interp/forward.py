@@ -164,13 +164,15 @@ def run_fused(
         ModelError: one prompt alone doesn't fit into memory; a model in training mode.
     """
     _check_whole(model, prompts)
+    if batch_size is not None:
+        check_batch_size(batch_size)
     prefix = run_prefix(model, prompts, edits, read) if share_prefix else Prefix(0)
     places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
     lengths = (prompts.last_pos[places] + 1 - prefix.length).tolist()
     batches = list(
         split_batches(places, lengths, lambda length: batch_size or batch_size_for(model, length, prefix.length))
     )
-    plain = PlainReference(model, prompts) if reference else None
+    plain = PlainReference(model, prompts, batches) if reference else None
     batches = plain.first(batches) if plain else batches
 
     def run(rows: list[int]) -> FusedBatch:

@@ -173,7 +173,7 @@ def _passes_switch(model: Model, length: int, max_new_tokens: int) -> bool:
 
 def _end_tokens(model: Model) -> list[int]:
     """What ends an answer: the model's end tokens, the tokenizer's where the model names none."""
-    ends = model.hf.generation_config.eos_token_id
+    ends = getattr(model.hf.generation_config, "eos_token_id", None)
     ends = model.tokenizer.eos_token_id if ends is None else ends
     return [] if ends is None else torch.as_tensor(ends).flatten().tolist()
 

@@ -237,6 +237,7 @@ def build_prompts(
     answers = _Answers.of(encoder, style, kind, texts, places, encoded, questions)
     rows = [found.tokens + list(answers.shared) for found in encoded]
     _check_context(model, rows, questions)
+    _check_vocabulary(model, rows, questions)
     tokens, mask = _pad(rows)
     return PromptBatch(
         tokens=tokens,
@@ -435,6 +436,18 @@ def _variants(tokenizer: Any, word: str) -> set[int]:
     forms = {lead + form for lead in ("", " ") for form in (word, word.lower(), word.upper(), word.capitalize())}
     encoded = tokenizer(sorted(forms), add_special_tokens=False)["input_ids"]
     return {tokens[0] for tokens in encoded if len(tokens) == 1}
+
+
+def _check_vocabulary(model: Any, rows: list[list[int]], questions: Sequence[BinaryQuestion]) -> None:
+    module: Any = getattr(model, "module", None)
+    embedding = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
+    size = getattr(embedding, "num_embeddings", None)
+    for q, row in zip(questions, rows, strict=True):
+        if size is not None and max(row) >= size:
+            raise PromptError(
+                f"question {q.id!r} holds token {max(row)}, and the model has {size} embeddings; resize them "
+                f"(resize_token_embeddings), or take the tokenizer that the model was trained with"
+            )
 
 
 def _check_context(model: Any, rows: list[list[int]], questions: Sequence[BinaryQuestion]) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .errors import FusedRefusedError, ModelError
+from .errors import DisagreementError, ModelError
 from .models import Model
 from .models.check import TOLERANCE
 from .models.ready import check_ready
@@ -36,19 +36,24 @@ def reference_order(orders: Sequence[Order], seed: int) -> Order:
 
 
 class PlainReference:
-    """Holds a fused computation to the plain model on its shortest and its longest prompt.
+    """Holds a computation in batches to the plain model on its shortest, its longest and its most padded prompt.
+
+    The longest prompt of a batch has no pads and is its first row, so that it may be spared what befalls the others.
 
     Args:
-        model: with a plain view.
+        model: any.
         prompts: all that the computation runs, of one candidate order.
+        batches: places of the prompts in its batches; without them a prompt of middle length is the third.
 
     Source: ours.
     """
 
-    def __init__(self, model: Model, prompts: PromptBatch):
+    def __init__(self, model: Model, prompts: PromptBatch, batches: Sequence[Sequence[int]] = ()):
         self.model, self.prompts = model, prompts
         lengths = prompts.last_pos
-        self.waiting = {int(lengths.argmin()), int(lengths.argmax())}
+        pads = {place: int(lengths[list(batch)].max() - lengths[place]) for batch in batches for place in batch}
+        third = max(pads, key=lambda place: (pads[place], place)) if pads else int(lengths.argsort()[len(lengths) // 2])
+        self.waiting = {int(lengths.argmin()), int(lengths.argmax()), third}
 
     def first(self, batches: list[list[int]]) -> list[list[int]]:
         """The batches, those that hold the sample before the others, so that a fault shows at the start."""
@@ -66,7 +71,7 @@ class PlainReference:
             d: their logit differences.
 
         Raises:
-            FusedRefusedError: a difference apart by more than `agreement` of that prompt's range of logits.
+            DisagreementError: a difference apart by more than `agreement` of that prompt's range of logits.
             ModelError: a model that draws at random, whose answers can't be compared.
         """
         for row, place in enumerate(places):
@@ -88,11 +93,11 @@ class PlainReference:
                 f"{again:.4f} "
                 f"as logit(No) - logit(Yes), so it draws at random; switch that off (model.eval())"
             )
-        raise FusedRefusedError(
+        raise DisagreementError(
             f"question {question!r}: logit(No) - logit(Yes) is {found:.4f} in a batch with others and "
             f"{alone:.4f} for the "
             f"prompt alone through {self.model.name} as it is, {off:.1e} of the range of its logits apart; "
-            f"report the model"
+            f"take off what reads other positions or prompts, or report the model"
         )
 
 
@@ -105,9 +110,11 @@ def check_plain(model: Model, prompts: PromptBatch, d: Float[Any, " prompt"]) ->
 @torch.no_grad()
 def plain_difference(model: Model, prompts: PromptBatch, place: int) -> tuple[float, float]:
     """One prompt through the unmodified model: d = logit(No) - logit(Yes), and the range of its logits."""
-    hf = model.hf
-    check_ready(hf)
     tokens = prompts.tokens[place : place + 1, : int(prompts.last_pos[place]) + 1].to(model.device)
-    logits = hf(tokens, use_cache=False, logits_to_keep=1).logits[0, -1].double()
+    if model.has_hf:
+        check_ready(model.hf)
+        logits = model.hf(tokens, use_cache=False, logits_to_keep=1).logits[0, -1].double()
+    else:
+        logits = model.answer_logits(tokens, torch.ones_like(tokens, dtype=torch.bool))[0].double()
     d, reach = logits[prompts.no_token] - logits[prompts.yes_token], logits.max() - logits.min()
     return float(d), max(float(reach), torch.finfo(logits.dtype).tiny)

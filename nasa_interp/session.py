@@ -20,7 +20,7 @@ from .questions import (
 from .run import RunInfo
 
 
-def resolve_questions(data: Any, limit: int | None = None, seed: int = 0) -> QuestionList:
+def resolve_questions(data: Any, limit: int | None = None, seed: Any = 0) -> QuestionList:
     """Named questions from a data specification, a sequence of questions, a list of dicts or a pandas DataFrame.
 
     Dicts and DataFrames have `question` and `label`, and may have `id`, `group` and `pair` (see `read_rows`).
@@ -62,12 +62,12 @@ def resolve_prompts(
     if isinstance(data, PromptBatch):
         data = [data]
     if isinstance(data, Sequence) and len(data) and all(isinstance(each, PromptBatch) for each in data):
-        return _handed_over(list(data), limit), list(data)
+        return _handed_over(model, list(data), limit), list(data)
     questions = resolve_questions(data, limit, seed)
     return questions, prompts_in_orders(model, questions, order, style)
 
 
-def _handed_over(batches: list[PromptBatch], limit: int | None) -> QuestionList:
+def _handed_over(model: Model, batches: list[PromptBatch], limit: int | None) -> QuestionList:
     """The questions of prompts that were built already: the same in every batch, each in an order of its own."""
     first = batches[0]
     if limit is not None:
@@ -78,6 +78,10 @@ def _handed_over(batches: list[PromptBatch], limit: int | None) -> QuestionList:
         )
     if any(batch.questions != first.questions for batch in batches):
         raise PromptError("the batches ask different questions; build all of them from one list, one batch an order")
+    for batch in batches:
+        own = batch.tokens[0, : int(batch.first_query[0])].tolist()
+        if model.tokenizer(batch.texts[0], add_special_tokens=False)["input_ids"][: len(own)] != own:
+            raise PromptError(f"the prompts hold other tokens than {model.name}'s tokenizer gives; build them with it")
     if len({batch.order for batch in batches}) < len(batches):
         raise PromptError(f"two batches have the order {first.order!r}; give one batch for each candidate order")
     return resolve_questions(QuestionList(first.questions, first.data or _describe(list(first.questions))))

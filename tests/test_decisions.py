@@ -128,6 +128,13 @@ def made_up(d, labels, mass=0.9):
     return BinaryReport(np.array(d), np.full(len(d), mass), ("yes_no",) * len(d), asked, RUN)
 
 
+def test_one_question_has_no_interval_and_no_verdict():
+    report = made_up([-1.0], [True])
+    assert np.isnan(report.overall.low.imbalance)
+    assert report.overall.text("accuracy") == "1.00 (no interval)"
+    assert report.verdict.startswith("Bias can't be told from one question")
+
+
 @pytest.mark.parametrize("label", [True, False])
 @pytest.mark.parametrize("says_yes", [0.0, 0.3, 1.0])
 def test_questions_of_one_label_tell_nothing_of_bias(label, says_yes):

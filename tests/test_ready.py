@@ -137,11 +137,11 @@ def test_a_lora_decides_scores_and_ablates_as_it_is(questions, changes):
     prompts = build_prompts(model, questions)
     found = decide(model, questions, "yes_no", **QUIET)
     assert_true(found.logit_differences, adapted, prompts)
-    assert "LoRA adapters default active" in found.run.notes
+    assert "LoRA adapters default active, scaled by" in str(found.run.notes)
     with adapted.disable_adapter():
         off = decide(model, questions, "yes_no", **QUIET)
         assert_true(off.logit_differences, adapted, prompts)
-        assert "LoRA adapters default switched off" in off.run.notes
+        assert "LoRA adapters default switched off" in str(off.run.notes)
     assert np.abs(off.logit_differences - found.logit_differences).max() > 0.1
     assert_true(off.logit_differences, tiny_model("llama"), prompts)
     scores, _ = score_fused(model, prompts, progress=False)

@@ -183,7 +183,7 @@ def test_the_sample_comes_first_and_out_of_the_runs_own_batches(tiny):
     sample = set(reference.waiting)
     batches = [batch.places for batch in forward.run_fused(tiny, prompts, reference=True, batch_size=2)]
     assert sorted(place for batch in batches for place in batch) == list(range(len(prompts)))
-    assert sample <= set(batches[0] + batches[1])
+    assert sample <= {place for batch in batches[:3] for place in batch}
 
 
 def test_one_wrong_difference_is_named(tiny):
@@ -291,3 +291,66 @@ def test_what_a_family_refuses_today_it_may_take_tomorrow():
         type(hf)._supports_sdpa = old
     assert after.run.engine == "fused"
     assert_true(after.logit_differences, hf, build_prompts(model, QUESTIONS))
+
+
+class Mixing(transformers.LlamaForCausalLM):
+    """Every answer depends on the other rows of its batch."""
+
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        out.logits = out.logits - 3 * out.logits.mean(0, keepdim=True)
+        return out
+
+
+class Padded(transformers.LlamaForCausalLM):
+    """Every answer depends on how many columns are behind it."""
+
+    def forward(self, input_ids, *args, **kwargs):
+        self.columns = input_ids.shape[1] + (0 if kwargs.get("past_key_values") is None else 100)
+        out = super().forward(input_ids, *args, **kwargs)
+        out.logits = out.logits * (1 + self.columns / 100)
+        return out
+
+
+def last_column(module, inputs, output):
+    hidden = output[0] if isinstance(output, tuple) else output
+    hidden = hidden.clone()
+    hidden[:, -1] += 5 * torch.linspace(-1, 1, hidden.shape[-1])
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+MANY = [*QUESTIONS, *(BinaryQuestion(f"Is {i} even?", i % 2 == 0, f"n{i}") for i in range(10, 34))]
+
+
+def of_batches(kind):
+    hf = tiny_model("llama")
+    if kind == "a hook on the last column":
+        hf.model.layers[-1].register_forward_hook(last_column)
+    else:
+        hf.__class__ = {"rows of the batch": Mixing, "pads of the batch": Padded}[kind]
+    return load_model(hf, tokenizer=tiny_tokenizer())
+
+
+@pytest.mark.parametrize("kind", ["rows of the batch", "pads of the batch", "a hook on the last column"])
+def test_what_depends_on_batch_mates_is_answered_as_if_alone(kind):
+    model = of_batches(kind)
+    found = decide(model, MANY, **QUIET)
+    for place, order in enumerate(("yes_no", "no_yes")):
+        d = found.logit_differences[place * len(MANY) :][: len(MANY)]
+        assert_true(d, model.hf, build_prompts(model, MANY, order))
+    assert found.run.engine == "plain"
+    with pytest.raises(ModelError, match="for the prompt alone through"):
+        ni.ablation_effect(model, MANY, ["1.1"], **QUIET)
+
+
+def test_a_hook_that_counts_from_the_end_scores_as_if_alone():
+    model = load_model(tiny_model("llama"), tokenizer=tiny_tokenizer())
+    bridge = load_model(model.bridge)
+
+    def last(value, hook):
+        return torch.cat([value[:, :-1], value[:, -1:] + 5 * torch.linspace(-1, 1, value.shape[-1])], 1)
+
+    bridge.bridge.add_hook("blocks.0.hook_resid_post", last)
+    together = score_heads(bridge, QUESTIONS, "yes_no", **QUIET).per_prompt["yes_no"]
+    alone = score_heads(bridge, QUESTIONS, "yes_no", batch_size=1, **QUIET).per_prompt["yes_no"]
+    assert np.allclose(together, alone, atol=1e-4)

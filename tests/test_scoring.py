@@ -218,3 +218,12 @@ def test_strategyqa_dev_scores_whole(demo, shared_data):
     assert scores.per_prompt["yes_no"].shape == (229, 30, 9)
     assert np.isfinite(scores.per_prompt["no_yes"]).all()
     assert "17.7" in scores.top(10)
+
+
+def test_scores_of_other_questions_under_the_same_ids_are_not_paired(tiny, questions):
+    from dataclasses import replace
+
+    other = [replace(q, question=f"{q.question} Indeed?") for q in questions]
+    one, two = (ni.score_heads(tiny, each, draws=10, progress=False) for each in (questions, other))
+    assert np.isnan(one.diff(two).intervals["values"]).all()
+    assert not np.isnan(one.diff(one).intervals["values"]).any()

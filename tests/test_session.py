@@ -212,6 +212,51 @@ def test_batches_that_do_not_belong_together_are_refused(model, questions):
         decide(model, [one, one])
 
 
+def test_an_ablator_notices_what_no_hash_and_no_note_tells(model, questions):
+    ablator = ni.Ablator(model, questions, draws=10, progress=False)
+    model.hf.model.rotary_emb.inv_freq.mul_(0.5)
+    with pytest.raises(ModelError, match="was changed since"):
+        ablator.effect(["1.1"])
+
+
+@pytest.mark.parametrize("change", ["all modules", "a forward"])
+def test_what_else_acts_on_a_model_is_in_the_notes(model, questions, change):
+    mlp = model.hf.model.layers[0].mlp
+    if change == "a forward":
+        mlp.forward = type(mlp).forward.__get__(mlp)
+        assert "forward replaced in model.layers.0.mlp" in decide(model, questions, draws=10, progress=False).run.notes
+        return
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
+    try:
+        assert "hooks of the user's on all modules" in decide(model, questions, draws=10, progress=False).run.notes
+    finally:
+        handle.remove()
+
+
+def test_a_replaced_parameter_of_the_bridge_is_refused(model, questions):
+    part = model.bridge.blocks[0].attn.q.original_component
+    part.weight = torch.nn.Parameter(part.weight.detach() * 0)
+    with pytest.raises(ModelError, match="was replaced, which its plain view doesn't see"):
+        decide(model, questions, draws=10, progress=False)
+
+
+def test_prompts_of_another_tokenizer_are_refused(model, questions):
+    other = tiny_tokenizer(chat=False)
+    other.chat_template = tiny_tokenizer().chat_template
+    other.add_tokens(["You", "answer"])
+    prompts = build_prompts(other, questions)
+    with pytest.raises(PromptError, match="other tokens than LlamaForCausalLM's tokenizer gives"):
+        decide(model, prompts, draws=10, progress=False)
+
+
+def test_a_token_outside_the_embeddings_is_named(questions):
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["ball"])
+    model = load_model(tiny_model("llama"), tokenizer=tokenizer)
+    with pytest.raises(PromptError, match="question 'a' holds token 600, and the model has 600 embeddings"):
+        decide(model, questions, draws=10, progress=False)
+
+
 def test_batches_of_several_styles_and_a_limit_on_prompts_are_refused(model, questions):
     one, other = build_prompts(model, questions), build_prompts(model, questions, "no_yes", PromptStyle(kind="plain"))
     with pytest.raises(PromptError, match="different styles"):

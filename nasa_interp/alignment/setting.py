@@ -67,7 +67,8 @@ class Setting:
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
         asked = [digest_of(questions) for questions in (self.probe, self.val)]
-        return {**self.to_dict(), "questions": asked, "style": (self.style or PromptStyle()).to_dict()}
+        state = list(self.model.state_notes())
+        return {**self.to_dict(), "questions": asked, "style": (self.style or PromptStyle()).to_dict(), "state": state}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..errors import HeadError, ModelError
 from ..heads import Head, HeadList
@@ -143,6 +144,11 @@ def _refuse(model: Model) -> None:
     hf = model.hf
     if getattr(hf, "is_quantized", False) or getattr(hf.config, "quantization_config", None):
         raise ModelError(f"{model.name} is quantized, and its weights can't be tuned; load it in float32 or bfloat16")
+    if any(parametrize.is_parametrized(part) for part in hf.modules()):
+        raise ModelError(
+            f"weights of {model.name} are parametrized, so that they are computed and not there to be tuned; call "
+            f"torch.nn.utils.parametrize.remove_parametrizations first"
+        )
     if has_adapters(hf):
         raise ModelError(f"{model.name} holds LoRA adapters, beside which its own weights can't be tuned; {MERGE}")
     if any(parameter.is_inference() for parameter in hf.parameters()):

@@ -29,6 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; what was finished is kept")
         return 130
+    except OSError as error:
+        # Such as a full disk behind stdout; what the package itself writes and reads has errors of its own.
+        say(f"error: {error.strerror or error}; what was written to files is kept")
+        return 1
     except Exception as error:
         # Typer carries its own copy of click, whose usage errors know their exit status and how to show themselves.
         if type(error).__name__ == "Abort":

@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
+from ..bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights
 from ..decisions import BinaryReport, report_decisions
 from ..errors import FusedRefusedError, ModelError
 from ..heads import HeadList
 from ..measures import measure_draws
 from ..models import as_model
 from ..prompts import Orders, PromptStyle
+from ..reference import check_plain
 from ..results import write_result
 from ..session import resolve_prompts
 from ..torch_defaults import under_torch_defaults
@@ -64,9 +65,10 @@ class AblationEffect:
         order, where nothing shifts the threshold: what the model can tell apart.
         """
         points, draws = self.points(order), self.draws(order)
+        clusters = cluster_index(self.base.questions)
         found = []
         for name, (before, after) in points.items():
-            low, high = interval(draws[name])
+            low, high = cluster_interval(draws[name], clusters)
             found.append((name, before, after, after - before, float(low), float(high)))
         return pd.DataFrame(found, columns=["measure", "before", "after", "change", "low", "high"]).set_index("measure")
 
@@ -192,8 +194,17 @@ class Ablator:
         return self.effect_of(heads, intervention)
 
     def check_unchanged(self) -> None:
-        """Raises ModelError where weights, hooks or adapters are others than when the model was asked as it was."""
-        if (self.model.weights_hash(), self.model.state_notes()) != (self._hash, self._state):
+        """Raises ModelError where the model isn't the one that was asked as it was.
+
+        Told by weights, hooks and adapters, and by asking some prompts again, as a change may lie in none of these.
+        """
+        prompts = self.batches[0]
+        try:
+            same = (self.model.weights_hash(), self.model.state_notes()) == (self._hash, self._state)
+            check_plain(self.model, prompts, self.base.logit_differences[: len(prompts)])
+        except FusedRefusedError:
+            same = False
+        if not same:
             raise ModelError(
                 f"{self.model.name} was changed since it was asked as it was, so the two can't be compared; make a new "
                 f"Ablator"

@@ -75,7 +75,8 @@ def run_rows(
             return batch_size
         return min(batch_size_for(model, length), _graphs_that_fit(model, length) if graph else len(places))
 
-    plain, batches = PlainReference(model, prompts), list(split_batches(places, lengths, size))
+    batches = list(split_batches(places, lengths, size))
+    plain = PlainReference(model, prompts, batches)
     with tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress) as bar:
         for rows, d in in_batches(plain.first(batches) if reference else batches, lambda rows: (rows, run(rows))):
             if reference and d is not None:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 
-from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
+from ..bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights
 from ..errors import HeadError, ResultError
 from ..heads import Head, HeadList
 from ..prompts import PromptBatch
@@ -40,8 +40,12 @@ class Rows:
 
     def weights(self, draws: int, seed: int) -> Float[np.ndarray, "draw prompt"]:
         """Bootstrap draws over questions, twins and both orders of a question together."""
-        questions = [BinaryQuestion("-", True, i, pair=pair) for i, pair in zip(self.ids, self.pairs, strict=True)]
-        return draw_weights(cluster_index(questions), draws, seed)
+        return draw_weights(self.clusters, draws, seed)
+
+    @property
+    def clusters(self) -> Int[np.ndarray, " prompt"]:
+        """The number of each row's cluster: what is drawn together."""
+        return cluster_index([BinaryQuestion("-", True, i, pair=p) for i, p in zip(self.ids, self.pairs, strict=True)])
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,7 +99,8 @@ class HeadGrid:
         """One row a head: head, layer, index, mean, and the ends of its bootstrap interval (95%)."""
         weights = self.rows.weights(self.run.draws or DRAWS, self.run.seed).astype(np.float64)
         shares = weights / weights.sum(1, keepdims=True)
-        low, high = interval(shares @ self.heads.reshape(len(self.heads), -1).astype(np.float64))
+        draws = shares @ self.heads.reshape(len(self.heads), -1).astype(np.float64)
+        low, high = cluster_interval(draws, self.rows.clusters)
         layers, indices = (places.ravel() for places in np.indices(self.heads.shape[1:]))
         names = [f"{layer}.{index}" for layer, index in zip(layers, indices, strict=True)]
         columns = {"head": names, "layer": layers, "index": indices, "mean": self.mean.ravel()}

@@ -166,8 +166,9 @@ def run_outputs(
     lengths = (prompts.last_pos[places] + 1).tolist()
     batches = split_batches(places, lengths, lambda length: batch_size or batch_size_for(model, length))
 
-    plain = PlainReference(model, prompts)
-    ordered = plain.first(list(batches))
+    all_batches = list(batches)
+    plain = PlainReference(model, prompts, all_batches)
+    ordered = plain.first(all_batches)
 
     def run(rows: list[int]) -> tuple[list[int], dict[int, Tensor], Tensor | None]:
         # A pass with a sampled prompt in it goes on to the answer, which tells whether what is recorded is the model's.

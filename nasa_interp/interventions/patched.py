@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
+from ..bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights
 from ..errors import HeadError, ResultError
 from ..heads import Head, HeadList
 from ..prompts import Order
@@ -84,13 +84,14 @@ class PatchEffects:
     def intervals(self) -> dict[str, Float[np.ndarray, "2 *cell"]]:
         """Bootstrap intervals (95%) of "effect" and "recovered" over pairs, twins drawn together."""
         questions = [BinaryQuestion("-", True, i, pair=p) for i, p in zip(self.ids, self.pairs, strict=True)]
-        weights = draw_weights(cluster_index(questions), self.run.draws or DRAWS, self.run.seed).astype(np.float64)
+        clusters = cluster_index(questions)
+        weights = draw_weights(clusters, self.run.draws or DRAWS, self.run.seed).astype(np.float64)
         weights /= weights.sum(1, keepdims=True)
         moved = np.moveaxis((self.patched - self.corrupted) @ weights.T, -1, 0)
         whole = ((self.clean - self.corrupted) @ weights.T).reshape(-1, *[1] * (moved.ndim - 1))
         whole = np.where(np.abs(whole) >= LEAST_DIFFERENCE, whole, np.nan)
         share = moved / whole if abs(self.difference) >= LEAST_DIFFERENCE else np.full_like(moved, np.nan)
-        return {"effect": interval(moved), "recovered": interval(share)}
+        return {name: cluster_interval(draws, clusters) for name, draws in (("effect", moved), ("recovered", share))}
 
     @property
     def grid(self) -> Float[np.ndarray, "layer head"]:

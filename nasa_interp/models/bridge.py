@@ -1,7 +1,6 @@
 """The one place that knows TransformerLens: building the hooked view, its hook names, running it."""
 
 import copy
-import functools
 import hashlib
 import io
 import logging
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ModelError, first_line
-from .ready import check_ready
+from .ready import check_ready, has_hooks
 from .slices import HeadLayout, head_layout, head_slices
 
 Hook = Callable[..., Any]
@@ -47,24 +46,9 @@ def is_hooked_transformer(model: Any) -> bool:
 
 
 def user_hooks(hooked: Any) -> list[str]:
-    """Names of the hook points and modules that somebody hung hooks on, which stay there between runs.
-
-    TransformerLens hangs hooks of its own on modules, and hangs them anew as it runs; those are told by where they are
-    written.
-    """
+    """Names of the hook points and modules that the user hung hooks on, which stay there between runs."""
     points = [name for name, point in hooked.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
-    return points + [name or "the bridge" for name, part in hooked.named_modules() if any(map(_foreign, _hooks(part)))]
-
-
-def _hooks(module: nn.Module) -> list[Hook]:
-    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-
-
-def _foreign(hook: Hook) -> bool:
-    """Whether a hook isn't TransformerLens's."""
-    while isinstance(hook, functools.partial):
-        hook = hook.func
-    return not str(getattr(hook, "__module__", "")).startswith("transformer_lens")
+    return points + [name or "the bridge" for name, part in hooked.named_modules() if has_hooks(part)]
 
 
 def processed(hooked: Any) -> bool:

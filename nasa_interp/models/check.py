@@ -72,7 +72,7 @@ class HookCheck:
         if self.plain > self.tolerance:
             return (
                 f"the model as it was loaded computes other logits than with eager attention, by {self.plain:.1e} of "
-                f'their range; load it with attn_implementation="eager"'
+                f'their range; load it with attn_implementation="eager", or take back what was replaced in it'
             )
         if not self.windows:
             return "the attention masks other keys than the configuration's sliding windows say"

@@ -54,7 +54,7 @@ def load_model(
     source, license = str(name), None
     if source == "demo":
         source, license = str(converted(demo_file())), "apache-2.0"
-    elif source.endswith(".gguf"):
+    elif source.lower().endswith(".gguf"):
         source = str(converted(source))
     elif source.startswith((".", "/", "~")) or Path(source).exists():
         source = str(Path(source).expanduser())
@@ -83,6 +83,8 @@ def _device(device: str | None) -> str:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise ModelError(f"device {device!r} is unknown; use cpu, cuda, cuda:0, mps or auto") from error
+    if kind == "meta":
+        raise ModelError("on the device 'meta' nothing is computed; use cpu, cuda, cuda:0, mps or auto")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device {device!r}: this machine or this build of PyTorch has no CUDA; use cpu")
     return device

@@ -41,6 +41,8 @@ class Model:
         self._hf = hf
         self._hooked = hooked
         self._copies: Copies | None = None
+        # The bridge's parameters as it was built; an edit in place shows in both views, another object in one.
+        self._shared: list[Any] = []
         # What was handed over around the plain model, whose own hooks would not act.
         self._wrapper: Any = None
 
@@ -62,6 +64,7 @@ class Model:
         if self._hooked is None:
             bridge = build_bridge(self._hf, self.tokenizer, self.name)
             self._copies, self._hooked = Copies(self._hf, bridge), bridge
+            self._shared = list(bridge.parameters())
         elif self._copies:
             self._copies.carry()
         return self._hooked
@@ -160,6 +163,12 @@ class Model:
             unwrapped(self._wrapper)
         if self._hf is None or self._hooked is None:
             return
+        now = list(self._hooked.parameters())
+        if len(now) != len(self._shared) or any(a is not b for a, b in zip(now, self._shared, strict=True)):
+            raise ModelError(
+                f"a parameter of {self.name!r}'s bridge was replaced, which its plain view doesn't see; write into the "
+                f"parameter (weight.data[:] = ...), or hand over the bridge itself: load_model(model.bridge)"
+            )
         if hung := user_hooks(self._hooked):
             raise ModelError(
                 f"model {self.name!r} has hooks on its bridge ({', '.join(hung[:3])}), which its plain view doesn't "

@@ -3,10 +3,15 @@
 import functools
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import ModelError
 
+# Layers of adapters that leave positions, heads and the way through the model what they are.
+KNOWN = ("LoraLayer", "TrainableTokensLayer")
+# transformers records outputs by hooks, TransformerLens and accelerate are made of them.
+LIBRARIES = ("transformers", "transformer_lens", "accelerate", "peft")
 MERGE = "merge it (merge_and_unload()) and hand over the merged model"
 
 
@@ -28,7 +33,7 @@ def check_ready(module: nn.Module) -> None:
             )
         if (kind := adapter_kind(type(part))) is None:
             continue
-        if kind != "LoraLayer":
+        if kind not in KNOWN:
             raise ModelError(f"{name!r} holds an adapter of another kind than LoRA ({kind}); {MERGE}")
         if any("ALora" in type(variant).__name__ for variant in getattr(part, "lora_variant", {}).values()):
             raise ModelError(f"{name!r} holds an activated LoRA, which acts on some tokens only; {MERGE}")
@@ -53,7 +58,7 @@ def adapter_kind(kind: type) -> str | None:
     names = [c.__name__ for c in kind.__mro__ if c.__module__.startswith("peft.")]
     if "BaseTunerLayer" not in names:
         return None
-    return "LoraLayer" if "LoraLayer" in names else names[0]
+    return next((name for name in KNOWN if name in names), names[0])
 
 
 def has_adapters(module: nn.Module) -> bool:
@@ -62,8 +67,15 @@ def has_adapters(module: nn.Module) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody hung forward hooks on this very module."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether the user hung forward hooks on this very module; libraries hang some of their own, anew as they run."""
+    return any(map(_foreign, (*module._forward_hooks.values(), *module._forward_pre_hooks.values())))
+
+
+def _foreign(hook: Any) -> bool:
+    """Whether a hook is no library's own, by where it is written."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return str(getattr(hook, "__module__", "")).partition(".")[0] not in LIBRARIES
 
 
 def unwrapped(model: Any) -> Any:
@@ -78,8 +90,8 @@ def unwrapped(model: Any) -> Any:
     if not _derives(model.base_model, "LoraModel"):
         kinds = ", ".join(sorted(str(getattr(c, "peft_type", c)).split(".")[-1] for c in model.peft_config.values()))
         raise ModelError(
-            f"{type(model).__name__} holds adapters of kind {kinds}, under which prompts have other positions or parts "
-            f"than are scored; {MERGE}, or take adapters of kind LORA"
+            f"{type(model).__name__} holds adapters of kind {kinds}, and only LoRA is known to leave prompts and heads "
+            f"what they are; {MERGE}, or take adapters of kind LORA"
         )
     if has_hooks(model) or has_hooks(model.base_model):
         raise ModelError(
@@ -94,11 +106,19 @@ def state_notes(module: nn.Module) -> tuple[str, ...]:
     if hooked := [name or "the model" for name, part in module.named_modules() if has_hooks(part)]:
         more = f" and {len(hooked) - 3} more" if len(hooked) > 3 else ""
         notes.append(f"hooks of the user's on {', '.join(hooked[:3])}{more}")
+    if torch.nn.modules.module._has_any_global_hook():
+        notes.append("hooks of the user's on all modules")
+    # What accelerate puts in a forward's place moves weights and changes nothing.
+    named = module.named_modules()
+    replaced = [name or "the model" for name, m in named if "forward" in vars(m) and not hasattr(m, "_hf_hook")]
+    if replaced:
+        notes.append(f"forward replaced in {', '.join(replaced[:3])}")
     adapters: list[Any] = [part for part in module.modules() if adapter_kind(type(part))]
     if adapters:
         active = sorted({name for part in adapters for name in part.active_adapters})
-        off = all(part.disable_adapters for part in adapters)
-        notes.append(f"LoRA adapters {', '.join(active)} {'switched off' if off else 'active'}")
+        scales = sorted({f"{part.scaling[name]:g}" for part in adapters for name in getattr(part, "scaling", ())})
+        state = "switched off" if all(part.disable_adapters for part in adapters) else "active"
+        notes.append(f"LoRA adapters {', '.join(active)} {state}, scaled by {', '.join(scales)}")
     return tuple(notes)
 
 

@@ -4,7 +4,9 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 from ..errors import QuestionError
 from .files import SUFFIXES, load_file
@@ -59,8 +61,10 @@ def _file_and_split(text: str) -> tuple[str, str | None]:
     return file, split or None
 
 
-def check_seed(seed: int) -> None:
-    """Raises QuestionError for a negative seed: NumPy takes none, and Python reads -1 as 1."""
+def check_seed(seed: Any) -> None:
+    """Raises QuestionError for what is no seed, or a negative one: NumPy takes none, and Python reads -1 as 1."""
+    if not isinstance(seed, Integral):
+        raise QuestionError(f"seed {seed!r} is no whole number; give 0 or more")
     if seed < 0:
         raise QuestionError(f"seed {seed} is below 0; give 0 or more")
 
@@ -73,6 +77,14 @@ def check_questions(questions: Iterable[BinaryQuestion], data: str) -> list[Bina
     identifier, count = Counter(q.id for q in questions).most_common(1)[0]
     if count > 1:
         raise QuestionError(f"{data}: {count} questions share the id {identifier!r}; give each its own")
+    pairs = Counter(q.pair for q in questions if q.pair is not None)
+    pair, count = max(pairs.items(), key=lambda item: item[1], default=("", 0))
+    if count > 2:
+        raise QuestionError(
+            f"{data}: {count} questions share the pair {pair!r}, where a pair is two with opposite labels; "
+            f"correct the column, "
+            f"or leave it empty where there is no twin"
+        )
     return questions
 
 

@@ -8,12 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..batches import equal_length, length_sorted
+from ..batches import equal_length
 from ..errors import ModelError
 from ..models import Model
 from ..models.bridge import pattern_hook, run_hooked, scores_hook
 from ..models.check import trusted_hooks
-from ..models.positions import switching_length
 from ..models.windows import attention_windows
 from ..prompts import PromptBatch
 from .formula import counted_queries, log_mean_attention, negative_attention_score, span_index
@@ -48,9 +47,8 @@ def score_hooked(
     hooked = model.bridge
     n_batches = 0
     bar = tqdm(total=len(prompts), desc=f"scoring, {prompts.order}", unit="prompt", disable=not progress)
-    # Where positions switch by the longest prompt of a pass, prompts run beside others of their own length alone.
-    alone = switching_length(model.config) is not None
-    for places in (equal_length if alone else length_sorted)(prompts, batch_size):
+    # Without pads: hooks of the user's may count positions from the end, and some models choose them by the longest.
+    for places in equal_length(prompts, batch_size):
         batch = prompts.select(places)
 
         def read(found: Tensor, hook, layer: int, batch: PromptBatch = batch, places: list[int] = places) -> None:

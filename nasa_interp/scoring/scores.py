@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..bootstrap import DRAWS, cluster_index, draw_weights, interval
+from ..bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights
 from ..errors import HeadError, ResultError
 from ..heads import Head, HeadList
 from ..questions import BinaryQuestion
 from ..results import HASH, Arrays, read_tensors, write_with_tensors
-from ..run import RunInfo, read_json
+from ..run import RunInfo, digest_of, read_json
 
 Quantity = Literal["values", "polarity", "order"]
 QUANTITIES: tuple[Quantity, ...] = ("values", "polarity", "order")
@@ -33,6 +33,7 @@ class HeadScores:
         intervals: for each of the three, low and high ends, [2, layer, head]; bootstrap over questions, 95%.
         per_prompt: for each order, the score on each prompt, [prompt, layer, head]; empty where it was not kept.
         ids, pairs: the questions' ids and the pairs they belong to, in the order of `per_prompt`.
+        asked: a hash of the questions' texts, as ids may be mere line numbers; "" in files of versions before.
         quantity, unit: what was measured, for labels.
         run: where it came from.
 
@@ -47,6 +48,7 @@ class HeadScores:
     per_prompt: dict[str, Float[np.ndarray, "prompt layer head"]] = field(default_factory=dict)
     ids: tuple[str, ...] = ()
     pairs: tuple[str | None, ...] = ()
+    asked: str = ""
     quantity: str = "NAS"
     unit: str = "nats, summed over queries"
 
@@ -60,18 +62,20 @@ class HeadScores:
         draws: int = DRAWS,
     ) -> "HeadScores":
         """Averages over prompts, with intervals."""
-        weights = draw_weights(cluster_index(questions), draws, run.seed)
+        clusters = cluster_index(questions)
+        weights = draw_weights(clusters, draws, run.seed)
         whole = np.ones((1, len(questions)), dtype=np.float32)
         means = {order: _weighted_mean(scores, whole) for order, scores in per_prompt.items()}
         samples = {order: _weighted_mean(scores, weights) for order, scores in per_prompt.items()}
         point, spread = _quantities(means), _quantities(samples)
         return cls(
             **{name: point[name][0] for name in QUANTITIES},
-            intervals={name: interval(spread[name]) for name in QUANTITIES},
+            intervals={name: cluster_interval(spread[name], clusters) for name in QUANTITIES},
             run=run,
             per_prompt=dict(per_prompt),
             ids=tuple(q.id for q in questions),
             pairs=tuple(q.pair for q in questions),
+            asked=digest_of(q.question for q in questions),
             unit=unit,
         )
 
@@ -126,10 +130,12 @@ class HeadScores:
             )
         if self.unit != other.unit:
             raise ResultError(f"scores in {self.unit!r} and {other.unit!r} can't be subtracted; score both alike")
-        if self.ids and self.ids == other.ids and self.per_prompt.keys() == other.per_prompt.keys():
+        same = bool(self.asked) and (self.asked, self.ids) == (other.asked, other.ids)
+        if same and self.per_prompt.keys() == other.per_prompt.keys():
             paired = {o: scores - other.per_prompt[o] for o, scores in self.per_prompt.items()}
             questions = [BinaryQuestion("-", True, i, pair=p) for i, p in zip(self.ids, self.pairs, strict=True)]
             result = HeadScores.from_prompts(paired, questions, self.run, self.unit, self.run.draws or DRAWS)
+            result = replace(result, asked=self.asked)
         else:
             grids = {name: getattr(self, name) - getattr(other, name) for name in QUANTITIES}
             unknown = {name: np.full((2, *self.shape), np.nan) for name in QUANTITIES}
@@ -161,6 +167,7 @@ class HeadScores:
             "intervals": self.intervals,
             "ids": self.ids,
             "pairs": self.pairs,
+            "asked": self.asked,
             "run": self.run.to_dict(),
         }
         return write_with_tensors(path, content, self.per_prompt)
@@ -188,6 +195,7 @@ class HeadScores:
                 per_prompt=per_prompt or {},
                 ids=tuple(content["ids"]),
                 pairs=tuple(content["pairs"]),
+                asked=content.get("asked", ""),
                 quantity=content["quantity"],
                 unit=content["unit"],
             )

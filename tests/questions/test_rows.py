@@ -129,3 +129,15 @@ def test_labels_of_every_type(kind, number):
 def test_no_label_is_guessed(value):
     with pytest.raises(QuestionError, match=r"row 7: label .* is none of true/false, yes/no, 1/0"):
         parse_label(value, "row 7")
+
+
+def test_a_pair_of_more_than_two_is_refused():
+    rows = [{"question": f"Is it {i}?", "label": i % 2 == 0, "pair": "NA"} for i in range(6)]
+    with pytest.raises(QuestionError, match="6 questions share the pair 'NA'"):
+        resolve_questions(rows)
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", None, -1])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(QuestionError, match="seed"):
+        resolve_questions("builtin:verify#val", 2, seed)
