@@ -149,17 +149,25 @@ def _generate(model: Model, prompts: PromptBatch, max_new_tokens: int, batch_siz
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=ends or None, pad_token_id=0
     )
     begun = tokenizer.decode(prompts.shared)
+
+    def answers(places: list[int]) -> list[list[int]]:
+        tokens = prompts.select(places).tokens.to(model.device)
+        greedy.use_cache = not _passes_switch(model, tokens.shape[1], max_new_tokens)
+        out = model.hf.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=greedy)
+        return [list(takewhile(lambda token: token not in ends, row)) for row in out[:, tokens.shape[1] :].tolist()]
+
     with (
         tqdm(total=len(prompts), desc=f"generating, {prompts.order}", unit="prompt", disable=not progress) as bar,
         quiet_transformers(),
         _generating_by(model.hf, greedy),
     ):
-        for places in equal_length(prompts, batch_size):
-            tokens = prompts.select(places).tokens.to(model.device)
-            greedy.use_cache = not _passes_switch(model, tokens.shape[1], max_new_tokens)
-            out = model.hf.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=greedy)
-            for place, written in zip(places, out[:, tokens.shape[1] :].tolist(), strict=True):
-                answer = list(takewhile(lambda token: token not in ends, written))
+        batches = list(equal_length(prompts, batch_size))
+        # Where a batch mate changes an answer, prompts are asked one by one: the last row of the fullest batch tells.
+        fullest = max(batches, key=len)
+        if len(fullest) > 1 and answers(fullest)[-1] != answers(fullest[-1:])[0]:
+            batches = [[place] for places in batches for place in places]
+        for places in batches:
+            for place, answer in zip(places, answers(places), strict=True):
                 texts[place] = begun + tokenizer.decode(answer, skip_special_tokens=True)
             bar.update(len(places))
     return texts

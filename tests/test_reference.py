@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from families import ENGINE_REFUSES, QUESTIONS, SUPPORTED, grouped, tiny_model, tiny_tokenizer
+from families import ENGINE_REFUSES, QUESTIONS, SUPPORTED, grouped, tiny_model, tiny_tokenizer, token_settings
 from plain_pass import assert_true, plain_differences
 from scoring_loop import assert_agrees, loop_scores
 
@@ -354,3 +354,17 @@ def test_a_hook_that_counts_from_the_end_scores_as_if_alone():
     together = score_heads(bridge, QUESTIONS, "yes_no", **QUIET).per_prompt["yes_no"]
     alone = score_heads(bridge, QUESTIONS, "yes_no", batch_size=1, **QUIET).per_prompt["yes_no"]
     assert np.allclose(together, alone, atol=1e-4)
+
+
+def test_generation_does_not_depend_on_batch_mates():
+    model = of_batches("rows of the batch")
+    together, alone = (ni.decide_by_generation(model, MANY, batch_size=n, progress=False).texts for n in (16, 1))
+    assert together == alone
+
+
+def test_a_model_that_looks_ahead_is_refused():
+    settings = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = transformers.BertConfig(**token_settings(), **settings)
+    hf = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(ModelError, match="its attention looks ahead"):
+        load_model(hf, tokenizer=tiny_tokenizer())

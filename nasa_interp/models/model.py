@@ -35,6 +35,12 @@ class Model:
             raise ModelError(f"model {name!r} has neither a plain nor a hooked view; load it with load_model")
         if reason := no_heads_reason(_config(hf, hooked)):
             raise ModelError(f"model {name!r} can't be scored: {reason}; take a decoder-only transformer")
+        if hf is not None and _looks_ahead(hf):
+            raise ModelError(
+                f"model {name!r} can't be scored: its attention looks ahead ({type(hf).__name__}), so that no "
+                f"answer follows "
+                f"from a prompt; take a decoder-only transformer"
+            )
         self.name = name
         self.tokenizer = tokenizer
         self.license = license
@@ -250,6 +256,12 @@ def no_heads_reason(config: Any) -> str | None:
     if strange := sorted({kind for kind in kinds if "attention" not in kind or kind == "linear_attention"}):
         return f"it has layers of kind {strange[0]!r} ({architecture}), which have no attention to score"
     return None
+
+
+def _looks_ahead(hf: Any) -> bool:
+    """Whether a text model's attention isn't causal, as in encoders with a language-model head (BERT)."""
+    decoder = hf.get_decoder() if hasattr(hf, "get_decoder") else None
+    return any(getattr(part, "is_causal", True) is False for part in (decoder or hf).modules())
 
 
 def _config(hf: Any, hooked: Any) -> Any:
