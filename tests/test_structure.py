@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import nasa_interp
 
 PACKAGE = Path(nasa_interp.__file__).parent
@@ -46,9 +48,45 @@ def test_every_public_name_is_there():
         assert hasattr(nasa_interp, name), name
 
 
-def test_importing_the_package_leaves_transformer_lens_alone():
-    code = "import sys, nasa_interp; print('transformer_lens' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+def test_no_public_name_is_a_modules_too():
+    """A name that is loaded when it is asked for can't be told from a submodule of the same name."""
+    for name in nasa_interp.__all__:
+        assert not (PACKAGE / f"{name}.py").exists(), name
+        assert not (PACKAGE / name).is_dir(), name
+
+
+def loaded(code):
+    """Which of the heavy libraries a fresh interpreter holds after this code."""
+    heavy = ("numpy", "pandas", "torch", "transformers", "transformer_lens")
+    show = f"import sys; print(*(name for name in {heavy} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import nasa_interp",
+        "import nasa_interp; dir(nasa_interp); nasa_interp.__all__",
+        "from nasa_interp.cli import main; main(['--help'])",
+        "from nasa_interp.cli import main; main(['score', '--help'])",
+        "from nasa_interp.cli import main; assert main(['decide', '--bogus']) == 2",
+        "from nasa_interp.cli import main; assert main(['decide', 'x', '--seed', '-1']) == 2",
+    ],
+)
+def test_what_needs_no_library_loads_none(code):
+    assert loaded(code) == set()
+
+
+def test_importing_all_names_leaves_transformer_lens_alone():
+    assert "transformer_lens" not in loaded("from nasa_interp import *")
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = nasa_interp.nothing
+    assert not hasattr(nasa_interp, "nothing")
 
 
 def test_nothing_but_one_module_knows_transformer_lens():
