@@ -305,7 +305,8 @@ def decide(
     questions, batches = resolve_prompts(model, data, order, style, limit, seed)
     report = report_decisions(model, questions, batches, seed, draws, batch_size=batch_size, progress=progress)
     for message in report.warnings:
-        warnings.warn(message, stacklevel=2)
+        # Past the decorator: the line that asked.
+        warnings.warn(message, stacklevel=3)
     return report
 
 
@@ -364,14 +365,21 @@ def answer_differences(model: Model, prompts: PromptBatch, batch_size: int | Non
         return answers_without_fusing(model, prompts, refusal, batch_size=batch_size, progress=False)
 
 
-def answers_without_fusing(model: Model, prompts: PromptBatch, refusal: FusedRefusedError, **options: Any) -> Answered:
+def answers_without_fusing(
+    model: Model,
+    prompts: PromptBatch,
+    refusal: FusedRefusedError,
+    *,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Answered:
     """What a plain pass answers where the fused one refused: in batches, or, if they change an answer, one by one."""
     try:
         if isinstance(refusal, DisagreementError):
             raise refusal
-        return plain_answers(model, prompts, **options)
+        return plain_answers(model, prompts, batch_size=batch_size, progress=progress)
     except DisagreementError:
-        return plain_answers(model, prompts, **{**options, "batch_size": 1})
+        return plain_answers(model, prompts, batch_size=1, progress=progress)
 
 
 @torch.no_grad()
