@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from .errors import ResultError
-from .run import json_text, read_json, try_place, whole, write_json, write_text
+from .run import file_sha256, json_text, read_json, try_place, whole, write_json, write_text
 
 # The one entry of a tensor file's metadata: safetensors writes several in an order that differs from run to run.
 ENTRY = "nasa_interp"
@@ -108,7 +108,7 @@ def tensors_of(path: str | Path) -> Path:
 
 def file_hashes(folder: str | Path, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """The entry of a JSON file that ties other files of its folder to it, by their SHA-256."""
-    return {FILES: {name: _sha256(Path(folder) / name) for name in names}}
+    return {FILES: {name: file_sha256(Path(folder) / name) for name in names}}
 
 
 def check_files(path: str | Path, content: Any) -> None:
@@ -117,7 +117,7 @@ def check_files(path: str | Path, content: Any) -> None:
         file = Path(path).parent / name
         if not file.exists():
             raise ResultError(f"{file} is missing, which {path} was saved with; copy both again, or compute them again")
-        if _sha256(file) != expected:
+        if file_sha256(file) != expected:
             raise _other(file, path)
 
 
@@ -220,8 +220,3 @@ def _other(file: Path, path: str | Path) -> ResultError:
     return ResultError(
         f"{file} is damaged or of another result: {path} was saved with other bytes; copy both again, or compute again"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

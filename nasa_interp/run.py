@@ -95,6 +95,12 @@ def jsonable(value: Any) -> Any:
     return value
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes; raises OSError where it can't be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_of(values: Iterable[Any]) -> str:
     """A short hash of plain or frozen values, in order, by their repr."""
     return hashlib.sha256("\0".join(map(repr, values)).encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ModelError, first_line
-from .ready import check_ready, has_hooks
+from .ready import check_ready, derives, has_hooks
 from .slices import HeadLayout, head_layout, head_slices
 
 Hook = Callable[..., Any]
@@ -37,12 +37,12 @@ def z_hook(layer: int) -> str:
 
 def is_bridge(model: Any) -> bool:
     """Whether this is a TransformerBridge; doesn't import TransformerLens to find out."""
-    return _is_a(model, "TransformerBridge")
+    return derives(model, "TransformerBridge", "transformer_lens")
 
 
 def is_hooked_transformer(model: Any) -> bool:
     """Whether this is a HookedTransformer (TransformerLens 3 and older)."""
-    return _is_a(model, "HookedTransformer")
+    return derives(model, "HookedTransformer", "transformer_lens")
 
 
 def user_hooks(hooked: Any) -> list[str]:
@@ -55,10 +55,6 @@ def processed(hooked: Any) -> bool:
     """Whether the hooked model's weights were folded or centred, so that they are no longer the original model's."""
     folded = getattr(getattr(hooked, "cfg", None), "normalization_type", None) in ("LNPre", "RMSPre")
     return bool(getattr(hooked, "_weights_processed", False)) or folded
-
-
-def _is_a(model: Any, name: str) -> bool:
-    return any(c.__name__ == name and c.__module__.startswith("transformer_lens") for c in type(model).__mro__)
 
 
 def build_bridge(hf: Any, tokenizer: Any, name: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from ..errors import ModelError, first_line
-from ..run import write_json
+from ..run import file_sha256, write_json
 from .quiet import quiet_transformers
 from .whole import check_converted, check_whole, warn_unused
 
@@ -49,7 +49,7 @@ def converted(path: str | Path) -> Path:
     known = _known(pointer)
     if known is None:
         _check(path)
-    digest = known or _sha256(path)
+    digest = known or file_sha256(path)
     folder = pointer.parent / digest
     if _damage(folder):
         _renew(path, folder, {**stamp, "sha256": digest})
@@ -91,16 +91,11 @@ def _fault(file: Path, written: dict[str, Any]) -> str | None:
         stat = file.stat()
         if stat.st_size != written["size"]:
             return f"{file.name} has {stat.st_size} bytes in place of {written['size']}"
-        if stat.st_mtime_ns != written["mtime_ns"] and _sha256(file) != written["sha256"]:
+        if stat.st_mtime_ns != written["mtime_ns"] and file_sha256(file) != written["sha256"]:
             return f"{file.name} holds something else than was written"
     except OSError as error:
         return f"{file.name} can't be read ({error.strerror})"
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check(path: Path) -> None:
@@ -207,4 +202,4 @@ def _left_over(path: Path, model: Any) -> tuple[set[str], set[str]]:
 
 def _written(file: Path) -> dict[str, Any]:
     stat = file.stat()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _sha256(file)}
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": file_sha256(file)}

@@ -85,9 +85,9 @@ def unwrapped(model: Any) -> Any:
         ModelError: adapters of another kind (virtual tokens, prefixes, mixtures), or hooks on the wrapper, which the
             model inside would not run.
     """
-    if not _derives(model, "PeftModel") and not _derives(model, "PeftMixedModel"):
+    if not derives(model, "PeftModel", "peft") and not derives(model, "PeftMixedModel", "peft"):
         return model
-    if not _derives(model.base_model, "LoraModel"):
+    if not derives(model.base_model, "LoraModel", "peft"):
         kinds = ", ".join(sorted(str(getattr(c, "peft_type", c)).split(".")[-1] for c in model.peft_config.values()))
         raise ModelError(
             f"{type(model).__name__} holds adapters of kind {kinds}, and only LoRA is known to leave prompts and heads "
@@ -122,5 +122,6 @@ def state_notes(module: nn.Module) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _derives(model: Any, name: str) -> bool:
-    return any(c.__name__ == name and c.__module__.startswith("peft.") for c in type(model).__mro__)
+def derives(model: Any, name: str, library: str) -> bool:
+    """Whether this is of a library's class of this name, or derives from it; doesn't import the library to find out."""
+    return any(c.__name__ == name and c.__module__.startswith(library) for c in type(model).__mro__)
