@@ -59,7 +59,7 @@ Markdown("\n\n".join([report.verdict, *report.warnings]))
 # Two heaps that lie apart, both right of the dashed line: the model tells them apart, and says No all the same.
 
 # %%
-keep(ni.decision_histogram(report), "bias_decisions", report.run, measures=report.summary_dataframe())
+keep(ni.figures.decision_histogram(report), "bias_decisions", report.run, measures=report.summary_dataframe())
 
 # %%
 keep(precision_recall(report), "bias_precision_recall", report.run, measures=report.summary_dataframe())
@@ -107,7 +107,7 @@ keep(calibration_curve(report), "bias_calibration", report.run, ece=report.ece)
 # about our way of asking.
 
 # %%
-written = ni.decide_by_generation(model, "builtin:verify#test", limit=min(LIMIT or 32, 32), progress=False)
+written = ni.evaluation.decide_by_generation(model, "builtin:verify#test", limit=min(LIMIT or 32, 32), progress=False)
 pd.DataFrame([{**written.counts, "accuracy": written.accuracy}], index=["answers in free text"]).round(3)
 
 # %% [markdown]

@@ -35,20 +35,13 @@ from IPython.display import Markdown
 from keep import ROOT, keep
 
 import nasa_interp as ni
+from nasa_interp.attribution import estimate_zero_ablation
 from nasa_interp.figures import ablation_curve, patch_heatmap, ranking_contest
-from nasa_interp.interventions import (
-    Ablator,
-    RankingContest,
-    estimate_zero,
-    instruction_pairs,
-    patch_heads,
-    patch_together,
-    question_pairs,
-    random_controls,
-    random_heads,
-    shuffle_scores,
-)
-from nasa_interp.interventions import ranking_contest as hold_contest
+from nasa_interp.interventions import Ablator, random_controls, random_heads, shuffle_scores
+from nasa_interp.patching import patch_heads, patch_together
+from nasa_interp.prompts import instruction_pairs, question_pairs
+from nasa_interp.rankings import RankingContest
+from nasa_interp.rankings import ranking_contest as hold_contest
 
 # Questions to rank on and to judge by; and random sets of heads.
 LIMIT = int(os.environ.get("NASA_INTERP_LIMIT") or 96)
@@ -90,10 +83,10 @@ against.round(3)
 
 # %%
 ranking = scores.top(20, "polarity")
-curve = ni.cumulative_effect(model, VAL, ranking, limit=LIMIT, progress=False)
+curve = ni.interventions.cumulative_effect(model, VAL, ranking, limit=LIMIT, progress=False)
 rng = np.random.default_rng(0)
 drawn = [random_heads(ranking, model.n_layers, model.n_heads, rng, matched=False) for _ in range(min(SETS, 4))]
-random = [ni.cumulative_effect(model, VAL, each, limit=LIMIT, progress=False) for each in drawn]
+random = [ni.interventions.cumulative_effect(model, VAL, each, limit=LIMIT, progress=False) for each in drawn]
 keep(ablation_curve(curve, random, run=effect.base.run), "causes_curve", scores.run, effect.base.run, curve=curve)
 
 # %% [markdown]
@@ -105,7 +98,7 @@ keep(ablation_curve(curve, random, run=effect.base.run), "causes_curve", scores.
 
 # %%
 rankings = {by: scores.top(everything, by) for by in ("values", "polarity", "order")}
-rankings["first-order zero"] = estimate_zero(model, PROBE, limit=LIMIT).top(everything)
+rankings["first-order zero"] = estimate_zero_ablation(model, PROBE, limit=LIMIT).top(everything)
 rankings["shuffled"] = shuffle_scores(scores).top(everything, "polarity")
 few = hold_contest(model, val=[VAL], ks=(5, 10), rankings=rankings, limit=LIMIT, n_random=min(SETS, 4), progress=False)
 few.summary().sort_values("bias", ignore_index=True).round(3)

@@ -35,7 +35,8 @@ from IPython.display import Markdown
 from keep import ROOT, keep
 
 import nasa_interp as ni
-from nasa_interp.alignment import Limits, Recipe, align_heads, known_groups, measure_price
+from nasa_interp.alignment import Limits, Recipe, align_heads
+from nasa_interp.evaluation import evaluate_change, groups_above_chance
 from nasa_interp.figures import calibration_curve, precision_recall
 
 # Questions to tune on, to validate on and to test on. Fewer than 48 decide nothing.
@@ -64,7 +65,7 @@ Markdown(repr(run))
 run.log.transpose()
 
 # %%
-keep(ni.alignment_looks(run.looks, run=run.run), "alignment_looks", run.run, looks=run.looks)
+keep(ni.figures.validation_curves(run.looks, run=run.run), "validation_curves", run.run, looks=run.looks)
 
 # %% [markdown]
 # ## Before and after
@@ -74,9 +75,11 @@ keep(ni.alignment_looks(run.looks, run=run.run), "alignment_looks", run.run, loo
 
 # %%
 validated = ni.decide(model, VAL, limit=LIMIT, progress=False)
-known = known_groups(validated)
-price = measure_price(model, run.delta, TEST, groups=known, limit=LIMIT, generation=min(LIMIT, 24) // 2, progress=False)
-keep(ni.decision_histogram(price.before, price.after), "alignment_decisions", price.before.run, price.run,
+known = groups_above_chance(validated)
+price = evaluate_change(
+    model, run.delta, TEST, groups=known, limit=LIMIT, generation=min(LIMIT, 24) // 2, progress=False
+)
+keep(ni.figures.decision_histogram(price.before, price.after), "alignment_decisions", price.before.run, price.run,
      before=price.before.summary_dataframe(), after=price.after.summary_dataframe())  # fmt: skip
 
 # %%
@@ -106,8 +109,8 @@ price.to_dataframe().round(3)
 
 # %%
 full = json.loads((ROOT / "benchmarks" / "alignment.json").read_text(encoding="utf-8"))["compare"]
-table, full_run = pd.DataFrame(full["table"]), ni.RunInfo.from_dict(full["run"])
-keep(ni.method_comparison(table, run=full_run), "alignment_methods", full_run, table=table)
+table, full_run = pd.DataFrame(full["table"]), ni.run.RunInfo.from_dict(full["run"])
+keep(ni.figures.method_comparison(table, run=full_run), "alignment_methods", full_run, table=table)
 
 # %% [markdown]
 # How far NASA is above each other method, with an interval over questions and runs: above 0 NASA is ahead, below 0 it

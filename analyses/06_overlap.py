@@ -70,7 +70,7 @@ pd.DataFrame({name: [str(head) for head in each.top(10, "polarity")] for name, e
 
 # %%
 pairs = {
-    (by, a, b): ni.rank_overlap(scores[a], scores[b], 10, by)
+    (by, a, b): ni.scoring.rank_overlap(scores[a], scores[b], 10, by)
     for by in ("values", "polarity")
     for a, b in combinations(scores, 2)
 }

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 
 
-def keep(figure: go.Figure, name: str, *runs: ni.RunInfo, **numbers: Any) -> go.Figure:
+def keep(figure: go.Figure, name: str, *runs: ni.run.RunInfo, **numbers: Any) -> go.Figure:
     """The figure as it is; with NASA_INTERP_FIGURES=1 it is also written to figures/, as .html, .png and .json.
 
     Args:
@@ -24,7 +24,7 @@ def keep(figure: go.Figure, name: str, *runs: ni.RunInfo, **numbers: Any) -> go.
         numbers: what the figure shows in numbers; tables as DataFrames.
     """
     if os.environ.get("NASA_INTERP_FIGURES") == "1":
-        ni.save_figure(figure, FIGURES / f"{name}.png")
+        ni.figures.save_figure(figure, FIGURES / f"{name}.png")
         # One plotly.min.js for all pages of the folder; a name of our own keeps a redrawn page's changes small.
         figure.write_html(FIGURES / f"{name}.html", include_plotlyjs="directory", div_id=name)
         plain = {key: _plain(value) for key, value in numbers.items()}

@@ -112,11 +112,14 @@ def main() -> None:
     if "compare" in options.parts:
         seeds = tuple(range(options.seeds))
         sides = {"seeds": seeds, "n_random": options.random, "limit": options.limit, "folder": options.folder}
-        found = ni.compare(model, heads, PROBE, VAL, test_questions(options.without), **sides)
+        found = ni.compare_methods(model, heads, PROBE, VAL, test_questions(options.without), **sides)
         print("\n".join((found.text(), "", *found.verdict)))
         apart = found.differences().to_dict(orient="records")
         result["compare"] = {"table": found.to_dataframe().to_dict(orient="records"), "differences": apart}
-        result["compare"] |= {"summary": found.summary().to_dict(orient="records"), "known_groups": list(found.groups)}
+        result["compare"] |= {
+            "summary": found.summary().to_dict(orient="records"),
+            "groups_above_chance": list(found.groups),
+        }
         result["compare"] |= {"verdict": list(found.verdict), "run": found.run.to_dict()}
     from nasa_interp.run import write_json
 

@@ -1,147 +1,47 @@
 """Find and cure negative bias in language models, head by head."""
 
-from .abilities import answer_options, perplexity
-from .alignment import (
-    Alignment,
-    Answer,
-    Balance,
-    Comparison,
-    HeadDelta,
-    Limits,
-    NegativeAttention,
-    Price,
-    Recipe,
-    align_heads,
-    compare,
-    export,
-    measure_price,
-)
-from .decisions import BinaryReport, decide
+from .alignment import Limits, Recipe, align_heads
+from .comparison import compare_methods
+from .decisions import decide
+from .deltas import HeadDelta
 from .errors import NasaInterpError
-from .figures import (
-    ablation_curve,
-    alignment_log,
-    alignment_looks,
-    calibration_curve,
-    cost_curves,
-    decision_histogram,
-    head_heatmap,
-    method_comparison,
-    overlap_scatter,
-    patch_heatmap,
-    polarity_against_order,
-    precision_recall,
-    save_figure,
-)
-from .figures import ranking_contest as contest_figure
-from .generation import GenerationReport, decide_by_generation
+from .evaluation import evaluate_change
+from .figures import head_heatmap
 from .heads import Head, HeadList
-from .interventions import (
-    AblationEffect,
-    Ablator,
-    Knockout,
-    Mean,
-    Patch,
-    RankingContest,
-    Resample,
-    Scale,
-    Swap,
-    Zero,
-    ablation_effect,
-    attribute_directly,
-    confirm,
-    cumulative_effect,
-    estimate_patch,
-    estimate_zero,
-    instruction_pairs,
-    patch_heads,
-    patch_together,
-    question_pairs,
-    random_controls,
-    ranking_contest,
-    sweep_heads,
-)
-from .models import Model, load_model
-from .prompts import PromptBatch, PromptStyle, build_prompts
+from .interventions import Knockout, Scale, Zero, ablation_effect
+from .models import load_model
+from .patching import patch_heads
+from .prompts import PromptStyle, build_prompts
 from .questions import BinaryQuestion, load_questions
 from .report import write_report
-from .run import RunInfo
-from .scoring import HeadScores, attention_patterns, rank_overlap, score_heads
-from .view import HeadView, view_heads
+from .scoring import HeadScores, attention_patterns, score_heads
+from .view import view_heads
 
 __all__ = [
-    "AblationEffect",
-    "Ablator",
-    "Alignment",
-    "Answer",
-    "Balance",
     "BinaryQuestion",
-    "BinaryReport",
-    "Comparison",
-    "GenerationReport",
     "Head",
     "HeadDelta",
     "HeadList",
     "HeadScores",
-    "HeadView",
     "Knockout",
     "Limits",
-    "Mean",
-    "Model",
     "NasaInterpError",
-    "NegativeAttention",
-    "Patch",
-    "Price",
-    "PromptBatch",
     "PromptStyle",
-    "RankingContest",
     "Recipe",
-    "Resample",
-    "RunInfo",
     "Scale",
-    "Swap",
     "Zero",
-    "ablation_curve",
     "ablation_effect",
     "align_heads",
-    "alignment_log",
-    "alignment_looks",
-    "answer_options",
     "attention_patterns",
-    "attribute_directly",
     "build_prompts",
-    "calibration_curve",
-    "compare",
-    "confirm",
-    "contest_figure",
-    "cost_curves",
-    "cumulative_effect",
+    "compare_methods",
     "decide",
-    "decide_by_generation",
-    "decision_histogram",
-    "estimate_patch",
-    "estimate_zero",
-    "export",
+    "evaluate_change",
     "head_heatmap",
-    "instruction_pairs",
     "load_model",
     "load_questions",
-    "measure_price",
-    "method_comparison",
-    "overlap_scatter",
     "patch_heads",
-    "patch_heatmap",
-    "patch_together",
-    "perplexity",
-    "polarity_against_order",
-    "precision_recall",
-    "question_pairs",
-    "random_controls",
-    "rank_overlap",
-    "ranking_contest",
-    "save_figure",
     "score_heads",
-    "sweep_heads",
     "view_heads",
     "write_report",
 ]

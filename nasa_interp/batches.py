@@ -1,8 +1,13 @@
-"""Prompts into batches of equal length."""
+"""Prompts into batches: how many fit at once, the longest first, halves of those that did not fit."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
-from .forward import check_batch_size
+import psutil
+import torch
+
+from .errors import ModelError, PromptError
+from .models import Model
 from .prompts import PromptBatch
 
 
@@ -14,3 +19,89 @@ def equal_length(prompts: PromptBatch, batch_size: int) -> Iterator[list[int]]:
         places = [place for place, each in enumerate(lengths) if each == length]
         for start in range(0, len(places), batch_size):
             yield places[start : start + batch_size]
+
+
+# Share of the memory that is free which a batch may be estimated to take.
+MEMORY_SHARE = 0.25
+
+
+# More tokens in a batch than these no longer make a token cheaper, and mixed lengths cost pads (measured on the CPU).
+TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
+
+
+Item = TypeVar("Item")
+
+
+Result = TypeVar("Result")
+
+
+def split_batches(
+    items: Sequence[Item], lengths: Sequence[int], size_for: Callable[[int], int]
+) -> Iterator[list[Item]]:
+    """Batches of items that come longest first; `size_for` says how many of a length make one."""
+    start = 0
+    while start < len(items):
+        end = start + check_batch_size(size_for(lengths[start]))
+        yield list(items[start:end])
+        start = end
+
+
+def check_batch_size(size: int) -> int:
+    """The size; raises PromptError below 1."""
+    if size < 1:
+        raise PromptError(f"a batch of {size} prompts holds none; give a batch_size of 1 or more")
+    return size
+
+
+def in_batches(batches: Iterable[list[Item]], run: Callable[[list[Item]], Result]) -> Iterator[Result]:
+    """Runs the batches, and halves of those that don't fit into memory.
+
+    Raises:
+        ModelError: where one item alone doesn't fit.
+    """
+    for whole in batches:
+        waiting = [whole]
+        while waiting:
+            batch = waiting.pop()
+            try:
+                result = run(batch)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise ModelError(
+                        f"the prompt at place {batch[0]} alone doesn't fit into memory; "
+                        f"shorten it, or use a smaller dtype or another device"
+                    ) from error
+                half = len(batch) // 2
+                waiting += [batch[half:], batch[:half]]
+                continue
+            yield result
+
+
+def free_memory(model: Model) -> int:
+    """Bytes of the model's device that a computation may be estimated to take."""
+    cuda = model.device.type == "cuda"
+    free = torch.cuda.mem_get_info(model.device)[0] if cuda else psutil.virtual_memory().available
+    return int(MEMORY_SHARE * free)
+
+
+def batch_size_for(model: Model, length: int, prefix: int = 0) -> int:
+    """How many prompts of this many tokens (behind a cached prefix) fit a batch, by a rough estimate of memory."""
+    config = model.config
+    width = 8 * config.hidden_size + 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    # one layer's keys and values behind the prefix, and what a layer makes of the tokens
+    bytes_each = model.dtype.itemsize * (width * length + 6 * config.hidden_size * (prefix + length))
+    bytes_each += 8 * config.vocab_size
+    return max(1, min(free_memory(model) // bytes_each, tokens_at_once(model) // max(length, 1)))
+
+
+def tokens_at_once(model: Model) -> int:
+    """How many tokens make a batch on the model's device where memory allows."""
+    return TOKENS_AT_ONCE.get(model.device.type, 512)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # The CPU allocator raises a plain RuntimeError that only its text tells apart.
+    said = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .abilities import four_options, plain_text
-from .alignment import Alignment, HeadDelta, Limits, Price, Recipe, align_heads, known_groups, measure_price
+from .alignment import Alignment, Limits, Recipe, align_heads
 from .alignment.progress import NAME as PROGRESS
 from .decisions import BinaryReport, decide
+from .deltas import HeadDelta
 from .errors import NothingKeptError
+from .evaluation import ChangeReport, evaluate_change, four_options, groups_above_chance, plain_text
 from .figures import decision_histogram, head_heatmap, save_figure
 from .heads import HeadList
 from .interventions import AblationEffect, Ablator, random_control
@@ -69,7 +70,7 @@ class Story:
     effect: AblationEffect
     alignment: Alignment | None
     after: BinaryReport | None
-    price: Price | None
+    price: ChangeReport | None
     page: Path
     command: str
     seconds: dict[str, float] = field(default_factory=dict)
@@ -208,17 +209,17 @@ def _align(
 
 def _price(
     model: Model, delta: HeadDelta, report: BinaryReport, size: Size, seed: int, folder: Path
-) -> tuple[BinaryReport, Price]:
+) -> tuple[BinaryReport, ChangeReport]:
     with delta.applied(model):
         after = decide(model, TEST, limit=size.decide, seed=seed)
     after.save(folder / "decisions_after.json")
     # Few questions name a group as known by luck: then accuracy is pooled over all groups.
     known = decide(model, VAL, limit=size.known, seed=seed, progress=False) if size.known else None
-    price = measure_price(
+    price = evaluate_change(
         model,
         delta,
         load_questions(TEST, size.price, seed),
-        groups=known_groups(known) if known else (),
+        groups=groups_above_chance(known) if known else (),
         texts=plain_text("test")[: size.passages],
         items=four_options(size.options, seed),
         styles=None if size.other_styles else {},

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .decisions import LOW_MASS, answers_without_fusing, fused_answers
 from .errors import FusedRefusedError, ModelError, NasaInterpError
+from .forward import fused_refusal
 from .models import Model, as_model
 from .models.bridge import eager_twin, processed
 from .models.check import NARROW_STEPS, HookCheck, check_hooks
@@ -22,7 +23,6 @@ from .models.windows import attention_windows
 from .prompts import PromptBatch, PromptStyle
 from .questions import load_questions
 from .run import jsonable
-from .scoring.engine import fused_refusal
 from .scoring.formula import nas_terms
 from .scoring.fused import score_fused
 from .session import prompts_in_orders

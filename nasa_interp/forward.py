@@ -5,12 +5,11 @@ what follows is sorted by length, padded on the right and run in batches against
 some prompt are unembedded. None of this changes a result beyond rounding.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,7 +18,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .attention import CandidateAttention, Edit, Recording, Spans, instrumented
-from .errors import FusedRefusedError, ModelError, PromptError
+from .batches import batch_size_for, check_batch_size, in_batches, split_batches
+from .errors import FusedRefusedError
 from .models import Model
 from .models.model import device_of
 from .models.positions import check_positions
@@ -27,14 +27,7 @@ from .models.ready import check_ready
 from .prompts import PromptBatch
 from .reference import PlainReference
 
-# More tokens in a batch than these no longer make a token cheaper, and mixed lengths cost pads (measured on the CPU).
-TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
-# Share of the memory that is free which a batch may be estimated to take.
-MEMORY_SHARE = 0.25
-
 EditsOf = Callable[[PromptBatch, range], Mapping[int, Sequence[Edit]]]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -196,50 +189,6 @@ def _check_whole(model: Model, prompts: PromptBatch) -> None:
     check_positions(model.config, (prompts.last_pos + 1).tolist())
 
 
-def split_batches(
-    items: Sequence[Item], lengths: Sequence[int], size_for: Callable[[int], int]
-) -> Iterator[list[Item]]:
-    """Batches of items that come longest first; `size_for` says how many of a length make one."""
-    start = 0
-    while start < len(items):
-        end = start + check_batch_size(size_for(lengths[start]))
-        yield list(items[start:end])
-        start = end
-
-
-def check_batch_size(size: int) -> int:
-    """The size; raises PromptError below 1."""
-    if size < 1:
-        raise PromptError(f"a batch of {size} prompts holds none; give a batch_size of 1 or more")
-    return size
-
-
-def in_batches(batches: Iterable[list[Item]], run: Callable[[list[Item]], Result]) -> Iterator[Result]:
-    """Runs the batches, and halves of those that don't fit into memory.
-
-    Raises:
-        ModelError: where one item alone doesn't fit.
-    """
-    for whole in batches:
-        waiting = [whole]
-        while waiting:
-            batch = waiting.pop()
-            try:
-                result = run(batch)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if len(batch) == 1:
-                    raise ModelError(
-                        f"the prompt at place {batch[0]} alone doesn't fit into memory; "
-                        f"shorten it, or use a smaller dtype or another device"
-                    ) from error
-                half = len(batch) // 2
-                waiting += [batch[half:], batch[:half]]
-                continue
-            yield result
-
-
 @torch.no_grad()
 def run_prefix(model: Model, prompts: PromptBatch, edits: EditsOf | None = None, read: bool = False) -> Prefix:
     """The prompts' shared prefix, run once and read where it has queries; recomputed under edits that act on it."""
@@ -347,29 +296,18 @@ def unembed_only(hf: Any, position: Int[Tensor, " batch"]) -> Iterator[None]:
         handle.remove()
 
 
-def free_memory(model: Model) -> int:
-    """Bytes of the model's device that a computation may be estimated to take."""
-    cuda = model.device.type == "cuda"
-    free = torch.cuda.mem_get_info(model.device)[0] if cuda else psutil.virtual_memory().available
-    return int(MEMORY_SHARE * free)
+def fused_refusal(model: Model, prompts: PromptBatch) -> str | None:
+    """Why fused attention isn't exact for this model on these prompts, or None; found out by running two of them.
 
+    Asked anew every time: a model's hooks, adapters and settings can change, and other prompts may be taken or refused.
 
-def batch_size_for(model: Model, length: int, prefix: int = 0) -> int:
-    """How many prompts of this many tokens (behind a cached prefix) fit a batch, by a rough estimate of memory."""
-    config = model.config
-    width = 8 * config.hidden_size + 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
-    # one layer's keys and values behind the prefix, and what a layer makes of the tokens
-    bytes_each = model.dtype.itemsize * (width * length + 6 * config.hidden_size * (prefix + length))
-    bytes_each += 8 * config.vocab_size
-    return max(1, min(free_memory(model) // bytes_each, tokens_at_once(model) // max(length, 1)))
-
-
-def tokens_at_once(model: Model) -> int:
-    """How many tokens make a batch on the model's device where memory allows."""
-    return TOKENS_AT_ONCE.get(model.device.type, 512)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    # The CPU allocator raises a plain RuntimeError that only its text tells apart.
-    said = ("can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    Raises:
+        ModelError: where the trial fails for another reason, such as a model in training mode.
+    """
+    try:
+        check_positions(model.config, (prompts.last_pos + 1).tolist())
+        for _ in run_fused(model, prompts.select(range(min(2, len(prompts)))), read=True):
+            pass
+    except FusedRefusedError as refusal:
+        return str(refusal)
+    return None

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from .errors import PromptError
@@ -11,36 +10,10 @@ from .prompts import ORDERS, Order, Orders, PromptBatch, PromptStyle, build_prom
 from .questions import (
     BinaryQuestion,
     QuestionList,
-    check_questions,
-    check_seed,
-    load_questions,
-    read_rows,
-    sample_questions,
+    describe_questions,
+    resolve_questions,
 )
 from .run import RunInfo
-
-
-def resolve_questions(data: Any, limit: int | None = None, seed: Any = 0) -> QuestionList:
-    """Named questions from a data specification, a sequence of questions, a list of dicts or a pandas DataFrame.
-
-    Dicts and DataFrames have `question` and `label`, and may have `id`, `group` and `pair` (see `read_rows`).
-
-    Raises:
-        QuestionError: where it is none of them, for a wrong row, for a negative seed.
-    """
-    check_seed(seed)
-    if isinstance(data, (str, Path)):
-        return load_questions(data, limit, seed)
-    if not (isinstance(data, Sequence) and all(isinstance(q, BinaryQuestion) for q in data)):
-        data = read_rows(data)
-    questions = check_questions(data, "the list of questions")
-    name = data.name if isinstance(data, QuestionList) else _describe(questions)
-    return QuestionList(questions if limit is None else sample_questions(questions, limit, seed), name)
-
-
-def _describe(questions: list[BinaryQuestion]) -> str:
-    groups = list(dict.fromkeys(q.group for q in questions))
-    return f"own questions ({', '.join(groups[:4])}{', ...' if len(groups) > 4 else ''})"
 
 
 def orders_of(order: Orders) -> tuple[Order, ...]:
@@ -84,7 +57,7 @@ def _handed_over(model: Model, batches: list[PromptBatch], limit: int | None) ->
             raise PromptError(f"the prompts hold other tokens than {model.name}'s tokenizer gives; build them with it")
     if len({batch.order for batch in batches}) < len(batches):
         raise PromptError(f"two batches have the order {first.order!r}; give one batch for each candidate order")
-    return resolve_questions(QuestionList(first.questions, first.data or _describe(list(first.questions))))
+    return resolve_questions(QuestionList(first.questions, first.data or describe_questions(list(first.questions))))
 
 
 def describe_run(

@@ -10,17 +10,16 @@ from torch import Tensor
 
 from nasa_interp import forward, load_model
 from nasa_interp.attention import ScaleHeads, instrumented
+from nasa_interp.batches import in_batches, split_batches
 from nasa_interp.errors import ModelError
 from nasa_interp.forward import (
     Prefix,
     PrefixLayer,
     answer_logits,
     cache_prefix,
-    in_batches,
     run_fused,
     run_prefix,
     shared_prefix_length,
-    split_batches,
 )
 from nasa_interp.models import Model
 from nasa_interp.prompts import PromptBatch, build_prompts

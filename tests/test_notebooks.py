@@ -113,7 +113,7 @@ def test_every_long_call_is_quiet(path: Path) -> None:
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func).removeprefix("ni.")
             if name in ("decide", "score_heads", "decide_by_generation", "Ablator", "cumulative_effect", "hold_contest",
-                        "patch_heads", "align_heads", "measure_price", "compare"):  # fmt: skip
+                        "patch_heads", "align_heads", "evaluate_change", "compare"):  # fmt: skip
                 assert "progress" in {keyword.arg for keyword in node.keywords}, name
 
 
@@ -143,7 +143,7 @@ def test_keep_writes_only_when_asked(tmp_path, monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "keep")
     monkeypatch.setattr(keep, "FIGURES", tmp_path)
     monkeypatch.setattr(keep.ni, "save_figure", lambda figure, path: path.write_bytes(b"picture"))
-    figure, run = go.Figure(go.Scatter(x=[1], y=[2])), ni.RunInfo("tiny", "own", 2, ("yes_no",))
+    figure, run = go.Figure(go.Scatter(x=[1], y=[2])), ni.run.RunInfo("tiny", "own", 2, ("yes_no",))
     monkeypatch.delenv("NASA_INTERP_FIGURES", raising=False)
     assert keep.keep(figure, "a", run, n=float("nan")) is figure
     assert not list(tmp_path.iterdir())
@@ -152,7 +152,7 @@ def test_keep_writes_only_when_asked(tmp_path, monkeypatch) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a.html", "a.png", "a.json", "plotly.min.js"}
     content = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert content["numbers"] == {"n": None}
-    assert ni.RunInfo.from_dict(content["runs"][0]).model == "tiny"
+    assert ni.run.RunInfo.from_dict(content["runs"][0]).model == "tiny"
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert 'src="plotly.min.js"' in page
     assert "https://cdn" not in page

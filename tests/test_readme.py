@@ -63,7 +63,7 @@ def test_the_steps_run(tiny, tmp_path, monkeypatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(compile(source, "README.md", "exec"), space)
-    assert isinstance(space["report"], ni.BinaryReport)
+    assert isinstance(space["report"], ni.decisions.BinaryReport)
     assert ni.HeadList.load("heads.json") == space["heads"]
     cured = transformers.AutoModelForCausalLM.from_pretrained("cured")
     changed = sum(int((a != b).sum()) for a, b in zip(cured.parameters(), tiny.hf.parameters(), strict=True))

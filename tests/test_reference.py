@@ -13,9 +13,9 @@ from nasa_interp import BinaryQuestion, Recipe, build_prompts, decide, forward, 
 from nasa_interp.attention import instrumented
 from nasa_interp.doctor import diagnose
 from nasa_interp.errors import FusedRefusedError, ModelError
+from nasa_interp.forward import fused_refusal
 from nasa_interp.models import positions
 from nasa_interp.reference import PlainReference, agreement, check_plain, reference_order
-from nasa_interp.scoring.engine import fused_refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore:answer mass", "ignore:scored with the hooked engine")
 QUIET = {"draws": 10, "progress": False}
@@ -69,11 +69,11 @@ def test_prompts_short_of_the_switch_run_fused(longrope):
 
 INTERVENTIONS = {
     "ablate": lambda m, q: ni.ablation_effect(m, q, ["1.1"], **QUIET),
-    "sweep": lambda m, q: ni.sweep_heads(m, build_prompts(m, q)),
-    "estimate": lambda m, q: ni.estimate_zero(m, q, draws=10),
-    "attribute": lambda m, q: ni.attribute_directly(m, q, draws=10),
-    "mean": lambda m, q: ni.Mean.over(m, q),
-    "patch": lambda m, q: ni.patch_heads(m, ni.instruction_pairs(m, q, kind="order"), ["1.1"], **QUIET),
+    "sweep": lambda m, q: ni.interventions.sweep_heads(m, build_prompts(m, q)),
+    "estimate": lambda m, q: ni.attribution.estimate_zero_ablation(m, q, draws=10),
+    "attribute": lambda m, q: ni.attribution.direct_logit_attribution(m, q, draws=10),
+    "mean": lambda m, q: ni.interventions.Mean.over(m, q),
+    "patch": lambda m, q: ni.patch_heads(m, ni.prompts.instruction_pairs(m, q, kind="order"), ["1.1"], **QUIET),
     "align": lambda m, q: ni.align_heads(
         m, ["1.1"], q[1:3], [q[3], q[6]],
         recipe=Recipe(steps=1, check_every=1, questions=2, probe_questions=None, val_questions=None),
@@ -110,7 +110,7 @@ def test_doctor_tells_of_the_switch(longrope):
 
 
 def test_texts_on_both_sides_of_the_switch_are_refused(longrope):
-    from nasa_interp.abilities.likelihood import Row, read_rows
+    from nasa_interp.evaluation.likelihood import Row, read_rows
 
     with pytest.raises(ModelError, match="LongRoPE"):
         list(read_rows(longrope, [Row((5,) * 20, 1), Row((5,) * 90, 1)], progress=False))
@@ -358,7 +358,9 @@ def test_a_hook_that_counts_from_the_end_scores_as_if_alone():
 
 def test_generation_does_not_depend_on_batch_mates():
     model = of_batches("rows of the batch")
-    together, alone = (ni.decide_by_generation(model, MANY, batch_size=n, progress=False).texts for n in (16, 1))
+    together, alone = (
+        ni.evaluation.decide_by_generation(model, MANY, batch_size=n, progress=False).texts for n in (16, 1)
+    )
     assert together == alone
 
 

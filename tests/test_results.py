@@ -15,19 +15,19 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 import nasa_interp as ni
-from nasa_interp.abilities import FourOptions, OptionReport, TextPrice
-from nasa_interp.alignment import Alignment, HeadDelta
+from nasa_interp.alignment import Alignment
 from nasa_interp.alignment.checks import Check
-from nasa_interp.alignment.comparison.table import Comparison, Entry
-from nasa_interp.alignment.price import Price
+from nasa_interp.attribution.grids import HeadGrid, Rows
+from nasa_interp.comparison.table import Comparison, Entry
+from nasa_interp.deltas import HeadDelta
 from nasa_interp.errors import NasaInterpError, ResultError
+from nasa_interp.evaluation import ChangeReport, FourOptions, OptionReport, TextChange
 from nasa_interp.heads import HeadList
-from nasa_interp.interventions.confirmation import Confirmation
 from nasa_interp.interventions.effect import AblationEffect
-from nasa_interp.interventions.grids import HeadGrid, Rows
-from nasa_interp.interventions.patched import PatchEffects
 from nasa_interp.interventions.replace import Mean
 from nasa_interp.models.slices import WeightSlice
+from nasa_interp.patching.effects import PatchEffects
+from nasa_interp.rankings.confirmation import Confirmation
 from nasa_interp.results import kind_of, write_table
 from nasa_interp.run import RunInfo, read_json, write_json
 from nasa_interp.scoring import HeadScores
@@ -54,7 +54,7 @@ def head_grid(seed=0):
 
 
 def report(shift=0.0):
-    return ni.BinaryReport(np.linspace(-1, 1, 6) + shift, np.full(6, 0.9), ("yes_no",) * 6, QUESTIONS, RUN)
+    return ni.decisions.BinaryReport(np.linspace(-1, 1, 6) + shift, np.full(6, 0.9), ("yes_no",) * 6, QUESTIONS, RUN)
 
 
 def head_view():
@@ -73,7 +73,7 @@ def head_delta():
 
 def text_price():
     loss = np.linspace(1, 2, 3)
-    return TextPrice(np.array([3, 4, 5]), loss, loss + 0.1, np.array([1, 1, 1]), loss * 0.01, RUN, RUN)
+    return TextChange(np.array([3, 4, 5]), loss, loss + 0.1, np.array([1, 1, 1]), loss * 0.01, RUN, RUN)
 
 
 def option_report():
@@ -106,7 +106,7 @@ def alignment(seed):
 def price(seed):
     reports, options = (report(), report(seed / 10)), (option_report(), replace(option_report(), run=other_run(seed)))
     text = replace(text_price(), run=other_run(seed))
-    return Price(*reports, (), text, options, None, {"style": (report(-1), report(seed / 10 - 1))})
+    return ChangeReport(*reports, (), text, options, None, {"style": (report(-1), report(seed / 10 - 1))})
 
 
 def entry(seed):

@@ -13,8 +13,9 @@ from scoring_loop import assert_agrees, loop_scores
 import nasa_interp as ni
 from nasa_interp import PromptStyle, build_prompts, decide, load_model, load_questions, score_heads
 from nasa_interp.errors import ModelError, PromptError, QuestionError
+from nasa_interp.questions.resolve import resolve_questions
 from nasa_interp.scoring.fused import score_fused
-from nasa_interp.session import resolve_prompts, resolve_questions
+from nasa_interp.session import resolve_prompts
 
 pytestmark = pytest.mark.filterwarnings("ignore:answer mass")
 
@@ -155,7 +156,7 @@ def test_a_handed_over_bridge_says_only_what_the_user_hung_on_it(model, question
 
 
 def test_an_ablator_refuses_a_model_that_was_changed_since(model, questions):
-    ablator = ni.Ablator(model, questions, draws=10, progress=False)
+    ablator = ni.interventions.Ablator(model, questions, draws=10, progress=False)
     ablator.effect(["1.1"])
     for change in ("weights edited through .data", "a hook on a layer"):
         with CHANGES[change](model.hf), pytest.raises(ModelError, match="was changed since it was asked"):
@@ -191,7 +192,10 @@ def test_prompts_that_are_handed_over_say_what_they_are(model, tmp_path):
     prompts = [build_prompts(model, questions, order, style) for order in ("yes_no", "no_yes")]
     options = {"draws": 10, "progress": False}
     found = [decide(model, prompts, **options).run, score_heads(model, prompts, **options).run]
-    found += [ni.estimate_zero(model, prompts, draws=10).run, ni.Mean.over(model, prompts).run]
+    found += [
+        ni.attribution.estimate_zero_ablation(model, prompts, draws=10).run,
+        ni.interventions.Mean.over(model, prompts).run,
+    ]
     found += [ni.ablation_effect(model, prompts, ["1.1"], **options).changed.run]
     for run in found:
         assert run.data == "builtin:verify#val"
@@ -213,7 +217,7 @@ def test_batches_that_do_not_belong_together_are_refused(model, questions):
 
 
 def test_an_ablator_notices_what_no_hash_and_no_note_tells(model, questions):
-    ablator = ni.Ablator(model, questions, draws=10, progress=False)
+    ablator = ni.interventions.Ablator(model, questions, draws=10, progress=False)
     model.hf.model.rotary_emb.inv_freq.mul_(0.5)
     with pytest.raises(ModelError, match="was changed since"):
         ablator.effect(["1.1"])
@@ -270,7 +274,9 @@ def test_what_is_no_data_is_refused():
         resolve_questions(7)
 
 
-@pytest.mark.parametrize("ask", [decide, score_heads, ni.estimate_zero, ni.decide_by_generation])
+@pytest.mark.parametrize(
+    "ask", [decide, score_heads, ni.attribution.estimate_zero_ablation, ni.evaluation.decide_by_generation]
+)
 def test_a_batch_of_no_prompts_is_refused(model, questions, ask):
     with pytest.raises(PromptError, match="batch_size"):
         ask(model, questions, batch_size=-1, progress=False)

@@ -9,8 +9,8 @@ from families import QUESTIONS, tiny_model, tiny_tokenizer
 
 import nasa_interp as ni
 from nasa_interp import Recipe, load_model
-from nasa_interp.abilities.options import four_options
-from nasa_interp.abilities.text import TextReference
+from nasa_interp.evaluation.options import four_options
+from nasa_interp.evaluation.text import TextReference
 
 pytestmark = pytest.mark.filterwarnings("ignore:answer mass")
 
@@ -44,19 +44,19 @@ def everything(model, questions):
     yield "score", ni.score_heads(model, questions, **quiet).values
     yield "hooked", ni.score_heads(model, questions, engine="hooked", **quiet).values
     yield "patterns", ni.attention_patterns(model, prompts, ["1.1"]).values
-    yield "sweep", ni.sweep_heads(model, prompts).d
-    yield "estimate", ni.estimate_zero(model, questions, draws=10).heads
-    yield "attribute", ni.attribute_directly(model, questions, draws=10).heads
+    yield "sweep", ni.interventions.sweep_heads(model, prompts).d
+    yield "estimate", ni.attribution.estimate_zero_ablation(model, questions, draws=10).heads
+    yield "attribute", ni.attribution.direct_logit_attribution(model, questions, draws=10).heads
     yield "ablate", ni.ablation_effect(model, questions, ["1.1"], **quiet).changed.logit_differences
     texts = ["Water freezes at zero degrees; iron is a metal."]
     reference = TextReference.of(model, texts, progress=False)
     yield "text", torch.cat(reference.log_probs).numpy()
     yield "compared", reference.compare(model, progress=False, draws=10).divergence
-    yield "perplexity", np.array([ni.perplexity(model, texts, progress=False)])
+    yield "perplexity", np.array([ni.evaluation.perplexity(model, texts, progress=False)])
     items = four_options(2)
-    yield "options", np.concatenate(ni.answer_options(model, items, draws=10, progress=False).scores)
-    yield "mean", ni.Mean.over(model, prompts, ["1.1"]).means[1].numpy()
-    yield "resample", ni.Resample.over(model, prompts, ["1.1"]).sources[0].values[1].numpy()
+    yield "options", np.concatenate(ni.evaluation.answer_options(model, items, draws=10, progress=False).scores)
+    yield "mean", ni.interventions.Mean.over(model, prompts, ["1.1"]).means[1].numpy()
+    yield "resample", ni.interventions.Resample.over(model, prompts, ["1.1"]).sources[0].values[1].numpy()
     options = {"recipe": recipe, "limits": limits, "texts": ["Water freezes at zero degrees."], "progress": False}
     run = ni.align_heads(model, ["1.1"], questions[:2], questions[2:4], **options)
     yield "align", torch.cat([value.flatten() for value in run.delta.after]).numpy()

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..abilities import TextReference, plain_text
+from ..deltas.delta import HeadDelta
 from ..errors import AlignmentError, DivergedError, NothingKeptError
+from ..evaluation import TextReference, plain_text
 from ..heads import HeadList
 from ..models import as_model
+from ..models.slice_values import read_slices, write_slices
 from ..prompts import PromptStyle
 from ..run import digest_of
 from ..session import describe_run
 from ..torch_defaults import under_torch_defaults
 from .checks import Check, Validation
-from .deltas.delta import HeadDelta
-from .deltas.values import read_slices, write_slices
 from .looks import Look, choose, take_looks
 from .progress import Progress
 from .recipe import Limits, Recipe

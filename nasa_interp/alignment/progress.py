@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..deltas.packing import pack, unpack
 from ..errors import AlignmentError
+from ..models.slice_values import Values
 from ..models.slices import WeightSlice
 from ..run import jsonable
-from .deltas.packing import pack, unpack
-from .deltas.values import Values
 
 NAME = "progress.safetensors"
 

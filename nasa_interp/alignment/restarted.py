@@ -13,16 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..attention import CandidateAttention, Spans, instrumented
+from ..batches import in_batches, split_batches, tokens_at_once
 from ..decisions import compare_answers
-from ..forward import (
-    Prefix,
-    answer_logits,
-    cache_prefix,
-    in_batches,
-    shared_prefix_length,
-    split_batches,
-    tokens_at_once,
-)
+from ..forward import Prefix, answer_logits, cache_prefix, shared_prefix_length
 from ..models import Model
 from ..prompts import PromptBatch
 from ..reference import check_plain

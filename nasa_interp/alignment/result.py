@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from ..deltas.delta import HeadDelta
+from ..deltas.formats import export
 from ..errors import ResultError
 from ..models import Model
 from ..results import check_files, check_place, file_hashes, write_result
 from ..run import RunInfo, read_json
 from .checks import Check
-from .deltas.delta import HeadDelta
-from .deltas.export import export
 
 DELTA, LOG = "delta.safetensors", "align.json"
 
@@ -57,14 +57,14 @@ class Alignment:
     def export(
         self, folder: str | Path, model: Model, format: str = "hf", notes: str = "", verify: bool = True
     ) -> Path:
-        """Writes the tuned model: see `nasa_interp.export`; `model` is the base model.
+        """Writes the tuned model: see `nasa_interp.deltas.export`; `model` is the base model.
 
-        The card tells the price that `measure_price(...).save(run.folder)` wrote, as that of the `export` command does.
+        The card tells what `evaluate_change(...).save(run.folder)` measured, as that of the `export` command does.
         """
         # Imported here, as prices are measured of what this module is about.
-        from .price import with_price
+        from ..evaluation import with_evaluation
 
-        delta = with_price(model, self.delta, self.folder) if self.folder else self.delta
+        delta = with_evaluation(model, self.delta, self.folder) if self.folder else self.delta
         return export(model, delta, folder, format, notes, verify)
 
     def save(self, folder: str | Path) -> Path:

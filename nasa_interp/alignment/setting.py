@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ModelError, QuestionError
+from ..forward import fused_refusal
 from ..heads import HeadList
 from ..models import Model
 from ..models.slices import WeightSlice
 from ..prompts import PromptBatch, PromptStyle
 from ..questions import QuestionList, check_apart
+from ..questions.resolve import resolve_questions
 from ..run import digest_of
-from ..scoring.engine import fused_refusal
-from ..session import prompts_in_orders, resolve_questions
+from ..session import prompts_in_orders
 from .recipe import Limits, Recipe
 from .tuned import spanning_norms, tunable_slices
 

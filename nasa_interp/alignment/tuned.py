@@ -14,8 +14,8 @@ from ..heads import Head, HeadList
 from ..models import Model
 from ..models.bridge import processed
 from ..models.ready import MERGE, has_adapters
+from ..models.slice_values import read_slices, write_slices
 from ..models.slices import WeightSlice, group_of, head_slices, norm_spans_heads
-from .deltas.values import read_slices, write_slices
 
 
 def tunable_slices(

@@ -1,6 +1,6 @@
 """The command line: arguments in, calls, printing out."""
 
-from . import bias, cause, cure, story  # noqa: F401 - hang their commands on the program
+from . import aligning, intervening, reporting, scoring  # noqa: F401 - hang their commands on the program
 from .app import app
 from .main import entry, main
 

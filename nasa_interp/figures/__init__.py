@@ -1,32 +1,7 @@
 """Results to plotly figures. Knows results, not models; computes nothing that a result doesn't hold.
 
-Each function returns a `plotly.graph_objects.Figure`; nothing is shown or written unasked.
-"""
+Each function returns a `plotly.graph_objects.Figure`; nothing is shown or written unasked."""
 
-from .curves import ablation_curve, alignment_log, cost_curves
-from .decisions import calibration_bins, calibration_curve, decision_histogram, precision_recall
-from .grids import head_heatmap, patch_heatmap
-from .looks import alignment_looks
-from .methods import method_comparison
-from .rankings import overlap_scatter, polarity_against_order, ranking_contest
-from .save import save_figure
-from .theme import themed
+from ..lazy import attach
 
-__all__ = [
-    "ablation_curve",
-    "alignment_log",
-    "alignment_looks",
-    "calibration_bins",
-    "calibration_curve",
-    "cost_curves",
-    "decision_histogram",
-    "head_heatmap",
-    "method_comparison",
-    "overlap_scatter",
-    "patch_heatmap",
-    "polarity_against_order",
-    "precision_recall",
-    "ranking_contest",
-    "save_figure",
-    "themed",
-]
+__getattr__, __dir__, __all__ = attach(__name__)

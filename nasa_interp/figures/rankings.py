@@ -62,7 +62,7 @@ def overlap_scatter(overlap: RankOverlap, a: HeadScores, b: HeadScores, names: i
     return captioned(figure, str(overlap), caption, height=480)
 
 
-def ranking_contest(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str) -> go.Figure:
+def contest_curves(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str) -> go.Figure:
     """What each ranking's heads do when ablated: less bias to the left, sorting power kept at the top.
 
     Args:

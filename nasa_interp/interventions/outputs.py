@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..attention import instrumented
+from ..batches import batch_size_for, in_batches, split_batches
 from ..errors import HeadError, ModelError, PromptError
-from ..forward import answer_logits, batch_size_for, in_batches, split_batches
+from ..forward import answer_logits
 from ..heads import Head, HeadList
 from ..models import Model, as_model
 from ..prompts import Order, PromptBatch

@@ -19,21 +19,13 @@ from ..errors import HeadError, ModelError, PromptError, ResultError
 from ..heads import HeadList
 from ..models import as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
+from ..prompts.pairs import PromptPairs
 from ..questions import BinaryQuestion
 from ..results import check_place
 from ..run import RunInfo, write_bytes
 from ..session import describe_run, resolve_prompts
 from ..torch_defaults import under_torch_defaults
-from .outputs import (
-    PAD,
-    POSITION_CLASSES,
-    HeadOutputs,
-    heads_by_layer,
-    position_classes,
-    record_outputs,
-    run_outputs,
-)
-from .pairs import PromptPairs
+from .outputs import PAD, POSITION_CLASSES, HeadOutputs, heads_by_layer, position_classes, record_outputs, run_outputs
 from .values import Positions, marked_queries
 
 

@@ -15,17 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..attention import Edit, ScaleHeads, instrumented
+from ..batches import batch_size_for, free_memory, in_batches, split_batches
 from ..decisions import compare_answers
-from ..forward import (
-    Prefix,
-    answer_logits,
-    batch_size_for,
-    cache_prefix,
-    free_memory,
-    in_batches,
-    shared_prefix_length,
-    split_batches,
-)
+from ..forward import Prefix, answer_logits, cache_prefix, shared_prefix_length
 from ..heads import Head, HeadList
 from ..models import Model, as_model
 from ..prompts import PromptBatch

@@ -1,6 +1,5 @@
 """Models: loading them, and the two views of their weights."""
 
-from .loading import load_model
-from .model import Model, as_model
+from ..lazy import attach
 
-__all__ = ["Model", "as_model", "load_model"]
+__getattr__, __dir__, __all__ = attach(__name__)

@@ -1,16 +1,5 @@
 """Questions with a yes-no answer, from files, public data sets and the built-in set."""
 
-from .question import BinaryQuestion, QuestionList
-from .registry import check_apart, check_questions, check_seed, load_questions, sample_questions
-from .rows import read_rows
+from ..lazy import attach
 
-__all__ = [
-    "BinaryQuestion",
-    "QuestionList",
-    "check_apart",
-    "check_questions",
-    "check_seed",
-    "load_questions",
-    "read_rows",
-    "sample_questions",
-]
+__getattr__, __dir__, __all__ = attach(__name__)

@@ -1,5 +1,5 @@
 """A run folder to one HTML page."""
 
-from .page import write_report
+from ..lazy import attach
 
-__all__ = ["write_report"]
+__getattr__, __dir__, __all__ = attach(__name__)

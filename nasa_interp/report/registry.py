@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import NasaInterpError
-from .cure import demo_section, price_section
-from .known import decisions_section, effect_section, scores_section, tokens_section
+from .change import demo_section, price_section
+from .results import decisions_section, effect_section, scores_section, tokens_section
 from .rows import rows_section
 from .section import Section
 

@@ -13,11 +13,11 @@ from ..errors import NasaInterpError, ResultError
 from ..figures import (
     ablation_curve,
     alignment_log,
-    alignment_looks,
+    contest_curves,
     head_heatmap,
     method_comparison,
     patch_heatmap,
-    ranking_contest,
+    validation_curves,
 )
 from ..figures.theme import column
 from ..run import read_json
@@ -116,7 +116,7 @@ def _figures(frame: pd.DataFrame, run: Any, place: str) -> list[go.Figure]:
 
 
 def _contest(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
-    return ranking_contest(_numbers(frame), run=run)
+    return contest_curves(_numbers(frame), run=run)
 
 
 def _log(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
@@ -126,7 +126,7 @@ def _log(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
 
 
 def _looks(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
-    return alignment_looks(frame, run=run)
+    return validation_curves(frame, run=run)
 
 
 def _curve(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:

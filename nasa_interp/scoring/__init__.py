@@ -1,17 +1,5 @@
 """Scores of attention heads: the formula, the engines, the result."""
 
-from .formula import negative_attention_score
-from .overlap import RankOverlap, rank_overlap
-from .patterns import AttentionPatterns, attention_patterns
-from .score import score_heads
-from .scores import HeadScores
+from ..lazy import attach
 
-__all__ = [
-    "AttentionPatterns",
-    "HeadScores",
-    "RankOverlap",
-    "attention_patterns",
-    "negative_attention_score",
-    "rank_overlap",
-    "score_heads",
-]
+__getattr__, __dir__, __all__ = attach(__name__)

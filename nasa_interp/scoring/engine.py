@@ -5,10 +5,9 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from ..errors import FusedRefusedError, ModelError
-from ..forward import run_fused
+from ..errors import ModelError
+from ..forward import fused_refusal
 from ..models import Model
-from ..models.positions import check_positions
 from ..prompts import PromptBatch
 from .fused import score_fused
 from .hooked import score_hooked
@@ -59,23 +58,6 @@ def choose_engine(model: Model, prompts: PromptBatch, wanted: Engine = "auto") -
 def hooked_instead(refusal: object) -> Choice:
     """The hooked engine in place of the fused one, which refused."""
     return Choice("hooked", f"scored with the hooked engine, as the fused one refuses the model: {refusal}")
-
-
-def fused_refusal(model: Model, prompts: PromptBatch) -> str | None:
-    """Why fused attention isn't exact for this model on these prompts, or None; found out by running two of them.
-
-    Asked anew every time: a model's hooks, adapters and settings can change, and other prompts may be taken or refused.
-
-    Raises:
-        ModelError: where the trial fails for another reason, such as a model in training mode.
-    """
-    try:
-        check_positions(model.config, (prompts.last_pos + 1).tolist())
-        for _ in run_fused(model, prompts.select(range(min(2, len(prompts)))), read=True):
-            pass
-    except FusedRefusedError as refusal:
-        return str(refusal)
-    return None
 
 
 def _compare(model: Model, fused: torch.Tensor, hooked: torch.Tensor) -> None:

@@ -1,7 +1,5 @@
 """One prompt under the lens: `view_heads` and the `HeadView` that it returns."""
 
-from .local import LocalPage
-from .look import view_heads
-from .value import HeadView
+from ..lazy import attach
 
-__all__ = ["HeadView", "LocalPage", "view_heads"]
+__getattr__, __dir__, __all__ = attach(__name__)

@@ -10,7 +10,7 @@ import pytest
 from nasa_interp import BinaryQuestion, decide
 from nasa_interp.errors import QuestionError
 from nasa_interp.questions.labels import parse_label
-from nasa_interp.session import resolve_questions
+from nasa_interp.questions.resolve import resolve_questions
 
 ROWS = [
     {"question": " Is snow white? ", "label": "yes", "id": "a", "group": "facts", "pair": 7},

@@ -1,0 +1,19 @@
+"""Alignment: changing a few heads so that a model's negative bias falls, and passing the change on."""
+
+from .loop import align_heads
+from .objectives import Answer, Balance, NegativeAttention, Objective, Step, WeightedSum
+from .recipe import Limits, Recipe
+from .result import Alignment
+
+__all__ = [
+    "Alignment",
+    "Answer",
+    "Balance",
+    "Limits",
+    "NegativeAttention",
+    "Objective",
+    "Recipe",
+    "Step",
+    "WeightedSum",
+    "align_heads",
+]

@@ -1,6 +1,0 @@
-"""NASA beside what one could do instead, in one table with a verdict in words."""
-
-from .compare import compare
-from .table import Comparison
-
-__all__ = ["Comparison", "compare"]

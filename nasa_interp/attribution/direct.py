@@ -1,0 +1,278 @@
+"""Direct logit attribution: what each head, MLP and bias writes straight into the answer's logit difference.
+
+With what enters attention and MLPs held fixed, and the denominators of all norms on the way too, d = logit(No) -
+logit(Yes) at the last position is linear in what each part adds to the residual stream: a part's contribution is its
+value times the gradient of d along the residual stream. Nothing here knows a family: norms are measured, and the sum is
+checked.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..bootstrap import DRAWS
+from ..errors import ModelError
+from ..forward import answer_logits
+from ..models import Model, as_model
+from ..models.slices import head_layout
+from ..prompts import Orders, PromptBatch, PromptStyle
+from ..reference import reference_order
+from ..restart import decoder_layers
+from ..run import RunInfo
+from ..session import describe_run, resolve_prompts
+from ..torch_defaults import under_torch_defaults
+from .gradients import difference, frozen_weights, run_rows
+from .grids import HeadGrid, Rows
+from .norms import LOW_PRECISION_TOLERANCE, TOLERANCE, freeze_norm
+
+
+@dataclass(frozen=True, repr=False)
+class DirectLogitAttribution(HeadGrid):
+    """What every part of the model adds to d = logit(No) - logit(Yes) directly, norms frozen.
+
+    Args:
+        heads: contributions, [prompt, layer, head], in logits; above 0: toward No.
+        rows: which prompts they are of.
+        run: where they came from.
+        parts: what is no head, a number a prompt each: "embedding" (token and position), "mlp 3" a layer,
+            "attention bias 3" where the output projection has one, "norm biases", "unembedding bias".
+        d: heads and parts sum to it, prompt by prompt. Where a model soft-caps its logits it is the difference before
+            the cap, and the run's notes say so.
+
+    `.top(k)` lists first the heads that push most toward No.
+
+    Caveat: direct effects only. What a head does through later layers isn't counted, and another head may undo it.
+    """
+
+    parts: dict[str, Float[np.ndarray, " prompt"]] = field(default_factory=dict)
+    d: Float[np.ndarray, " prompt"] = field(default_factory=lambda: np.zeros(0))
+
+    KIND: ClassVar[str] = "direct_attribution"
+
+    @property
+    def total(self) -> Float[np.ndarray, " prompt"]:
+        """The sum of all contributions, which is `d` up to rounding."""
+        return self.heads.sum((1, 2), dtype=np.float64) + sum(self.parts.values())
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        parts = {f"part {name}": values for name, values in self.parts.items()}
+        return {"heads": self.heads, "d": self.d, **parts}
+
+    def _words(self) -> dict[str, Any]:
+        return {"parts": {name: values.mean() for name, values in self.parts.items()}, "d": self.d.mean()}
+
+    @classmethod
+    def _from(
+        cls, content: dict[str, Any], arrays: dict[str, np.ndarray], rows: Rows, run: RunInfo
+    ) -> "DirectLogitAttribution":
+        parts = {name: arrays[f"part {name}"] for name in content["parts"]}
+        return cls(arrays["heads"], rows, run, parts, arrays["d"])
+
+
+@under_torch_defaults
+def direct_logit_attribution(
+    model: Any,
+    data: Any,
+    order: Orders = "both",
+    style: PromptStyle | None = None,
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = False,
+) -> DirectLogitAttribution:
+    """Direct logit attribution of every head to d = logit(No) - logit(Yes) at the answer.
+
+    Args:
+        model: a Model with a plain view, or what `load_model` accepts besides names.
+        data: prompts (a PromptBatch, or one an order), questions, or a data specification.
+        order, style, limit, seed, draws: as for `decide`; prompts that are handed over keep theirs.
+        batch_size: prompts in a batch; None takes it from a memory estimate. Out of memory, a batch is halved.
+        progress: show a bar.
+
+    Raises:
+        ModelError: where the parts don't sum to d, because the residual stream passes something that is neither an
+            addition nor a norm; the model is not attributed wrongly instead.
+
+    Source: direct logit attribution as in the field (TransformerLens has it for its own models); not in the paper.
+    """
+    model, start = as_model(model), time.perf_counter()
+    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
+    checked = reference_order([prompts.order for prompts in batches], seed)
+    found = [_collect(model, prompts, batch_size, progress, prompts.order == checked) for prompts in batches]
+    whole = {name: torch.cat([part[name] for part in found]).numpy() for name in found[0]}
+    notes = ("d is taken before the logits' soft cap",) if _capped(model) else ()
+    info = describe_run(model, questions, batches, seed, draws, start, "plain", notes)
+    heads, d = whole.pop("heads"), whole.pop("d")
+    result = DirectLogitAttribution(heads, Rows.of(batches), info, whole, d)
+    _check_sum(model, result)
+    return result
+
+
+def _check_sum(model: Model, result: DirectLogitAttribution) -> None:
+    size = np.abs(result.heads).sum((1, 2)) + sum(np.abs(values) for values in result.parts.values())
+    off = np.abs(result.total - result.d) / np.maximum(size, 1.0)
+    allowed = TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE)
+    if not off.max() <= allowed:
+        place = int(off.argmax())
+        raise ModelError(
+            f"direct attribution isn't defined for {model.name}: on question {result.rows.ids[place]!r} the parts sum "
+            f"to {result.total[place]:.3f} and the logit difference is {result.d[place]:.3f}; something besides "
+            f"additions and norms lies on the residual stream. Use estimate_zero_ablation or sweep_heads."
+        )
+
+
+def _collect(
+    model: Model, prompts: PromptBatch, batch_size: int | None, progress: bool, held: bool
+) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+
+    def run(rows: list[int]) -> Float[Tensor, " row"] | None:
+        parts = _attribute(model, prompts.select(rows))
+        for name, values in parts.items():
+            whole = found.setdefault(name, torch.zeros(len(prompts), *values.shape[1:]))
+            whole[rows] = values.float().cpu()
+        # Before a soft cap d is another one than the answer's.
+        return None if _capped(model) else parts["d"]
+
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "title": f"attributing, {prompts.order}"}
+    run_rows(model, prompts, run, graph=False, reference=held, **options)
+    return found
+
+
+def _attribute(model: Model, batch: PromptBatch) -> dict[str, Tensor]:
+    """Contributions of one batch: heads [batch, layer, head], each part [batch], d [batch]."""
+    hf = model.hf
+    with frozen_weights(hf), _linearized(hf) as terms:
+        logits = answer_logits(hf, batch, 0, None)
+        if _capped(model):
+            logits = terms.logits[:, 0].float()
+        d = difference(logits, batch)
+        gradients = torch.autograd.grad(d.sum(), [on for on, _, _ in terms.items], allow_unused=True)
+    found: dict[str, Tensor] = {"d": d.detach()}
+    heads = []
+    for (on, name, value), gradient in zip(terms.items, gradients, strict=True):
+        gradient = torch.zeros_like(on) if gradient is None else gradient
+        product = value.detach().float() * gradient.float()
+        if name == "heads":
+            heads.append(product.unflatten(-1, (model.n_heads, -1)).sum((1, 3)))
+        else:
+            found[name] = found.get(name, 0) + product.flatten(1).sum(1)
+    return {"heads": torch.stack(heads, 1), **found}
+
+
+@dataclass
+class _Terms:
+    """What adds to the residual stream: where the gradient is taken, the part's name, the value that is added."""
+
+    items: list[tuple[Tensor, str, Tensor]] = field(default_factory=list)
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def cut(self, name: str, tensor: Tensor) -> Tensor:
+        """A leaf in place of the tensor, so that gradients end here; copied, as some models add to it in place."""
+        leaf = tensor.detach().requires_grad_()
+        self.items.append((leaf, name, leaf))
+        return leaf.clone()
+
+    def add(self, name: str, output: Tensor, bias: Tensor | None) -> None:
+        if bias is not None:
+            self.items.append((output, name, bias))
+
+
+@contextmanager
+def _linearized(hf: Any) -> Iterator[_Terms]:
+    """Inside, d is linear in the terms: inputs of attention and MLPs are held fixed, norms keep their denominators."""
+    terms, layers = _Terms(), decoder_layers(hf)
+    with ExitStack() as stack:
+
+        def before(module: nn.Module, hook: Callable, **kwargs: Any) -> None:
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True, **kwargs).remove)
+
+        def after(module: nn.Module, hook: Callable) -> None:
+            stack.callback(module.register_forward_hook(hook).remove)
+
+        before(layers[0], lambda module, args, kwargs: _on_first(args, kwargs, lambda x: terms.cut("embedding", x)))
+        inside: set[nn.Module] = set()
+        for number, layer in enumerate(layers):
+            layout = head_layout(hf, number)
+            mlp = _mlp_of(layer, layout.attention)
+            for module in (layout.attention, mlp):
+                before(module, lambda module, args, kwargs: _detached(args, kwargs))
+                inside |= set(module.modules())
+            output = layout.attention.get_submodule(layout.output)
+            before(output, lambda module, args, kwargs: _on_first(args, kwargs, lambda x: terms.cut("heads", x)))
+            after(output, _bias_hook(terms, f"attention bias {number}"))
+            after(mlp, _mlp_hook(terms, f"mlp {number}"))
+        for module in hf.modules():
+            if "norm" in type(module).__name__.lower() and module not in inside:
+                after(module, _norm_hook(terms))
+        unembedding = hf.get_output_embeddings()
+        after(unembedding, _bias_hook(terms, "unembedding bias"))
+        after(unembedding, lambda module, inputs, logits: setattr(terms, "logits", logits))
+        yield terms
+
+
+def _on_first(args: tuple, kwargs: dict, change: Callable[[Tensor], Tensor]) -> tuple[tuple, dict]:
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+    return args, {**kwargs, name: change(kwargs[name])}
+
+
+def _detached(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def detach(value: Any) -> Any:
+        return value.detach() if isinstance(value, Tensor) else value
+
+    return tuple(detach(value) for value in args), {name: detach(value) for name, value in kwargs.items()}
+
+
+def _mlp_of(layer: nn.Module, attention: nn.Module) -> nn.Module:
+    """The layer's one child with weights that is neither its attention nor a norm."""
+    found = [
+        child
+        for child in layer.children()
+        if child is not attention
+        and "norm" not in type(child).__name__.lower()
+        and any(True for _ in child.parameters())
+    ]
+    if len(found) != 1:
+        kinds = ", ".join(type(child).__name__ for child in found) or "nothing"
+        raise ModelError(
+            f"{type(layer).__name__} holds {kinds} beside attention and norms, where one MLP is expected; direct "
+            f"attribution isn't defined for it. Use estimate_zero_ablation or sweep_heads."
+        )
+    return found[0]
+
+
+def _bias_hook(terms: _Terms, name: str) -> Callable[..., None]:
+    return lambda module, inputs, output: terms.add(name, output, getattr(module, "bias", None))
+
+
+def _mlp_hook(terms: _Terms, name: str) -> Callable[..., Any]:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (terms.cut(name, output[0]), *output[1:])
+        return terms.cut(name, output)
+
+    return hook
+
+
+def _norm_hook(terms: _Terms) -> Callable[..., Tensor]:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        frozen, bias = freeze_norm(module, inputs[0], output)
+        terms.add("norm biases", frozen, bias if bias.any() else None)
+        return frozen
+
+    return hook
+
+
+def _capped(model: Model) -> bool:
+    return getattr(model.config, "final_logit_softcapping", None) is not None

@@ -1,0 +1,196 @@
+"""First-order estimates: what an intervention on each head would do to the answer, for all heads from one gradient."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..attention import instrumented
+from ..bootstrap import DRAWS
+from ..errors import PromptError
+from ..forward import answer_logits
+from ..models import Model, as_model
+from ..prompts import Orders, PromptBatch, PromptStyle
+from ..reference import check_plain, reference_order
+from ..run import RunInfo
+from ..session import describe_run, resolve_prompts
+from ..torch_defaults import under_torch_defaults
+from .gradients import difference, frozen_weights, run_rows, tracked_embeddings
+from .grids import HeadGrid, Rows
+
+
+@dataclass(frozen=True, repr=False)
+class HeadEstimates(HeadGrid):
+    """The estimated change of d = logit(No) - logit(Yes) under one intervention on each head alone.
+
+    Args:
+        heads: the estimates, [prompt, layer, head]; below 0: the intervention moves the answer toward Yes.
+        rows: which prompts they are of.
+        run: where they came from.
+        of: the intervention: "zero" takes the head's output away at all positions, "patch" puts that of another
+            prompt in its place.
+
+    `.top(k)` lists first the heads whose intervention moves the answer most toward Yes; its scores are the estimates.
+
+    Caveat: a first-order estimate is exact only where the model is linear in the head. `agreement(sweep)` says how far
+    the ranking is that of the exact sweep.
+    """
+
+    of: Literal["zero", "patch"] = "zero"
+
+    KIND: ClassVar[str] = "head_estimates"
+    SIGN: ClassVar[int] = -1
+
+    @property
+    def values(self) -> Float[np.ndarray, "prompt layer head"]:
+        """The estimates, the same as `heads`."""
+        return self.heads
+
+    @property
+    def name(self) -> str:
+        """ "first-order zero" or "first-order patch"."""
+        return f"first-order {self.of}"
+
+    def _words(self) -> dict[str, Any]:
+        return {"of": self.of}
+
+    @classmethod
+    def _from(cls, content: dict[str, Any], arrays: dict[str, np.ndarray], rows: Rows, run: RunInfo) -> "HeadEstimates":
+        return cls(arrays["heads"], rows, run, content["of"])
+
+
+@under_torch_defaults
+def estimate_zero_ablation(
+    model: Any,
+    data: Any,
+    order: Orders = "both",
+    style: PromptStyle | None = None,
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = False,
+) -> HeadEstimates:
+    """What zero ablation of each head would do to the answer, to first order: -(output . gradient of d), summed.
+
+    Args:
+        model: a Model with a plain view, or what `load_model` accepts besides names.
+        data: prompts (a PromptBatch, or one an order), questions, or a data specification.
+        order, style, limit, seed, draws: as for `decide`; prompts that are handed over keep theirs.
+        batch_size: prompts in a batch; None takes it from a memory estimate. Out of memory, a batch is halved.
+        progress: show a bar.
+
+    Returns:
+        The estimates; the model's weights and what takes gradients are as before.
+
+    Raises:
+        ModelError: where fused attention isn't exact for the model, or one prompt alone doesn't fit into memory.
+
+    Source: ours; the estimate is that of attribution patching, with zero as the patch.
+    """
+    model, start = as_model(model), time.perf_counter()
+    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
+    parts = []
+    for prompts in batches:
+        found = torch.empty(len(prompts), model.n_layers, model.n_heads)
+
+        def run(rows: list[int], prompts: PromptBatch = prompts, found: Tensor = found) -> Float[Tensor, " row"]:
+            outputs, gradients, d = _outputs_and_gradients(model, prompts.select(rows))
+            found[rows] = _products([-output for output in outputs], gradients)
+            return d
+
+        held = prompts.order == reference_order([batch.order for batch in batches], seed)
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "progress": progress,
+            "title": f"gradients, {prompts.order}",
+        }
+        run_rows(model, prompts, run, graph=True, reference=held, **options)
+        parts.append(found)
+    info = describe_run(model, questions, batches, seed, draws, start, "fused")
+    return HeadEstimates(torch.cat(parts).numpy(), Rows.of(batches), info, "zero")
+
+
+@under_torch_defaults
+def attribution_patching(
+    model: Any,
+    clean: PromptBatch,
+    corrupted: PromptBatch,
+    style: PromptStyle | None = None,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = False,
+) -> HeadEstimates:
+    """What patching each head's output from the clean into the corrupted run would do to the answer, to first order.
+
+    Args:
+        model: as for `estimate_zero_ablation`.
+        clean, corrupted: prompts row by row of equal length; d and its gradient are those of the corrupted run.
+        style: how the prompts were written, for the run's details.
+        batch_size, seed, draws, progress: as for `estimate_zero_ablation`.
+
+    Returns:
+        (clean output - corrupted output) . gradient of d, summed over all positions.
+
+    Raises:
+        PromptError: where the two aren't of equal shape.
+
+    Source: attribution patching, as in the field; not in the paper.
+    """
+    model, start = as_model(model), time.perf_counter()
+    _check_alike(clean, corrupted)
+    questions, batches = resolve_prompts(model, corrupted, "both", style, None, seed)
+    found, of_clean = torch.empty(len(corrupted), model.n_layers, model.n_heads), torch.empty(len(clean))
+
+    def run(rows: list[int]) -> Float[Tensor, " row"]:
+        with torch.no_grad():
+            wanted, of_clean[rows] = _outputs(model, clean.select(rows))
+        outputs, gradients, d = _outputs_and_gradients(model, corrupted.select(rows))
+        found[rows] = _products([new - old for new, old in zip(wanted, outputs, strict=True)], gradients)
+        return d
+
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "title": "attribution patching"}
+    run_rows(model, corrupted, run, graph=True, reference=True, **options)
+    check_plain(model, clean, of_clean)
+    notes = (f"patched from {clean.order} into {corrupted.order} prompts",)
+    info = describe_run(model, questions, batches, seed, draws, start, "fused", notes)
+    return HeadEstimates(found.numpy(), Rows.of(batches), info, "patch")
+
+
+def _check_alike(clean: PromptBatch, corrupted: PromptBatch) -> None:
+    if clean.tokens.shape == corrupted.tokens.shape and torch.equal(clean.last_pos, corrupted.last_pos):
+        return
+    shapes = f"{tuple(clean.tokens.shape)} and {tuple(corrupted.tokens.shape)}"
+    raise PromptError(
+        f"clean and corrupted prompts must be of equal length row by row, and are of {shapes}; pair them with "
+        f"instruction_pairs"
+    )
+
+
+def _outputs(model: Model, batch: PromptBatch) -> tuple[list[Tensor], Tensor]:
+    """Every layer's head outputs [batch, pos, head, d_value], and d."""
+    layers = range(model.n_layers)
+    with instrumented(model.hf, outputs_of=layers) as recording:
+        logits = answer_logits(model.hf, batch, 0, None)
+    return [recording.outputs[layer] for layer in layers], difference(logits, batch)
+
+
+def _outputs_and_gradients(model: Model, batch: PromptBatch) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Every layer's head outputs, the gradient of d by each, and d."""
+    with frozen_weights(model.hf), tracked_embeddings(model.hf):
+        outputs, d = _outputs(model, batch)
+        gradients = torch.autograd.grad(d.sum(), outputs)
+    return [output.detach() for output in outputs], list(gradients), d.detach()
+
+
+def _products(values: list[Tensor], gradients: list[Tensor]) -> Float[Tensor, "batch layer head"]:
+    """value . gradient over positions and the head's dimensions, layer by layer."""
+    pairs = zip(values, gradients, strict=True)
+    return torch.stack([(value.float() * gradient.float()).sum((1, 3)) for value, gradient in pairs], 1).cpu()

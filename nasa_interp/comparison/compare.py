@@ -1,0 +1,142 @@
+"""NASA beside its baselines: every method fitted on probe and validation, and asked the test questions once."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ..alignment.recipe import Limits, Recipe
+from ..alignment.setting import Setting
+from ..bootstrap import DRAWS
+from ..errors import AlignmentError
+from ..evaluation.paired import Paired, groups_above_chance
+from ..heads import HeadList
+from ..models import as_model
+from ..prompts import PromptStyle
+from ..questions import check_apart
+from ..questions.resolve import resolve_questions
+from ..run import jsonable, read_json, write_json
+from ..session import describe_run
+from ..torch_defaults import under_torch_defaults
+from .methods import METHODS, Asked, Contestants, random_sets
+from .table import BASE, NASA, PARTS, RANDOM, Comparison, Entry, entry_name
+
+
+@under_torch_defaults
+def compare_methods(
+    model: Any,
+    heads: HeadList | Iterable[Any],
+    probe: Any = "builtin:verify#probe",
+    val: Any = "builtin:verify#val",
+    test: Any = "builtin:verify#test",
+    *,
+    recipe: Recipe | None = None,
+    limits: Limits | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    n_random: int = 10,
+    limit: int | None = None,
+    methods: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    style: PromptStyle | None = None,
+    texts: Sequence[str] | None = None,
+    val_texts: Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = True,
+) -> Comparison:
+    """Fits NASA and what one would do instead on probe and validation, and asks each the test questions once.
+
+    Args:
+        model: as for `align_heads`; it is left as it was.
+        heads: the heads that NASA tunes, in ranking order.
+        probe, val: questions to tune on, and to decide on; offsets, factors and known groups see all of `val`, what is
+            tuned sees as many as the recipe says. test: other questions, which decide nothing.
+        recipe, limits: of NASA; the LoRA and the random sets get the same.
+        seeds: of NASA; the LoRA and the random sets are tuned with the first.
+        n_random: random sets of as many heads from the same layers.
+        limit: ask about so many test questions only.
+        methods: some of `METHODS`; all by default.
+        groups: over which recovered accuracy is pooled; None takes `groups_above_chance` of validation.
+        style: as for `build_prompts`.
+        texts, val_texts: plain text that is read in the end, and while tuning; None takes the built-in ones.
+        folder: where every finished method is kept, so that a run that was killed goes on, and the result is written.
+        seed: of the draws under `limit`, of the bootstrap, and of the random sets.
+        draws: of the bootstrap.
+        progress: a bar over methods.
+
+    Returns:
+        One table with intervals, the differences from NASA, and a verdict in words.
+
+    Raises:
+        QuestionError: test questions that something is fitted on. HeadError: heads outside the model.
+        AlignmentError: an unknown method, or a folder of another comparison. ResultError: no group is known.
+
+    Caveat: LoRA and random sets are tuned with one seed; intervals of several runs are over questions and runs.
+
+    Source: ours.
+    """
+    start, model = time.perf_counter(), as_model(model)
+    chosen = _check_methods(METHODS if methods is None else methods, seeds)
+    first = seeds[0] if seeds else seed
+    setting = Setting.of(model, heads, probe, val, recipe or Recipe(), limits or Limits(), style, first)
+    sets = random_sets(model, setting.heads, n_random, seed) if RANDOM in chosen else ()
+    probe, val, test = resolve_questions(probe), resolve_questions(val), resolve_questions(test, limit, seed)
+    for fitted in (probe, val):
+        check_apart(fitted, test, "on which methods are fitted", "test on")
+    texts, val_texts = (None if each is None else tuple(each) for each in (texts, val_texts))
+    asked = Asked(setting, probe, val, test, texts, val_texts, seed, draws)
+    keep = _Keeping(folder, asked.digest())
+    validated = keep.get(entry_name("validation", ""), lambda: Entry("validation", "", asked.validate())).report
+    known = groups_above_chance(validated) if groups is None else tuple(groups)
+    base = keep.get(BASE, lambda: Entry(BASE, "", asked.test_of(model)))
+    Paired(base.report, known)  # an unknown group ends it here, not at the end
+    runs = Contestants(asked, validated, base.report, tuple(seeds), sets, keep.parts).runs(chosen)
+    with tqdm(runs, desc="comparing", unit="run", disable=not progress) as bar:
+        entries = (base, *(keep.get(each.name, each.make) for each in bar))
+    details = {**setting.to_dict(), "test": test.name, "seeds": list(seeds), "n_random": len(sets)}
+    info = describe_run(model, test, asked.test_batches, seed, draws, start, "fused", setting.notes)
+    found = Comparison(entries, known, info, jsonable(details))
+    if folder is not None:
+        found.save(folder)
+    return found
+
+
+def _check_methods(methods: Sequence[str], seeds: Sequence[int]) -> tuple[str, ...]:
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise AlignmentError(f"there is no method {unknown[0]!r} to compare; there are {', '.join(METHODS)}")
+    if NASA in methods and not seeds:
+        raise AlignmentError("NASA needs a seed to be tuned with; give one or more, such as seeds=(0,)")
+    return tuple(methods)
+
+
+class _Keeping:
+    """Finished entries, on the disk where there is a folder.
+
+    Raises:
+        AlignmentError: the folder holds another comparison.
+    """
+
+    def __init__(self, folder: str | Path | None, digest: dict[str, Any]):
+        self.parts = None if folder is None else Path(folder) / PARTS
+        if self.parts is None:
+            return
+        path, digest = self.parts / "setting.json", jsonable(digest)
+        if not path.exists():
+            write_json(path, digest)
+        elif (there := read_json(path)) != digest:
+            other = sorted(key for key in digest if there.get(key) != digest[key])
+            raise AlignmentError(
+                f"{folder} holds a comparison with another {', '.join(other)}; name another folder, or delete it"
+            )
+
+    def get(self, name: str, make: Callable[[], Entry]) -> Entry:
+        """The entry that is there, or a new one, written before it is returned."""
+        if self.parts is not None and (self.parts / name / "entry.json").exists():
+            return Entry.load(self.parts / name)
+        entry = make()
+        if self.parts is not None:
+            entry.save(self.parts / name)
+        return entry

@@ -1,0 +1,243 @@
+"""The methods of a comparison: how each is fitted on probe and validation, and how it is asked the test questions."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..alignment.loop import PASSAGES, align_heads
+from ..alignment.setting import Setting
+from ..decisions import BinaryReport, report_decisions
+from ..deltas.delta import HeadDelta
+from ..errors import HeadError, NothingKeptError
+from ..evaluation import TextReference, plain_text
+from ..heads import HeadList
+from ..interventions import random_heads
+from ..models import Model
+from ..prompts import PromptBatch
+from ..questions import QuestionList
+from ..run import digest_of
+from ..session import prompts_in_orders
+from .baselines import Offset, average_orders, best_factor, scaled_heads
+from .lora import fit_lora
+from .table import NASA, RANDOM, Entry, entry_name
+
+METHODS = ("offset", "offset per order", "average", "average and offset", "zero", "scale", "lora", RANDOM, NASA)
+
+
+# Draws of a random set, for each that is wanted, until another one turns up.
+TRIES = 50
+
+
+class Run(NamedTuple):
+    """One run of one method; `make` fits it and asks the test questions."""
+
+    method: str
+    variant: str
+    make: Callable[[], Entry]
+
+    @property
+    def name(self) -> str:
+        """As a folder is called."""
+        return entry_name(self.method, self.variant)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The model, all that it is asked, and what it answers as it is.
+
+    Args:
+        setting: what is tuned, how, and what may be lost.
+        probe, val, test: all questions to tune on, those that decide, and those that decide nothing.
+        texts, val_texts: plain text to read in the end, and while tuning; None takes the built-in ones.
+        seed, draws: of the bootstrap.
+    """
+
+    setting: Setting
+    probe: QuestionList
+    val: QuestionList
+    test: QuestionList
+    texts: tuple[str, ...] | None
+    val_texts: tuple[str, ...] | None
+    seed: int
+    draws: int
+
+    @property
+    def model(self) -> Model:
+        """The base model."""
+        return self.setting.model
+
+    @cached_property
+    def base_hash(self) -> str:
+        """The hash of its weights."""
+        return self.model.weights_hash()
+
+    @cached_property
+    def val_batches(self) -> list[PromptBatch]:
+        """All validation prompts, one batch an order."""
+        return self._prompts(self.val)
+
+    @cached_property
+    def test_batches(self) -> list[PromptBatch]:
+        """The test prompts, one batch an order."""
+        return self._prompts(self.test)
+
+    @cached_property
+    def reference(self) -> TextReference:
+        """What the base model expects on the text that is read in the end."""
+        return TextReference.of(self.model, self.texts, progress=False)
+
+    @cached_property
+    def val_reference(self) -> TextReference:
+        """What it expects on the text that limits what is kept."""
+        texts = plain_text("val")[:PASSAGES] if self.val_texts is None else self.val_texts
+        return TextReference.of(self.model, texts, progress=False)
+
+    def validate(self) -> BinaryReport:
+        """The base model's decisions on validation."""
+        return self._report(self.model, self.val, self.val_batches)
+
+    def test_of(self, model: Model) -> BinaryReport:
+        """A model's decisions on the test questions."""
+        return self._report(model, self.test, self.test_batches)
+
+    def digest(self) -> dict[str, Any]:
+        """What must be the same for a comparison to go on."""
+        asked = [digest_of(questions) for questions in (self.probe, self.val, self.test)]
+        texts = [None if each is None else digest_of(each) for each in (self.texts, self.val_texts)]
+        drawn = {"seed of draws": self.seed, "draws": self.draws}
+        return {**self.setting.fingerprint(), "base": self.base_hash, "asked": asked, "texts": texts, **drawn}
+
+    def _prompts(self, questions: QuestionList) -> list[PromptBatch]:
+        return prompts_in_orders(self.model, questions, style=self.setting.style)
+
+    def _report(self, model: Model, questions: QuestionList, batches: list[PromptBatch]) -> BinaryReport:
+        return report_decisions(model, questions, batches, self.seed, self.draws, progress=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Contestants:
+    """Everything that can be compared.
+
+    Args:
+        asked: what there is to be asked.
+        validated, base: the base model's decisions on validation and on the test questions.
+        seeds: of NASA.
+        random: random sets of heads.
+        folder: where tuning keeps its progress; None keeps nothing.
+    """
+
+    asked: Asked
+    validated: BinaryReport
+    base: BinaryReport
+    seeds: tuple[int, ...]
+    random: tuple[HeadList, ...]
+    folder: Path | None
+
+    def runs(self, methods: Sequence[str]) -> list[Run]:
+        """The runs of these methods, in the order of `METHODS`."""
+        plan: dict[str, list[Run]] = {
+            "offset": [Run("offset", "", partial(self._offset, "offset"))],
+            "offset per order": [Run("offset per order", "", partial(self._offset, "offset per order", by_order=True))],
+            "average": [Run("average", "", self._average)],
+            "average and offset": [
+                Run("average and offset", "", partial(self._offset, "average and offset", mean=True))
+            ],
+            "zero": [Run("zero", "", self._zero)],
+            "scale": [Run("scale", "", self._scale)],
+            "lora": [Run("lora", "", self._lora)],
+        }
+        heads, seed = self.asked.setting.heads, self.asked.setting.seed
+        sets = [(f"set {place}", some) for place, some in enumerate(self.random)]
+        plan[RANDOM] = [Run(RANDOM, name, partial(self._nasa, RANDOM, name, some, seed)) for name, some in sets]
+        plan[NASA] = [Run(NASA, f"seed {s}", partial(self._nasa, NASA, f"seed {s}", heads, s)) for s in self.seeds]
+        return [run for method in METHODS if method in methods for run in plan[method]]
+
+    def _offset(self, method: str, by_order: bool = False, mean: bool = False) -> Entry:
+        start, val, test = time.perf_counter(), self.validated, self.base
+        if mean:
+            val, test = average_orders(val), average_orders(test)
+        offset = Offset.fit(val, by_order)
+        seconds = time.perf_counter() - start
+        return Entry(method, "", offset.apply(test), seconds=seconds, fitted={"offset": str(offset)})
+
+    def _average(self) -> Entry:
+        return Entry("average", "", average_orders(self.base), seconds=0.0)
+
+    def _zero(self) -> Entry:
+        return self._changed("zero", "", self._scaled(0.0), 0.0, {"factor": 0.0})
+
+    def _scale(self) -> Entry:
+        start, asked = time.perf_counter(), self.asked
+        factor, found = best_factor(asked.model, asked.setting.heads, asked.val_batches)
+        fitted = {"factor": factor, "accuracies": {str(each): accuracy for each, accuracy in found.items()}}
+        return self._changed("scale", "", self._scaled(factor), time.perf_counter() - start, fitted)
+
+    def _scaled(self, factor: float) -> HeadDelta:
+        return scaled_heads(self.asked.model, self.asked.setting.heads, factor, self.asked.base_hash)
+
+    def _lora(self) -> Entry:
+        asked, total = self.asked, sum(parameter.numel() for parameter in self.asked.model.module.parameters())
+        lora = fit_lora(asked.setting, asked.val_reference)
+        rate = next((row["learning_rate"] for row in lora.tried if row["taken"]), "none: all were refused")
+        reference = asked.reference
+        with lora.applied(asked.model) as tuned:
+            report, text = (
+                asked.test_of(tuned),
+                reference.compare(tuned, seed=asked.seed, draws=asked.draws, progress=False),
+            )
+        fitted = {"rank": lora.rank, "learning rate": rate, "tried": list(lora.tried)}
+        return Entry("lora", "", report, lora.n_trained, lora.n_trained / total, text, lora.seconds, fitted)
+
+    def _nasa(self, method: str, variant: str, heads: HeadList, seed: int) -> Entry:
+        asked, start = self.asked, time.perf_counter()
+        setting, folder = asked.setting, self.folder and self.folder / entry_name(method, variant) / "tuning"
+        texts = asked.val_texts
+        options = {"recipe": setting.recipe, "limits": setting.limits, "style": setting.style, "texts": texts}
+        names = " ".join(str(head) for head in heads)
+        try:
+            found = align_heads(
+                asked.model, heads, asked.probe, asked.val, **options, folder=folder, seed=seed, progress=False
+            )
+        except NothingKeptError as error:
+            # A result too: the model stays as it is.
+            empty = HeadDelta(asked.base_hash, asked.model.name, heads, (), (), ())
+            fitted = {"heads": names, "kept": 0, "reason": str(error)}
+            return self._changed(method, variant, empty, time.perf_counter() - start, fitted)
+        kept = sum(row["accepted"] for row in found.rows)
+        fitted = {"heads": names, "kept": kept, "of": len(found.rows)}
+        return self._changed(method, variant, found.delta, time.perf_counter() - start, fitted)
+
+    def _changed(self, method: str, variant: str, delta: HeadDelta, seconds: float, fitted: dict[str, Any]) -> Entry:
+        """The test questions and the text under a change of weights."""
+        asked, reference = self.asked, self.asked.reference
+        with delta.applied(asked.model, check=False):
+            report, text = (
+                asked.test_of(asked.model),
+                reference.compare(asked.model, seed=asked.seed, draws=asked.draws, progress=False),
+            )
+        return Entry(method, variant, report, delta.n_changed, delta.share(asked.model), text, seconds, fitted)
+
+
+def random_sets(model: Model, heads: HeadList, n: int, seed: int) -> tuple[HeadList, ...]:
+    """So many layer-matched random sets, no two of the same heads; the first ones are the same whatever n is.
+
+    Raises:
+        HeadError: where the model has too few other heads for one set, or for so many different ones.
+    """
+    rng, found = np.random.default_rng(seed), {}
+    for _ in range(TRIES * n):
+        drawn = random_heads(heads, model.n_layers, model.n_heads, rng)
+        found.setdefault(frozenset(drawn), drawn)
+        if len(found) == n:
+            break
+    if len(found) < n:
+        raise HeadError(
+            f"the model has only {len(found)} random sets of {len(heads)} heads in or near the layers of the chosen "
+            f"ones; ask for n_random={len(found)} or fewer"
+        )
+    return tuple(found.values())

@@ -1,0 +1,25 @@
+"""What the model decides, and how wrong and how one-sided that is."""
+
+from .asking import (
+    answer_differences,
+    answers_without_fusing,
+    compare_answers,
+    decide,
+    fused_answers,
+    plain_answers,
+    report_decisions,
+)
+from .report import LOW_MASS, BinaryReport, Estimates
+
+__all__ = [
+    "LOW_MASS",
+    "BinaryReport",
+    "Estimates",
+    "answer_differences",
+    "answers_without_fusing",
+    "compare_answers",
+    "decide",
+    "fused_answers",
+    "plain_answers",
+    "report_decisions",
+]

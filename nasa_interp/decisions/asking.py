@@ -1,0 +1,204 @@
+"""What the model decides: the logits of both candidates at the first answer position."""
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..batches import equal_length
+from ..bootstrap import DRAWS
+from ..errors import DisagreementError, FusedRefusedError, ModelError
+from ..forward import EditsOf, run_fused
+from ..models import Model, as_model
+from ..prompts import Orders, PromptBatch, PromptStyle
+from ..questions import QuestionList
+from ..reference import PlainReference, reference_order
+from ..session import describe_run, resolve_prompts
+from ..torch_defaults import under_torch_defaults
+from .report import BinaryReport
+
+# Prompts in a batch of models that don't go through the fused engine.
+PLAIN_BATCH = 16
+
+Answered = tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " prompt"]]
+"""d = logit(No) - logit(Yes), and P(Yes) + P(No), at the first answer position of each prompt."""
+
+
+@under_torch_defaults
+def decide(
+    model: Any,
+    data: Any,
+    order: Orders = "both",
+    style: PromptStyle | None = None,
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = True,
+) -> BinaryReport:
+    """Asks the model every question and compares its logits of No and Yes at the first answer position.
+
+    Args:
+        model: a Model, or what `load_model` accepts besides names.
+        data: questions (also dicts or a DataFrame with question and label), a data specification such as
+            "builtin:verify#test", or prompts (a PromptBatch, or one an order), which keep their order and style.
+        order: the order of the candidates in the instruction; both by default, as it matters as much as polarity.
+        style: wording and candidates.
+        limit: ask about so many questions only, drawn evenly from the groups.
+        batch_size: prompts a forward pass, by default from a memory estimate; changes time and memory alone.
+        seed, draws: of the draw under `limit` and of the bootstrap.
+        progress: show a bar.
+
+    Returns:
+        The report, with all decisions in it. Each call asks the model as it is now, with the hooks and adapters on it.
+
+    Source: the paper compares generated answers; the logit difference is ours.
+    """
+    model = as_model(model)
+    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
+    report = report_decisions(model, questions, batches, seed, draws, batch_size=batch_size, progress=progress)
+    for message in report.warnings:
+        # Past the decorator: the line that asked.
+        warnings.warn(message, stacklevel=3)
+    return report
+
+
+@torch.no_grad()
+def report_decisions(
+    model: Model,
+    questions: QuestionList,
+    batches: Sequence[PromptBatch],
+    seed: int,
+    draws: int,
+    *,
+    batch_size: int | None = None,
+    progress: bool = True,
+    edits: EditsOf | None = None,
+    fused_only: bool = False,
+    notes: tuple[str, ...] = (),
+    model_hash: str | None = None,
+) -> BinaryReport:
+    """The report on prompts that are built already: one batch a candidate order, of the same questions.
+
+    The fused pass answers, held to the plain model on a sample of one order; where it refuses, plain passes do. Under
+    `edits`, interventions as for `run_fused`, there is no plain pass to fall back on, nor to compare with.
+
+    Raises:
+        FusedRefusedError: under edits or with `fused_only`, where the fused pass refuses.
+    """
+    start, engine = time.perf_counter(), "fused"
+    checked = None if edits else reference_order([prompts.order for prompts in batches], seed)
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    try:
+        # The order that is compared runs first, so that a fault shows at the start.
+        found = {
+            prompts.order: fused_answers(model, prompts, edits=edits, reference=prompts.order == checked, **options)
+            for prompts in sorted(batches, key=lambda prompts: prompts.order != checked)
+        }
+        answers = [found[prompts.order] for prompts in batches]
+    except FusedRefusedError as refusal:
+        if edits or fused_only:
+            raise
+        engine, notes = "plain", (*notes, f"decided by plain passes, as the fused pass refused: {refusal}")
+        answers = [answers_without_fusing(model, prompts, refusal, **options) for prompts in batches]
+    return BinaryReport(
+        np.concatenate([d for d, _ in answers]),
+        np.concatenate([mass for _, mass in answers]),
+        tuple(prompts.order for prompts in batches for _ in questions),
+        tuple(questions) * len(batches),
+        describe_run(model, questions, batches, seed, draws, start, engine, notes, model_hash),
+    )
+
+
+def answer_differences(model: Model, prompts: PromptBatch, batch_size: int | None = None) -> Answered:
+    """d = logit(No) - logit(Yes) and P(Yes) + P(No) at the first answer position of each prompt, by whichever pass."""
+    try:
+        return fused_answers(model, prompts, batch_size=batch_size, reference=True, progress=False)
+    except FusedRefusedError as refusal:
+        return answers_without_fusing(model, prompts, refusal, batch_size=batch_size, progress=False)
+
+
+def answers_without_fusing(
+    model: Model,
+    prompts: PromptBatch,
+    refusal: FusedRefusedError,
+    *,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Answered:
+    """What a plain pass answers where the fused one refused: in batches, or, if they change an answer, one by one."""
+    try:
+        if isinstance(refusal, DisagreementError):
+            raise refusal
+        return plain_answers(model, prompts, batch_size=batch_size, progress=progress)
+    except DisagreementError:
+        return plain_answers(model, prompts, batch_size=1, progress=progress)
+
+
+@torch.no_grad()
+def fused_answers(
+    model: Model,
+    prompts: PromptBatch,
+    *,
+    batch_size: int | None = None,
+    progress: bool = True,
+    edits: EditsOf | None = None,
+    reference: bool = False,
+) -> Answered:
+    """d and the answer mass of each prompt from the fused pass; arguments as for `run_fused`."""
+    d, mass = torch.empty(len(prompts)), torch.empty(len(prompts))
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "title": f"deciding, {prompts.order}"}
+    for batch in run_fused(model, prompts, edits=edits, reference=reference, **options):
+        d[batch.places], mass[batch.places] = compare_answers(batch.logits, prompts)
+    return _finite(model, prompts, d, mass)
+
+
+@torch.no_grad()
+def plain_answers(
+    model: Model, prompts: PromptBatch, *, batch_size: int | None = None, progress: bool = True
+) -> Answered:
+    """d and the answer mass of each prompt from the unmodified model, in batches of equal length: without any pad.
+
+    Raises:
+        DisagreementError: where a prompt's answer beside others of its length isn't the one that it has alone.
+    """
+    d, mass = torch.empty(len(prompts)), torch.empty(len(prompts))
+    batches = list(equal_length(prompts, PLAIN_BATCH if batch_size is None else batch_size))
+    plain = PlainReference(model, prompts, batches)
+    with tqdm(total=len(prompts), desc=f"deciding, {prompts.order}", unit="prompt", disable=not progress) as bar:
+        for places in plain.first(batches):
+            some = prompts.select(places)
+            d[places], mass[places] = compare_answers(model.answer_logits(some.tokens, some.mask), prompts)
+            if len(places) > 1:
+                plain.compare(places, d[places])
+            bar.update(len(places))
+    return _finite(model, prompts, d, mass)
+
+
+def _finite(
+    model: Model, prompts: PromptBatch, d: Float[Tensor, " prompt"], mass: Float[Tensor, " prompt"]
+) -> Answered:
+    broken = ~(d.isfinite() & mass.isfinite())
+    if bool(broken.any()):
+        where = prompts.questions[int(broken.nonzero()[0])].id
+        raise ModelError(
+            f"question {where!r}: the logits are no numbers in {model.dtype}, so there is no decision; "
+            f"load the model in float32"
+        )
+    return d.double().numpy(), mass.double().numpy()
+
+
+def compare_answers(
+    logits: Float[Tensor, "batch d_vocab"], prompts: PromptBatch
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """The logit difference of the two candidates, and the probability of all their variants together."""
+    variants = [*prompts.yes_variants, *prompts.no_variants]
+    mass = (logits[:, variants].logsumexp(-1) - logits.logsumexp(-1)).exp()
+    return logits[:, prompts.no_token] - logits[:, prompts.yes_token], mass

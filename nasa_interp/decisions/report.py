@@ -1,0 +1,253 @@
+"""Every decision of a run, and the measures of them overall, per group and per candidate order."""
+
+import html
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from ..bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights, scatters
+from ..errors import ResultError
+from ..measures import Measures, measure, measure_draws
+from ..prompts import ORDERS, Order
+from ..questions import BinaryQuestion
+from ..results import write_result
+from ..run import RunInfo, read_json
+
+LOW_MASS = 0.5
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Measures with their bootstrap intervals (95%, over questions).
+
+    Args:
+        point: the measures.
+        low, high: ends of each measure's interval.
+        n: number of decisions.
+    """
+
+    point: Measures
+    low: Measures
+    high: Measures
+    n: int
+
+    def text(self, name: str) -> str:
+        """A measure as "0.50 [0.44, 0.56]", or "undefined"."""
+        value, low, high = (getattr(m, name) for m in (self.point, self.low, self.high))
+        if math.isnan(value):
+            return "undefined"
+        return f"{value:.2f} (no interval)" if math.isnan(low) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+    def to_dict(self) -> dict[str, Any]:
+        """n, and for each measure its value and interval."""
+        rows = {
+            name: {"value": getattr(self.point, name), "interval": [getattr(self.low, name), getattr(self.high, name)]}
+            for name in Measures.names()
+        }
+        return {"n": self.n, **rows}
+
+
+@dataclass(frozen=True, repr=False)
+class BinaryReport:
+    """Every decision, and from them the measures overall, per group and per candidate order.
+
+    Args:
+        logit_differences: d = logit(No) - logit(Yes) for each decision; below 0 the answer is Yes.
+        answer_masses: P(Yes) + P(No) for each decision.
+        order: the candidate order of each decision.
+        questions: the question of each decision (each occurs once an order).
+        run: where it came from.
+    """
+
+    logit_differences: Float[np.ndarray, " decision"]
+    answer_masses: Float[np.ndarray, " decision"]
+    order: tuple[Order, ...]
+    questions: tuple[BinaryQuestion, ...]
+    run: RunInfo = field(repr=False)
+
+    @cached_property
+    def label(self) -> Bool[np.ndarray, " decision"]:
+        """True where yes is right."""
+        return np.array([q.label for q in self.questions])
+
+    @cached_property
+    def _weights(self) -> Float[np.ndarray, "draw decision"]:
+        return draw_weights(cluster_index(self.questions), self.run.draws or DRAWS, self.run.seed)
+
+    def estimate(self, group: str | None = None, order: Order | None = None) -> Estimates:
+        """Measures with intervals over the decisions of a group, an order, both, or all.
+
+        Raises:
+            ResultError: where there are no such decisions.
+        """
+        rows = np.array(
+            [group in (None, q.group) and order in (None, o) for q, o in zip(self.questions, self.order, strict=True)]
+        )
+        if not rows.any():
+            groups = ", ".join(dict.fromkeys(q.group for q in self.questions))
+            raise ResultError(f"no decisions in group {group!r}, order {order!r}; the groups: {groups}")
+        d, label, mass = self.logit_differences[rows], self.label[rows], self.answer_masses[rows]
+        weights = self._weights[:, rows]
+        # A draw may miss a small group altogether.
+        samples = measure_draws(d, label, mass, weights[weights.sum(1) > 0])
+        clusters = cluster_index(self.questions)[rows]
+        ends = {name: cluster_interval(values, clusters) for name, values in samples.items()}
+        low, high = (Measures(**{name: float(ends[name][i]) for name in ends}) for i in (0, 1))
+        return Estimates(measure(d, label, mass), low, high, int(rows.sum()))
+
+    @cached_property
+    def overall(self) -> Estimates:
+        """Over all decisions, one threshold for all."""
+        return self.estimate()
+
+    @cached_property
+    def groups(self) -> dict[str, Estimates]:
+        """Per group of questions, both orders together."""
+        return {g: self.estimate(group=g) for g in dict.fromkeys(q.group for q in self.questions)}
+
+    @cached_property
+    def orders(self) -> dict[Order, Estimates]:
+        """Per candidate order, all groups together."""
+        return {o: self.estimate(order=o) for o in dict.fromkeys(self.order)}
+
+    @cached_property
+    def cells(self) -> dict[str, dict[Order, Estimates]]:
+        """Per group and candidate order: what a group's AUC is where nothing else shifts the threshold."""
+        return {group: {order: self.estimate(group, order) for order in self.orders} for group in self.groups}
+
+    @property
+    def parts(self) -> dict[str, Estimates]:
+        """All, then each order, then each group."""
+        return {"all": self.overall, **{f"order {o}": e for o, e in self.orders.items()}, **self.groups}
+
+    accuracy = property(lambda self: self.overall.point.accuracy, doc="Rate of right decisions.")
+    precision = property(lambda self: self.overall.point.precision, doc="Of the answers Yes; NaN without any.")
+    recall = property(lambda self: self.overall.point.recall, doc="Rate of true yes that are answered Yes.")
+    gap = property(lambda self: self.overall.point.gap, doc="Precision - recall.")
+    imbalance = property(lambda self: self.overall.point.imbalance, doc="Rate of true yes - rate of answered Yes.")
+    f1 = property(lambda self: self.overall.point.f1, doc="F1 of the answer Yes.")
+    auc = property(lambda self: self.overall.point.auc, doc="How well d sorts right from wrong.")
+    ece = property(lambda self: self.overall.point.ece, doc="Expected calibration error.")
+    yes_rate = property(lambda self: self.overall.point.yes_rate, doc="Rate of answers Yes.")
+    oracle_accuracy = property(lambda self: self.overall.point.oracle_accuracy, doc="Of the best single threshold.")
+    answer_mass = property(lambda self: self.overall.point.answer_mass, doc="Mean of P(Yes) + P(No).")
+    mean_logit_difference = property(lambda self: self.overall.point.mean_logit_difference, doc="Mean of d.")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing the measures."""
+        low = {g: e.point.answer_mass for g, e in self.groups.items() if e.point.answer_mass < LOW_MASS}
+        if not low:
+            return []
+        listed = ", ".join(f"{group} {mass:.2f}" for group, mass in low.items())
+        return [
+            f"answer mass under {LOW_MASS}: {listed}. The model meant to say something else than either candidate; "
+            f"its decisions there are a preference between two unlikely words."
+        ]
+
+    @property
+    def verdict(self) -> str:
+        """The base-rate line: is the model one-sided, or are the data?"""
+        e = self.overall
+        if not scatters(cluster_index(self.questions)):
+            return f"Bias can't be told from one question or pair (imbalance {e.text('imbalance')}); ask more."
+        if e.point.base_rate in (0, 1):
+            right, asked = ("yes", "no") if e.point.base_rate == 1 else ("no", "yes")
+            return (
+                f"Bias can't be told from these questions: {right} is right for all "
+                f"{len(set(self.questions))}, and the "
+                f"model says Yes to {e.point.yes_rate:.0%} of them. One that always gives the same answer and one that "
+                f"knows, or doesn't, look alike here; add questions whose right answer is {asked}."
+            )
+        said = f"says Yes to {e.point.yes_rate:.0%}, and yes is right for {e.point.base_rate:.0%} of the questions"
+        numbers = f"imbalance {e.text('imbalance')}, AUC {e.text('auc')}"
+        if e.low.imbalance > 0:
+            return f"Negative bias: the model {said} ({numbers})."
+        if e.high.imbalance < 0:
+            return f"Positive bias: the model {said} ({numbers})."
+        if e.point.base_rate < 0.4:
+            return f"No bias shown: the data are mostly No, and the model {said} ({numbers})."
+        return f"No bias shown: the model {said} ({numbers})."
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a decision: id, group, pair, order, label, logit_difference, answer_mass, answer, right."""
+        yes = self.logit_differences < 0
+        return pd.DataFrame(
+            {
+                "id": [q.id for q in self.questions],
+                "group": [q.group for q in self.questions],
+                "pair": [q.pair for q in self.questions],
+                "order": self.order,
+                "label": self.label,
+                "logit_difference": self.logit_differences,
+                "answer_mass": self.answer_masses,
+                "answer": yes,
+                "right": yes == self.label,
+            }
+        )
+
+    def summary_dataframe(self) -> pd.DataFrame:
+        """One row for all, for each order and for each group; one column a measure, and the AUC within each order.
+
+        The pooled AUC asks for one threshold in both orders; where the orders shift d apart, the AUC within an order
+        tells better what the model knows.
+        """
+        rows = []
+        for name, e in self.parts.items():
+            within = {f"auc_{order}": cell.point.auc for order, cell in self.cells.get(name, {}).items()}
+            rows.append({"part": name, "n": e.n, **e.point.to_dict(), **within})
+        return pd.DataFrame(rows)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes JSON: the measures for readers, the decisions for `load`; raises as `write_result` does."""
+        decisions = self.to_dataframe().drop(columns=["answer", "right"])
+        decisions["question"] = [q.question for q in self.questions]
+        return write_result(
+            path,
+            {
+                "kind": "binary_report",
+                "verdict": self.verdict,
+                "warnings": self.warnings,
+                "overall": self.overall.to_dict(),
+                "orders": {name: e.to_dict() for name, e in self.orders.items()},
+                "groups": {name: e.to_dict() for name, e in self.groups.items()},
+                "cells": {name: {o: e.to_dict() for o, e in cell.items()} for name, cell in self.cells.items()},
+                "run": self.run.to_dict(),
+                "decisions": decisions.astype(object).where(decisions.notna(), None).to_dict(orient="records"),
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "BinaryReport":
+        """Reads what `save` wrote; the measures are computed again from the decisions."""
+        content = read_json(path)
+        if not isinstance(content, dict) or content.get("kind") != "binary_report":
+            raise ResultError(f"{path} does not hold a report of decisions; write one with `nasa-interp decide`")
+        try:
+            rows = content["decisions"]
+            if bad := [row["id"] for row in rows if row["order"] not in ORDERS or row["logit_difference"] is None]:
+                raise ValueError(f"no decision on {bad[0]!r}")
+            return cls(
+                np.array([row["logit_difference"] for row in rows], dtype=np.float64),
+                np.array([row["answer_mass"] for row in rows], dtype=np.float64),
+                tuple(row["order"] for row in rows),
+                tuple(BinaryQuestion(r["question"], r["label"], r["id"], r["group"], r["pair"]) for r in rows),
+                RunInfo.from_dict(content["run"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ResultError(f"{path} is damaged ({error!r}); decide again") from error
+
+    def __repr__(self) -> str:
+        e = self.overall
+        shown = ", ".join(f"{name} {e.text(name)}" for name in ("accuracy", "precision", "recall", "imbalance", "auc"))
+        return f"BinaryReport({self.run.summary()}; {shown})"
+
+    def _repr_html_(self) -> str:
+        table = self.summary_dataframe().to_html(index=False, float_format="%.3f")
+        return "".join(f"<p>{html.escape(line)}</p>" for line in [self.verdict, *self.warnings]) + table

@@ -1,0 +1,6 @@
+"""The change of a few heads' weights as a value, and passing it on: to transformers, to PEFT, or by itself."""
+
+from .delta import HeadDelta
+from .formats import export
+
+__all__ = ["HeadDelta", "export"]

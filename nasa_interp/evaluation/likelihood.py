@@ -1,0 +1,168 @@
+"""Log-probabilities that the plain model gives to what comes next, at chosen positions of rows of tokens."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..batches import in_batches, split_batches, tokens_at_once
+from ..errors import ModelError, PromptError
+from ..models import Model
+from ..models.model import device_of
+from ..models.positions import check_positions
+from ..models.ready import check_ready
+from ..run import RunInfo
+
+# The logits of a batch take no more than this; with large vocabularies they are what fills the memory.
+LOGIT_BYTES = 2**28
+
+
+class Row(NamedTuple):
+    """Tokens to be read, and the first position whose next token is asked for; all later ones are too."""
+
+    tokens: tuple[int, ...]
+    start: int
+
+
+class Reading(NamedTuple):
+    """What the model expects after some positions of a row.
+
+    Args:
+        row: which row.
+        first: the first of the positions.
+        log_probs: of every token to come next, fp32 on the model's device.
+    """
+
+    row: int
+    first: int
+    log_probs: Float[Tensor, "pos d_vocab"]
+
+
+def read_rows(
+    model: Model,
+    rows: Sequence[Row],
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+    title: str = "reading",
+) -> Iterator[Reading]:
+    """Runs rows through the plain model and yields the log-probabilities of the next token.
+
+    Args:
+        model: with a plain view.
+        rows: what to read, and from which position on it matters.
+        batch_size: rows in a forward pass; by default from the lengths and the vocabulary, and so the same each time.
+        progress, title: a bar over rows.
+
+    Returns:
+        Readings in no particular order, one a row; several for a row whose logits would be too large.
+
+    Raises:
+        ModelError: where the model has no plain view, or one row alone doesn't fit into memory.
+    """
+    hf = model.hf
+    most = max(1, LOGIT_BYTES // (4 * model.config.vocab_size))
+    parts = [part for row in range(len(rows)) for part in _parts(rows[row], row, most)]
+    # Rows of like length have few pads; the longest come first, so that memory peaks at once.
+    parts.sort(key=lambda part: len(part[1].tokens), reverse=True)
+    lengths = [len(part.tokens) for _, part in parts]
+    asked = max(len(part.tokens) - part.start for _, part in parts)
+    at_once = tokens_at_once(model)
+
+    def size_for(length: int) -> int:
+        # From fixed numbers, not from the memory that happens to be free: two runs then round alike.
+        return batch_size or max(1, min(at_once // length, most // min(asked, length)))
+
+    def run(places: list[int]) -> tuple[list[int], Sequence[Tensor]]:
+        return places, _logits(hf, [parts[place][1] for place in places])
+
+    with tqdm(total=len(parts), desc=title, unit="row", disable=not progress) as bar:
+        for places, logits in in_batches(split_batches(range(len(parts)), lengths, size_for), run):
+            for place, each in zip(places, logits, strict=True):
+                row, part = parts[place]
+                yield Reading(row, part.start, each.float().log_softmax(-1))
+            bar.update(len(places))
+
+
+def _parts(row: Row, place: int, most: int) -> list[tuple[int, Row]]:
+    """The row as it is, or with so many positions that their logits fit: what comes later doesn't matter to any."""
+    starts = range(row.start, len(row.tokens), most)
+    return [(place, Row(row.tokens[: start + most], start)) for start in starts]
+
+
+@torch.no_grad()
+def _logits(hf: Any, rows: Sequence[Row]) -> Sequence[Float[Tensor, "pos d_vocab"]]:
+    """One pass over padded rows; for each row the logits at its positions."""
+    longest = max(len(row.tokens) for row in rows)
+    check_ready(hf)
+    check_positions(hf.config.get_text_config(), [len(row.tokens) for row in rows])
+    # No mask is needed behind the last real token; without pad tokens transformers doesn't advise one either.
+    tokens = torch.tensor([[*row.tokens, *row.tokens[:1] * (longest - len(row.tokens))] for row in rows])
+    counts = [len(row.tokens) - row.start for row in rows]
+    batch = torch.arange(len(rows)).repeat_interleave(torch.tensor(counts))
+    pos = torch.cat([torch.arange(row.start, len(row.tokens)) for row in rows])
+    with unembed_at(hf, batch, pos):
+        logits = hf(tokens.to(device_of(hf)), use_cache=False).logits
+    if logits.shape[:2] != (1, len(pos)):
+        raise ModelError(
+            f"{type(hf).__name__} gave logits of shape {tuple(logits.shape)} for {len(pos)} positions: "
+            f"it doesn't unembed through its output embeddings; its texts can't be read, measure it by decide alone"
+        )
+    return logits[0].split(counts)
+
+
+@contextmanager
+def unembed_at(hf: Any, batch: Int[Tensor, " at"], pos: Int[Tensor, " at"]) -> Iterator[None]:
+    """Inside, the model unembeds these positions of these rows, so that its logits are [1, at, d_vocab].
+
+    Whatever the model does to its logits afterwards (scaling, soft caps) it does to these.
+    """
+
+    def pick(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = inputs[0]
+        return (hidden[batch.to(hidden.device), pos.to(hidden.device)][None], *inputs[1:])
+
+    handle = hf.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def leading_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """The BOS token where the tokenizer puts one before a text by itself, else nothing."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if bos is None or tokenizer("a", add_special_tokens=True)["input_ids"][:1] != [bos]:
+        return ()
+    return (bos,)
+
+
+def check_context(model: Model, tokens: Sequence[int], name: str) -> None:
+    """Raises PromptError with the name of a text that is longer than the model's context."""
+    limit = model.context_length
+    if limit is not None and len(tokens) > limit:
+        raise PromptError(
+            f"{name} has {len(tokens)} tokens, more than the model's context of {limit}; shorten it or leave it out"
+        )
+
+
+def describe_reading(model: Model, data: str, n: int, start: float, seed: int = 0, draws: int = 0) -> RunInfo:
+    """Details of a run over `n` texts or questions that began at `start` (time.perf_counter())."""
+    return RunInfo(
+        model=model.name,
+        model_hash=model.weights_hash(),
+        data=data,
+        n_questions=n,
+        orders=(),
+        seed=seed,
+        draws=draws,
+        engine="plain",
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        seconds=round(time.perf_counter() - start, 3),
+    )

@@ -1,0 +1,239 @@
+"""How well a model predicts plain English, before a change and after it."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..bootstrap import DRAWS
+from ..errors import ModelError, PromptError, ResultError
+from ..models import Model, as_model
+from ..run import RunInfo
+from ..torch_defaults import under_torch_defaults
+from .likelihood import Row, check_context, describe_reading, leading_tokens, read_rows
+from .text_change import TextChange, kl_divergence
+
+PARTS = ("all", "val", "test")
+
+# A reference larger than this is refused: it would rather be sampled at fewer positions.
+REFERENCE_BYTES = 2**31
+# Called with a passage, indices into its sampled positions, and the log-probabilities there.
+AtSample = Callable[[int, list[int], Float[Tensor, "sample d_vocab"]], None]
+
+
+def plain_text(part: str = "all") -> list[str]:
+    """The built-in passages of plain English: 24 of about 135 words, each of another kind.
+
+    Args:
+        part: "val", every third passage, is for deciding when tuning stops; "test", the rest, for what it cost in the
+            end. "all" holds both.
+
+    Raises:
+        PromptError: for another part.
+
+    Source: ours, written for this.
+    """
+    if part not in PARTS:
+        raise PromptError(f"plain text has no part {part!r}; take one of {', '.join(PARTS)}")
+    text = (resources.files("nasa_interp.evaluation") / "data" / "plain_text.txt").read_text(encoding="utf-8")
+    passages = text.strip().split("\n\n")
+    return [passage for place, passage in enumerate(passages) if part == "all" or (place % 3 == 0) == (part == "val")]
+
+
+@under_torch_defaults
+def perplexity(
+    model: Any, texts: Sequence[str] | None = None, *, batch_size: int | None = None, progress: bool = True
+) -> float:
+    """exp of the mean negative log-likelihood over all predicted tokens of all texts.
+
+    Args:
+        model: a Model, or what `load_model` accepts besides names.
+        texts: each read on its own, after a BOS token where the tokenizer adds one by itself; the first token is
+            given, not predicted. None takes `plain_text("test")`.
+        batch_size: texts in a forward pass; changes time and memory alone.
+        progress: show a bar.
+
+    Raises:
+        PromptError: where a text is too short or too long, or there is none.
+        ModelError: where the model has no plain view, or its logits are no numbers.
+
+    Source: the usual definition; that texts are read apart, without a window sliding over them, is ours.
+    """
+    model = as_model(model)
+    rows = _tokenize(model, plain_text("test") if texts is None else texts)
+    losses = torch.cat(_losses(model, rows, batch_size, progress, "perplexity"))
+    return math.exp(float(losses.double().mean()))
+
+
+@dataclass(frozen=True, repr=False)
+class TextReference:
+    """What a model expects on plain text before it is changed; made by `TextReference.of`.
+
+    Args:
+        texts, rows: the passages and their tokens.
+        losses: negative log-likelihood of each predicted token, in nats.
+        log_probs: of all tokens at the sampled positions, fp32 (4 bytes x sampled positions x vocabulary).
+        every: a passage's first prediction and every so many after it are sampled.
+        batch_size: as it was asked for; comparing goes in the same batches, so that only a change makes a difference.
+        run: where it came from.
+    """
+
+    texts: tuple[str, ...]
+    rows: tuple[tuple[int, ...], ...]
+    losses: tuple[Float[Tensor, "_"], ...]
+    log_probs: tuple[Float[Tensor, "_ d_vocab"], ...]
+    every: int
+    batch_size: int | None
+    run: RunInfo
+
+    @classmethod
+    @under_torch_defaults
+    def of(
+        cls,
+        model: Any,
+        texts: Sequence[str] | None = None,
+        *,
+        every: int = 8,
+        batch_size: int | None = None,
+        progress: bool = True,
+    ) -> "TextReference":
+        """Reads the passages with the model as it is now.
+
+        Args:
+            model: a Model, or what `load_model` accepts besides names.
+            texts: None takes `plain_text("test")`; a loop that decides by the price must take `plain_text("val")`.
+            every: sample the full distribution at every so many positions.
+            batch_size: passages in a forward pass; changes time and memory alone.
+            progress: show a bar.
+
+        Raises:
+            PromptError: where a text is too short or too long, or there is none.
+            ModelError: where the model has no plain view, or its logits are no numbers.
+            ResultError: where the sampled distributions would take too much memory.
+        """
+        model, start = as_model(model), time.perf_counter()
+        texts = tuple(plain_text("test") if texts is None else texts)
+        rows = _tokenize(model, texts)
+        log_probs = _room(rows, every, model.config.vocab_size)
+
+        def keep(text: int, samples: list[int], found: Tensor) -> None:
+            log_probs[text][samples] = found
+
+        losses = tuple(_losses(model, rows, batch_size, progress, "reference", keep, every))
+        run = describe_reading(model, _name(texts), len(texts), start)
+        return cls(texts, rows, losses, log_probs, every, batch_size, run)
+
+    @under_torch_defaults
+    def compare(self, model: Any, *, seed: int = 0, draws: int = DRAWS, progress: bool = True) -> TextChange:
+        """Reads the same passages with a changed model.
+
+        Args:
+            model: the model after the change, with the same tokenizer.
+            seed, draws: of the bootstrap over passages.
+            progress: show a bar.
+
+        Returns:
+            The price. The same model has a ratio of exactly 1 and a KL of exactly 0.
+
+        Raises:
+            ResultError: where the model has other tokens.
+        """
+        model, start = as_model(model), time.perf_counter()
+        if _tokenize(model, self.texts) != self.rows or model.config.vocab_size != self.log_probs[0].shape[1]:
+            raise ResultError(
+                f"{model.name} has other tokens than {self.run.model}; compare a model with its own changed self"
+            )
+        divergence = [torch.zeros(len(sampled), dtype=torch.float64) for sampled in self.log_probs]
+
+        def measure(text: int, samples: list[int], found: Tensor) -> None:
+            divergence[text][samples] = kl_divergence(self.log_probs[text][samples], found)
+
+        losses = _losses(model, self.rows, self.batch_size, progress, "comparing", measure, self.every)
+        return TextChange(
+            tokens=np.array([len(each) for each in losses]),
+            loss_before=np.array([each.double().mean().item() for each in self.losses]),
+            loss_after=np.array([each.double().mean().item() for each in losses]),
+            sampled=np.array([len(each) for each in divergence]),
+            divergence=np.array([each.mean().item() for each in divergence]),
+            base=self.run,
+            run=describe_reading(model, self.run.data, len(self.texts), start, seed, draws),
+        )
+
+    def ratio(self, model: Model) -> float:
+        """The perplexity of a changed model as a multiple of the reference's: what a loop asks that only decides."""
+        losses = _losses(model, self.rows, self.batch_size, False, "comparing")
+        before, after = (torch.cat(list(each)).double().mean() for each in (self.losses, losses))
+        return float((after - before).exp())
+
+    def __repr__(self) -> str:
+        losses = torch.cat(self.losses).double()
+        size = sum(each.nbytes for each in self.log_probs) / 2**20
+        return (
+            f"TextReference({self.run.model}, {self.run.data}, {len(self.texts)} passages, {len(losses)} tokens: "
+            f"perplexity {losses.mean().exp():.2f}; {sum(map(len, self.log_probs))} distributions, {size:.0f} MB)"
+        )
+
+
+def _name(texts: Sequence[str]) -> str:
+    """The built-in part that these are, or that they are the user's own."""
+    part = next((part for part in PARTS if list(texts) == plain_text(part)), None)
+    return f"builtin:plain_text#{part}" if part else "own texts"
+
+
+def _tokenize(model: Model, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    if isinstance(texts, str) or not texts:
+        raise PromptError(f"{texts!r} is not a list of texts; give one or more, or None for the built-in ones")
+    lead = leading_tokens(model.tokenizer)
+    rows = [(*lead, *row) for row in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    for place, row in enumerate(rows):
+        if len(row) < 2:
+            raise PromptError(f"text {place} ({texts[place]!r}) has nothing to predict; leave it out")
+        check_context(model, row, f"text {place}")
+    return tuple(rows)
+
+
+def _room(rows: Sequence[tuple[int, ...]], every: int, vocabulary: int) -> tuple[Float[Tensor, "_ d_vocab"], ...]:
+    if every < 1:
+        raise ResultError(f"every {every} positions can't be sampled; give 1 or more")
+    counts = [len(range(0, len(row) - 1, every)) for row in rows]
+    if (size := 4 * vocabulary * sum(counts)) > REFERENCE_BYTES:
+        raise ResultError(
+            f"the distributions at {sum(counts)} positions would take {size / 2**30:.1f} GB; "
+            f"sample fewer by a larger every, or give fewer texts"
+        )
+    return tuple(torch.empty(count, vocabulary) for count in counts)
+
+
+def _losses(
+    model: Model,
+    rows: Sequence[tuple[int, ...]],
+    batch_size: int | None,
+    progress: bool,
+    title: str,
+    at_sample: AtSample | None = None,
+    every: int = 1,
+) -> list[Float[Tensor, "_"]]:
+    """Negative log-likelihood of each row's tokens after its first; `at_sample` sees the distributions on the way."""
+    losses = [torch.empty(len(row) - 1) for row in rows]
+    asked = [Row(row[:-1], 0) for row in rows]
+    for place, first, log_probs in read_rows(model, asked, batch_size=batch_size, progress=progress, title=title):
+        end = first + len(log_probs)
+        targets = torch.tensor(rows[place][first + 1 : end + 1], device=log_probs.device)
+        losses[place][first:end] = -log_probs.gather(1, targets[:, None])[:, 0].cpu()
+        sampled = [pos for pos in range(first, end) if pos % every == 0]
+        if at_sample and sampled:
+            found = log_probs[[pos - first for pos in sampled]].cpu()
+            at_sample(place, [pos // every for pos in sampled], found)
+    for place, each in enumerate(losses):
+        if not bool(each.isfinite().all()):
+            raise ModelError(
+                f"text {place}: the likelihoods are no finite numbers in {model.dtype}; load the model in float32"
+            )
+    return losses

@@ -1,0 +1,37 @@
+"""Interventions on heads and what they do to the model's decisions."""
+
+from .controls import RandomControl, RandomControls, random_control, random_controls, random_heads, shuffle_scores
+from .effect import AblationEffect, Ablator, ablation_effect, cumulative_effect
+from .outputs import POSITION_CLASSES, HeadOutputs, position_classes, record_outputs
+from .replace import Mean, Patch, Resample
+from .sweep import HeadSweep, sweep, sweep_heads
+from .values import Intervention, Knockout, Scale, Swap, Zero, edits_of
+
+__all__ = [
+    "POSITION_CLASSES",
+    "AblationEffect",
+    "Ablator",
+    "HeadOutputs",
+    "HeadSweep",
+    "Intervention",
+    "Knockout",
+    "Mean",
+    "Patch",
+    "RandomControl",
+    "RandomControls",
+    "Resample",
+    "Scale",
+    "Swap",
+    "Zero",
+    "ablation_effect",
+    "cumulative_effect",
+    "edits_of",
+    "position_classes",
+    "random_control",
+    "random_controls",
+    "random_heads",
+    "record_outputs",
+    "shuffle_scores",
+    "sweep",
+    "sweep_heads",
+]

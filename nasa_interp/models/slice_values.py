@@ -1,0 +1,93 @@
+"""The values of weight slices, read off a model and written into it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import DeltaError
+from .model import Model
+from .slices import WeightSlice
+
+Values = Float[Tensor, "..."]
+"""A slice's values: the parameter's shape, but for the sliced dimension."""
+
+
+def plain_view(model: Model) -> Any:
+    """The model's plain transformers view; raises DeltaError saying what to load where there is none."""
+    if not model.has_hf:
+        raise DeltaError(
+            f"model {model.name!r} was handed over hooked; a delta is a change of a plain transformers model: "
+            f"load_model that one"
+        )
+    return model.hf
+
+
+def read_slices(model: Model, slices: Iterable[WeightSlice]) -> dict[WeightSlice, Values]:
+    """Copies of the slices' values as they are now, on the CPU, in the weights' own dtype.
+
+    Raises:
+        DeltaError: the model has no plain view, or no such parameter, or its weights are offloaded.
+    """
+    hf = plain_view(model)
+    return {piece: _select(_parameter(hf, model.name, piece), piece) for piece in slices}
+
+
+def write_slices(model: Model, values: Mapping[WeightSlice, Values]) -> None:
+    """Writes values into the model's own parameters, in place, so that both its views have them.
+
+    Raises:
+        DeltaError: as `read_slices`, or where a value's shape or dtype isn't that of its slice; nothing is written.
+    """
+    hf = plain_view(model)
+    targets = [(_parameter(hf, model.name, piece), piece, value) for piece, value in values.items()]
+    for parameter, piece, value in targets:
+        shape = tuple(len(piece.index) if dim == piece.dim else size for dim, size in enumerate(parameter.shape))
+        if tuple(value.shape) != shape or value.dtype != parameter.dtype:
+            raise DeltaError(
+                f"values of shape {tuple(value.shape)} and {value.dtype} don't fit {piece.parameter}, whose slice in "
+                f"model {model.name!r} has shape {shape} and {parameter.dtype}; load the model that they are "
+                f"of, in their dtype"
+            )
+    with torch.no_grad():
+        for parameter, piece, value in targets:
+            parameter.index_copy_(piece.dim, _index(piece, parameter), value.to(parameter.device))
+    # Asking for the plain view carries the edit to a bridge that holds copies, also one that somebody already has.
+    _ = model.hf
+
+
+def overlap(slices: Iterable[WeightSlice]) -> WeightSlice | None:
+    """The first slice that shares entries with one before it."""
+    seen: dict[str, tuple[int, set[int]]] = {}
+    for piece in slices:
+        dim, places = seen.setdefault(piece.parameter, (piece.dim, set()))
+        # Rows and columns of one parameter always cross.
+        if dim != piece.dim or not places.isdisjoint(piece.index) or len(set(piece.index)) < len(piece.index):
+            return piece
+        places.update(piece.index)
+    return None
+
+
+def _parameter(hf: Any, name: str, piece: WeightSlice) -> Tensor:
+    try:
+        parameter = hf.get_parameter(piece.parameter)
+    except AttributeError as error:
+        raise DeltaError(f"model {name!r} has no parameter {piece.parameter}; was the delta made for it?") from error
+    if parameter.is_meta:
+        raise DeltaError(f"{piece.parameter} of model {name!r} is offloaded; load the model onto one device")
+    if piece.dim >= parameter.ndim or max(piece.index) >= parameter.shape[piece.dim]:
+        raise DeltaError(
+            f"{piece.parameter} of model {name!r} has shape {tuple(parameter.shape)}, too small for place "
+            f"{max(piece.index)} along dimension {piece.dim}; was the delta made for it?"
+        )
+    return parameter
+
+
+def _index(piece: WeightSlice, parameter: Tensor) -> Tensor:
+    return torch.tensor(piece.index, device=parameter.device)
+
+
+def _select(parameter: Tensor, piece: WeightSlice) -> Values:
+    return parameter.detach().index_select(piece.dim, _index(piece, parameter)).cpu()

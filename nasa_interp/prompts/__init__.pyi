@@ -1,0 +1,20 @@
+"""Questions to token batches, in both candidate orders, and prompts in pairs."""
+
+from .batch import PromptBatch
+from .build import build_prompts, encode_texts
+from .pairs import PromptPairs, instruction_pairs, question_pairs
+from .style import ORDERS, Order, Orders, PromptStyle, find_candidates
+
+__all__ = [
+    "ORDERS",
+    "Order",
+    "Orders",
+    "PromptBatch",
+    "PromptPairs",
+    "PromptStyle",
+    "build_prompts",
+    "encode_texts",
+    "find_candidates",
+    "instruction_pairs",
+    "question_pairs",
+]

@@ -1,0 +1,106 @@
+"""How a question becomes a prompt: instruction, candidates, their order."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import PromptError
+
+Order = Literal["yes_no", "no_yes"]
+
+Orders = Literal["both", "yes_no", "no_yes"]
+
+ORDERS: tuple[Order, Order] = ("yes_no", "no_yes")
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """How a question becomes a prompt; one value for all prompts of a run.
+
+    Args:
+        instruction: the text before the question. `{first}` and `{second}` stand for the candidates in either order;
+            a text without them must name both candidates once each, and the other order swaps them. Of several texts
+            each question gets one: they take turns within every group, and twins get the same.
+        yes, no: the answer candidates, any two strings (source: the paper uses Yes and No).
+        kind: "chat" (the tokenizer's template), "plain", or "auto": chat where there is a template.
+        question: how the question is written under the instruction; `{question}` stands for it.
+        allow_special: read control tokens in a question ("<|im_end|>") as what they are, not as the text they stand in.
+    """
+
+    instruction: str | Sequence[str] = "You are given a question and you MUST answer {first} or {second}."
+    yes: str = "Yes"
+    no: str = "No"
+    kind: Literal["auto", "chat", "plain"] = "auto"
+    question: str = "Question: {question}"
+    allow_special: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.instruction, str):
+            object.__setattr__(self, "instruction", tuple(self.instruction))
+        if not self.yes.strip() or not self.no.strip() or self.yes == self.no:
+            raise PromptError(
+                f"the candidates {self.yes!r} and {self.no!r} are not two different texts; give two, such as Yes and No"
+            )
+        if self.kind not in ("auto", "chat", "plain"):
+            raise PromptError(f"prompt kind {self.kind!r} is unknown; use 'auto', 'chat' or 'plain'")
+        if "{question}" not in self.question:
+            raise PromptError(f"the question line {self.question!r} has no {{question}} in it; add it")
+        if not self.instructions:
+            raise PromptError("there is no instruction; give one text, or several")
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The instruction, or all of them."""
+        return (self.instruction,) if isinstance(self.instruction, str) else tuple(self.instruction)
+
+    def render_instructions(self, order: Order) -> tuple[str, ...]:
+        """Each instruction with the candidates in this order; raises PromptError if one doesn't hold each once."""
+        if order not in ORDERS:
+            raise PromptError(f"order {order!r} is unknown; use 'yes_no', 'no_yes' or 'both'")
+        return tuple(self._render(text, order) for text in self.instructions)
+
+    def _render(self, text: str, order: Order) -> str:
+        first, second = (self.yes, self.no) if order == "yes_no" else (self.no, self.yes)
+        if "{first}" in text or "{second}" in text:
+            text = text.replace("{first}", first).replace("{second}", second)
+            find_candidates(text, self.yes, self.no)
+            return text
+        yes, no = find_candidates(text, self.yes, self.no)
+        if (yes < no) == (order == "yes_no"):
+            return text
+        left, right = sorted((yes, no))
+        return text[: left[0]] + first + text[left[1] : right[0]] + second + text[right[1] :]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a run's details: a text, or a list of texts where there are several instructions."""
+        texts = list(self.instructions)
+        values = {name: getattr(self, name) for name in ("yes", "no", "kind", "question")}
+        # Named only where it was chosen, so that runs from before there was a choice compare as equal.
+        allowed = {"allow_special": True} if self.allow_special else {}
+        return {"instruction": texts if len(texts) > 1 else texts[0]} | values | allowed
+
+
+def find_candidates(text: str, yes: str, no: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where both candidates stand in an instruction, as character spans.
+
+    A candidate counts as a whole word, case-sensitive; where one contains the other ("correct", "not correct"), the
+    shorter one isn't looked for inside the longer.
+
+    Raises:
+        PromptError: with the text, where either isn't found exactly once.
+    """
+    spans: dict[str, tuple[int, int]] = {}
+    taken: list[tuple[int, int]] = []
+    for candidate in sorted((yes, no), key=len, reverse=True):
+        pattern = re.compile(rf"(?<!\w){re.escape(candidate)}(?!\w)")
+        found = [m.span() for m in pattern.finditer(text)]
+        found = [span for span in found if not any(a <= span[0] and span[1] <= b for a, b in taken)]
+        if len(found) != 1:
+            raise PromptError(
+                f"the instruction must hold {candidate!r} exactly once as a word of its own, "
+                f"and holds it {len(found)} times; reword {text!r}"
+            )
+        spans[candidate] = found[0]
+        taken.append(found[0])
+    return spans[yes], spans[no]

@@ -1,0 +1,82 @@
+"""All heads of a model, best first, in every way that the package can rank them."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..attribution.direct import direct_logit_attribution
+from ..attribution.estimates import estimate_zero_ablation
+from ..attribution.grids import ranked
+from ..bootstrap import DRAWS
+from ..errors import ModelError
+from ..heads import HeadList
+from ..interventions.sweep import sweep_heads
+from ..models import Model, as_model
+from ..prompts import PromptStyle
+from ..questions import QuestionList
+from ..questions.resolve import resolve_questions
+from ..run import RunInfo
+from ..scoring import score_heads
+from ..session import describe_run, prompts_in_orders
+
+
+def rank_heads(
+    model: Any,
+    probe: Any,
+    *,
+    limit: int | None = None,
+    sweep_limit: int | None = 32,
+    style: PromptStyle | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = True,
+) -> tuple[dict[str, HeadList], RunInfo]:
+    """All heads of the model in every ranking that the contest knows, best first; and the run that ranked them.
+
+    "Best" is what should be behind the bias: the highest score, the removal that moves d most toward Yes, the largest
+    direct push toward No. All rankings use both candidate orders but "values" (the paper's), which uses yes_no.
+
+    Args:
+        model, probe, limit, sweep_limit, style, seed, draws, progress: as for `ranking_contest`.
+    """
+    model = as_model(model)
+    questions = resolve_questions(probe, limit, seed)
+    options: dict[str, Any] = {"style": style, "seed": seed, "draws": draws, "progress": progress}
+    scores, a_query = (score_heads(model, questions, per=per, **options) for per in ("prompt", "query"))
+    everything = scores.values.size
+    rankings = {by: scores.top(everything, by) for by in ("values", "polarity", "order")}
+    rankings["polarity per query"] = replace(a_query.top(everything, "polarity"), by="polarity per query")
+    rankings["first-order zero"] = estimate_zero_ablation(model, questions, **options).top(everything)
+    notes: tuple[str, ...] = ()
+    try:
+        rankings["direct attribution"] = direct_logit_attribution(model, questions, **options).top(everything)
+    except ModelError as error:
+        notes = (str(error),)
+    rankings["exact ablation"] = _by_sweep(model, questions, sweep_limit, **options)
+    return rankings, replace(scores.run, notes=(*scores.run.notes, *notes))
+
+
+def random_rankings(model: Model, n: int, seed: int) -> tuple[HeadList, ...]:
+    """n random orders of all heads; a longer set of one holds the shorter ones."""
+    rng = np.random.default_rng(seed)
+    grids = [rng.random((model.n_layers, model.n_heads)) for _ in range(n)]
+    return tuple(replace(ranked(grid, "random", {}), scores=()) for grid in grids)
+
+
+def _by_sweep(
+    model: Model,
+    questions: QuestionList,
+    limit: int | None,
+    style: PromptStyle | None,
+    seed: int,
+    draws: int,
+    progress: bool,
+) -> HeadList:
+    start = time.perf_counter()
+    some = resolve_questions(questions, limit, seed)
+    batches = prompts_in_orders(model, some, style=style)
+    effect = np.mean([sweep_heads(model, prompts, progress=progress).effect for prompts in batches], axis=0)
+    run = describe_run(model, some, batches, seed, draws, start, "fused")
+    return ranked(effect.reshape(model.n_layers, model.n_heads), "exact ablation", run.to_dict(), sign=-1)

@@ -1,0 +1,5 @@
+"""A run folder to one HTML page."""
+
+from .page import write_report
+
+__all__ = ["write_report"]
