@@ -36,12 +36,11 @@ from keep import ROOT, keep
 
 import nasa_interp as ni
 from nasa_interp.attribution import estimate_zero_ablation
-from nasa_interp.figures import ablation_curve, patch_heatmap, ranking_contest
+from nasa_interp.figures import ablation_curve, contest_curves, patch_heatmap
 from nasa_interp.interventions import Ablator, random_controls, random_heads, shuffle_scores
 from nasa_interp.patching import patch_heads, patch_together
 from nasa_interp.prompts import instruction_pairs, question_pairs
-from nasa_interp.rankings import RankingContest
-from nasa_interp.rankings import ranking_contest as hold_contest
+from nasa_interp.rankings import RankingContest, ranking_contest
 
 # Questions to rank on and to judge by; and random sets of heads.
 LIMIT = int(os.environ.get("NASA_INTERP_LIMIT") or 96)
@@ -100,11 +99,13 @@ keep(ablation_curve(curve, random, run=effect.base.run), "causes_curve", scores.
 rankings = {by: scores.top(everything, by) for by in ("values", "polarity", "order")}
 rankings["first-order zero"] = estimate_zero_ablation(model, PROBE, limit=LIMIT).top(everything)
 rankings["shuffled"] = shuffle_scores(scores).top(everything, "polarity")
-few = hold_contest(model, val=[VAL], ks=(5, 10), rankings=rankings, limit=LIMIT, n_random=min(SETS, 4), progress=False)
+few = ranking_contest(
+    model, val=[VAL], ks=(5, 10), rankings=rankings, limit=LIMIT, n_random=min(SETS, 4), progress=False
+)
 few.summary().sort_values("bias", ignore_index=True).round(3)
 
 # %%
-keep(ranking_contest(few.to_dataframe(), run=few.run), "causes_contest_small", few.run, table=few.summary())
+keep(contest_curves(few.to_dataframe(), run=few.run), "causes_contest_small", few.run, table=few.summary())
 
 # %% [markdown]
 # ### The full contest
@@ -117,7 +118,7 @@ full = RankingContest.load(ROOT / "figures" / "contest.json")
 full.summary().sort_values("bias", ignore_index=True).round(3).head(12)
 
 # %%
-keep(ranking_contest(full.to_dataframe(), run=full.run), "causes_contest", full.run, table=full.summary())
+keep(contest_curves(full.to_dataframe(), run=full.run), "causes_contest", full.run, table=full.summary())
 
 # %%
 Markdown(repr(full))

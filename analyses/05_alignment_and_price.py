@@ -109,7 +109,7 @@ price.to_dataframe().round(3)
 
 # %%
 full = json.loads((ROOT / "benchmarks" / "alignment.json").read_text(encoding="utf-8"))["compare"]
-table, full_run = pd.DataFrame(full["table"]), ni.run.RunInfo.from_dict(full["run"])
+table, full_run = pd.DataFrame(full["table"]), ni.RunInfo.from_dict(full["run"])
 keep(ni.figures.method_comparison(table, run=full_run), "alignment_methods", full_run, table=table)
 
 # %% [markdown]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 
 
-def keep(figure: go.Figure, name: str, *runs: ni.run.RunInfo, **numbers: Any) -> go.Figure:
+def keep(figure: go.Figure, name: str, *runs: ni.RunInfo, **numbers: Any) -> go.Figure:
     """The figure as it is; with NASA_INTERP_FIGURES=1 it is also written to figures/, as .html, .png and .json.
 
     Args:

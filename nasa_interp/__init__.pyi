@@ -14,6 +14,7 @@ from .patching import patch_heads
 from .prompts import PromptStyle, build_prompts
 from .questions import BinaryQuestion, load_questions
 from .report import write_report
+from .run import RunInfo
 from .scoring import HeadScores, attention_patterns, score_heads
 from .view import view_heads
 
@@ -28,6 +29,7 @@ __all__ = [
     "NasaInterpError",
     "PromptStyle",
     "Recipe",
+    "RunInfo",
     "Scale",
     "Zero",
     "ablation_effect",

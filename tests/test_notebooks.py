@@ -21,7 +21,7 @@ import torch
 import transformers
 
 import nasa_interp as ni
-from nasa_interp import interventions
+from nasa_interp import prompts
 
 FOLDER = Path(__file__).parents[1] / "analyses"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
@@ -33,14 +33,25 @@ def code_cells(path: Path) -> list[str]:
     return [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"]
 
 
+def offers(owner: str, name: str) -> bool:
+    """Whether the package (ni), or one of its own (ni.figures), has this public name."""
+    if owner == "ni":
+        return name in ni.__all__ or (Path(ni.__file__).parent / name).is_dir()
+    package, _, rest = owner.removeprefix("ni.").partition(".")
+    # A method or a field of something public, such as ni.HeadList.of, is its own.
+    if package in ni.__all__ or rest:
+        return True
+    return name in importlib.import_module(f"nasa_interp.{package}").__all__
+
+
 def private_uses(source: str) -> list[str]:
     """What a source takes from the package that the package doesn't offer."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute):
-            of_package = isinstance(node.value, ast.Name) and node.value.id == "ni"
-            if node.attr.startswith("_") or (of_package and node.attr not in ni.__all__):
-                found.append(node.attr)
+            owner = ast.unparse(node.value)
+            if node.attr.startswith("_") or (owner.split(".")[0] == "ni" and not offers(owner, node.attr)):
+                found.append(f"{owner}.{node.attr}")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nasa_interp":
             offered = getattr(importlib.import_module(node.module), "__all__", ())
             found += [f"{node.module}.{alias.name}" for alias in node.names if alias.name not in offered]
@@ -142,7 +153,7 @@ def test_keep_writes_only_when_asked(tmp_path, monkeypatch) -> None:
     keep = importlib.import_module("keep")
     monkeypatch.delitem(sys.modules, "keep")
     monkeypatch.setattr(keep, "FIGURES", tmp_path)
-    monkeypatch.setattr(keep.ni, "save_figure", lambda figure, path: path.write_bytes(b"picture"))
+    monkeypatch.setattr(keep.ni.figures, "save_figure", lambda figure, path: path.write_bytes(b"picture"))
     figure, run = go.Figure(go.Scatter(x=[1], y=[2])), ni.run.RunInfo("tiny", "own", 2, ("yes_no",))
     monkeypatch.delenv("NASA_INTERP_FIGURES", raising=False)
     assert keep.keep(figure, "a", run, n=float("nan")) is figure
@@ -162,8 +173,9 @@ def test_keep_writes_only_when_asked(tmp_path, monkeypatch) -> None:
     ("source", "wrong"),
     [
         ("ni.load_model", []),
-        ("ni.models", ["models"]),
-        ("report._weights", ["_weights"]),
+        ("ni.session", ["ni.session"]),
+        ("ni.models.bridge", ["ni.models.bridge"]),
+        ("report._weights", ["report._weights"]),
         ("from nasa_interp.session import describe_run", ["nasa_interp.session.describe_run"]),
         ("import nasa_interp.run", ["nasa_interp.run"]),
     ],
@@ -195,8 +207,8 @@ def test_its_code_runs(path: Path, tiny_llama, monkeypatch) -> None:
     """Every cell, and the HTML of what it ends in; the last says in words what became of the claim."""
     monkeypatch.setattr(ni, "load_model", lambda name: tiny_llama)
     # The tiny tokenizer has no word of one token among the defaults.
-    pairs = functools.partial(interventions.instruction_pairs, neutral="answer")
-    monkeypatch.setattr(interventions, "instruction_pairs", pairs)
+    pairs = functools.partial(prompts.instruction_pairs, neutral="answer")
+    monkeypatch.setattr(prompts, "instruction_pairs", pairs)
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setenv("NASA_INTERP_LIMIT", "8")
     monkeypatch.delenv("NASA_INTERP_STRATEGYQA", raising=False)

@@ -11,6 +11,7 @@ from scoring_loop import assert_agrees, loop_scores
 import nasa_interp as ni
 from nasa_interp import BinaryQuestion, Recipe, build_prompts, decide, forward, load_model, score_heads
 from nasa_interp.attention import instrumented
+from nasa_interp.decisions import asking
 from nasa_interp.doctor import diagnose
 from nasa_interp.errors import FusedRefusedError, ModelError
 from nasa_interp.forward import fused_refusal
@@ -240,9 +241,9 @@ def test_a_model_that_draws_at_random_gets_no_answer():
 
 @pytest.mark.parametrize(("seed", "first"), [(0, "yes_no"), (1, "no_yes")])
 def test_the_compared_order_runs_first(monkeypatch, tiny, seed, first):
-    ran, true = [], ni.decisions.fused_answers
+    ran, true = [], asking.fused_answers
     expected = decide(tiny, QUESTIONS, **QUIET)
-    monkeypatch.setattr(ni.decisions, "fused_answers", lambda m, p, **o: ran.append(p.order) or true(m, p, **o))
+    monkeypatch.setattr(asking, "fused_answers", lambda m, p, **o: ran.append(p.order) or true(m, p, **o))
     found = decide(tiny, QUESTIONS, seed=seed, **QUIET)
     assert ran[0] == first
     assert found.order == ("yes_no",) * len(QUESTIONS) + ("no_yes",) * len(QUESTIONS)

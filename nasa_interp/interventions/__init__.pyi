@@ -4,7 +4,7 @@ from .controls import RandomControl, RandomControls, random_control, random_cont
 from .effect import AblationEffect, Ablator, ablation_effect, cumulative_effect
 from .outputs import POSITION_CLASSES, HeadOutputs, position_classes, record_outputs
 from .replace import Mean, Patch, Resample
-from .sweep import HeadSweep, sweep, sweep_heads
+from .sweep import HeadSweep, sweep_heads
 from .values import Intervention, Knockout, Scale, Swap, Zero, edits_of
 
 __all__ = [
@@ -32,6 +32,5 @@ __all__ = [
     "random_heads",
     "record_outputs",
     "shuffle_scores",
-    "sweep",
     "sweep_heads",
 ]

@@ -249,4 +249,4 @@ def test_prompts_that_were_built_already_are_answered_in_their_own_style():
     found = ni.evaluation.decide_by_generation(model, prompts, max_new_tokens=NEW, progress=False)
     assert set(found.order) == {"no_yes"}
     assert found.texts == said(model, oracle(model, prompts, [model.hf.generation_config.eos_token_id]))
-    assert found.answers == tuple(ni.generation.first_candidate(text, style) for text in found.texts)
+    assert found.answers == tuple(ni.evaluation.first_candidate(text, style) for text in found.texts)

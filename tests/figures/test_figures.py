@@ -105,7 +105,7 @@ def every_figure(scores, questions):
         figures.patch_heatmap(grid, ["1.2", "0.1"], ["a", "b", "b", "d"], title="Patching", unit="logits", run=RUN),
         figures.polarity_against_order(scores, scores.top(2, "polarity")),
         figures.overlap_scatter(rank_overlap(scores, scores, 3), scores, scores),
-        figures.ranking_contest(contest(), run=RUN),
+        figures.contest_curves(contest(), run=RUN),
         figures.ablation_curve(effects(), [effects(shift=1.0), effects(shift=2.0)], run=RUN),
         figures.alignment_log(STEPS, run=RUN),
         figures.validation_curves(LOOKS, run=RUN),
@@ -210,7 +210,7 @@ def test_scatter_shows_each_head_once_and_names_the_marked_ones_first(scores) ->
 
 def test_contest_has_a_panel_an_order_and_its_intervals(scores) -> None:
     frame = contest()
-    figure = figures.ranking_contest(frame, run=RUN)
+    figure = figures.contest_curves(frame, run=RUN)
     assert len(figure.data) == 8
     assert sum(len(trace.x) for trace in figure.data) == len(frame)
     assert {trace.xaxis for trace in figure.data} == {"x", "x2"}

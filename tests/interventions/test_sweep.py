@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from nasa_interp import forward, load_model
+from nasa_interp import batches, forward, load_model
 from nasa_interp.attention import ReplaceHeads, ScaleHeads, instrumented
 from nasa_interp.errors import HeadError
 from nasa_interp.heads import Head
-from nasa_interp.interventions import sweep, sweep_heads
+from nasa_interp.interventions import sweep_heads
+from nasa_interp.interventions.sweep import sweep
 from nasa_interp.models import Model
 from nasa_interp.models.bridge import z_hook
 from nasa_interp.prompts import PromptBatch, build_prompts
@@ -94,7 +95,7 @@ def test_batches_chunks_and_prefix_change_nothing(family: str, questions, monkey
         again = sweep_heads(model, prompts, **options)
         assert np.abs(again.d - expected.d).max() < 2e-5
         assert np.abs(again.base - expected.base).max() < 2e-5
-    monkeypatch.setattr(forward, "MEMORY_SHARE", 1e-12)  # one prompt's residual stream at a time
+    monkeypatch.setattr(batches, "MEMORY_SHARE", 1e-12)  # one prompt's residual stream at a time
     assert np.abs(sweep_heads(model, prompts).d - expected.d).max() < 2e-5
 
 

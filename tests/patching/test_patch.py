@@ -20,8 +20,8 @@ from nasa_interp.interventions import (
     edits_of,
     position_classes,
     record_outputs,
-    sweep,
 )
+from nasa_interp.interventions.sweep import sweep
 from nasa_interp.models import Model
 from nasa_interp.patching import PatchEffects, patch_data, patch_heads, patch_together
 from nasa_interp.patching.patch import _PatchRows
@@ -297,7 +297,7 @@ def test_chunks_of_pairs_change_nothing(tiny, monkeypatch) -> None:
     pairs = pairs_of(tiny, "neutral")
     expected = patch_heads(tiny, pairs, progress=False)
     together = patch_together(tiny, pairs, ["0.1", "1.2"])
-    monkeypatch.setattr("nasa_interp.interventions.patching.KEPT_SHARE", 1e-12)
+    monkeypatch.setattr("nasa_interp.patching.patch.KEPT_SHARE", 1e-12)
     again = patch_heads(tiny, pairs, batch_size=3, progress=False)
     assert np.abs(again.patched - expected.patched).max() < 1e-4
     assert np.abs(patch_together(tiny, pairs, ["0.1", "1.2"]).patched - together.patched).max() < 1e-4
