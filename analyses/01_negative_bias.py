@@ -76,12 +76,12 @@ cells = [
         "group": group,
         "order": order,
         "n": cell.n,
-        "auc": cell.point.auc,
+        "auc": cell.auc,
         "low": cell.low.auc,
         "high": cell.high.auc,
-        "accuracy": cell.point.accuracy,
-        "oracle_accuracy": cell.point.oracle_accuracy,
-        "yes_rate": cell.point.yes_rate,
+        "accuracy": cell.accuracy,
+        "oracle_accuracy": cell.oracle_accuracy,
+        "yes_rate": cell.yes_rate,
     }
     for group, by_order in report.cells.items()
     for order, cell in by_order.items()

@@ -128,7 +128,7 @@ Markdown("\n\n".join(full["verdict"]))
 # %%
 rows = price.to_dataframe().set_index("measure")
 before, after = (
-    {order: each.orders[order].point.imbalance for order in each.orders} for each in (price.before, price.after)
+    {order: each.orders[order].imbalance for order in each.orders} for each in (price.before, price.after)
 )
 near = all(abs(imbalance) <= 0.1 for imbalance in after.values())
 cheap = rows.high["auc_within_orders"] >= 0 and price.text.ratio < 1.01

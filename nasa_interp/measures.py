@@ -45,13 +45,13 @@ class Measures:
     answer_mass: float
     false_yes_rate: float
 
-    @classmethod
-    def names(cls) -> list[str]:
+    @staticmethod
+    def names() -> list[str]:
         """The measures' names in their order."""
-        return [f.name for f in fields(cls)]
+        return [f.name for f in fields(Measures)]
 
-    def to_dict(self) -> dict[str, float]:
-        """Name to value."""
+    def numbers(self) -> dict[str, float]:
+        """Each measure by its name."""
         return {name: getattr(self, name) for name in self.names()}
 
 

@@ -64,9 +64,12 @@ def test_every_public_name_is_there(package):
         assert name in dir(found)
 
 
+MODEL_LIBRARIES = ("torch", "transformers", "transformer_lens")
+
+
 def loaded(code):
     """Which of the heavy libraries a fresh interpreter holds after this code."""
-    heavy = ("numpy", "pandas", "torch", "transformers", "transformer_lens")
+    heavy = ("numpy", "pandas", *MODEL_LIBRARIES)
     show = f"import sys; print(*(name for name in {heavy} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -23,31 +23,29 @@ LOW_MASS = 0.5
 
 
 @dataclass(frozen=True)
-class Estimates:
-    """Measures with their bootstrap intervals (95%, over questions).
+class Estimates(Measures):
+    """Measures of some of the decisions, each by its name, with their bootstrap intervals (95%, over questions).
 
     Args:
-        point: the measures.
         low, high: ends of each measure's interval.
         n: number of decisions.
     """
 
-    point: Measures
     low: Measures
     high: Measures
     n: int
 
     def text(self, name: str) -> str:
         """A measure as "0.50 [0.44, 0.56]", or "undefined"."""
-        value, low, high = (getattr(m, name) for m in (self.point, self.low, self.high))
+        value, low, high = (getattr(measures, name) for measures in (self, self.low, self.high))
         if math.isnan(value):
             return "undefined"
         return f"{value:.2f} (no interval)" if math.isnan(low) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
     def to_dict(self) -> dict[str, Any]:
-        """n, and for each measure its value and interval."""
+        """n, and for each measure its value and interval, as files hold them."""
         rows = {
-            name: {"value": getattr(self.point, name), "interval": [getattr(self.low, name), getattr(self.high, name)]}
+            name: {"value": getattr(self, name), "interval": [getattr(self.low, name), getattr(self.high, name)]}
             for name in Measures.names()
         }
         return {"n": self.n, **rows}
@@ -99,7 +97,7 @@ class BinaryReport:
         clusters = cluster_index(self.questions)[rows]
         ends = {name: cluster_interval(values, clusters) for name, values in samples.items()}
         low, high = (Measures(**{name: float(ends[name][i]) for name in ends}) for i in (0, 1))
-        return Estimates(measure(d, label, mass), low, high, int(rows.sum()))
+        return Estimates(**measure(d, label, mass).numbers(), low=low, high=high, n=int(rows.sum()))
 
     @cached_property
     def overall(self) -> Estimates:
@@ -126,23 +124,23 @@ class BinaryReport:
         """All, then each order, then each group."""
         return {"all": self.overall, **{f"order {o}": e for o, e in self.orders.items()}, **self.groups}
 
-    accuracy = property(lambda self: self.overall.point.accuracy, doc="Rate of right decisions.")
-    precision = property(lambda self: self.overall.point.precision, doc="Of the answers Yes; NaN without any.")
-    recall = property(lambda self: self.overall.point.recall, doc="Rate of true yes that are answered Yes.")
-    gap = property(lambda self: self.overall.point.gap, doc="Precision - recall.")
-    imbalance = property(lambda self: self.overall.point.imbalance, doc="Rate of true yes - rate of answered Yes.")
-    f1 = property(lambda self: self.overall.point.f1, doc="F1 of the answer Yes.")
-    auc = property(lambda self: self.overall.point.auc, doc="How well d sorts right from wrong.")
-    ece = property(lambda self: self.overall.point.ece, doc="Expected calibration error.")
-    yes_rate = property(lambda self: self.overall.point.yes_rate, doc="Rate of answers Yes.")
-    oracle_accuracy = property(lambda self: self.overall.point.oracle_accuracy, doc="Of the best single threshold.")
-    answer_mass = property(lambda self: self.overall.point.answer_mass, doc="Mean of P(Yes) + P(No).")
-    mean_logit_difference = property(lambda self: self.overall.point.mean_logit_difference, doc="Mean of d.")
+    accuracy = property(lambda self: self.overall.accuracy, doc="Rate of right decisions.")
+    precision = property(lambda self: self.overall.precision, doc="Of the answers Yes; NaN without any.")
+    recall = property(lambda self: self.overall.recall, doc="Rate of true yes that are answered Yes.")
+    gap = property(lambda self: self.overall.gap, doc="Precision - recall.")
+    imbalance = property(lambda self: self.overall.imbalance, doc="Rate of true yes - rate of answered Yes.")
+    f1 = property(lambda self: self.overall.f1, doc="F1 of the answer Yes.")
+    auc = property(lambda self: self.overall.auc, doc="How well d sorts right from wrong.")
+    ece = property(lambda self: self.overall.ece, doc="Expected calibration error.")
+    yes_rate = property(lambda self: self.overall.yes_rate, doc="Rate of answers Yes.")
+    oracle_accuracy = property(lambda self: self.overall.oracle_accuracy, doc="Of the best single threshold.")
+    answer_mass = property(lambda self: self.overall.answer_mass, doc="Mean of P(Yes) + P(No).")
+    mean_logit_difference = property(lambda self: self.overall.mean_logit_difference, doc="Mean of d.")
 
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the measures."""
-        low = {g: e.point.answer_mass for g, e in self.groups.items() if e.point.answer_mass < LOW_MASS}
+        low = {g: e.answer_mass for g, e in self.groups.items() if e.answer_mass < LOW_MASS}
         if not low:
             return []
         listed = ", ".join(f"{group} {mass:.2f}" for group, mass in low.items())
@@ -157,21 +155,21 @@ class BinaryReport:
         e = self.overall
         if not scatters(cluster_index(self.questions)):
             return f"Bias can't be told from one question or pair (imbalance {e.text('imbalance')}); ask more."
-        if e.point.base_rate in (0, 1):
-            right, asked = ("yes", "no") if e.point.base_rate == 1 else ("no", "yes")
+        if e.base_rate in (0, 1):
+            right, asked = ("yes", "no") if e.base_rate == 1 else ("no", "yes")
             return (
                 f"Bias can't be told from these questions: {right} is right for all "
                 f"{len(set(self.questions))}, and the "
-                f"model says Yes to {e.point.yes_rate:.0%} of them. One that always gives the same answer and one that "
+                f"model says Yes to {e.yes_rate:.0%} of them. One that always gives the same answer and one that "
                 f"knows, or doesn't, look alike here; add questions whose right answer is {asked}."
             )
-        said = f"says Yes to {e.point.yes_rate:.0%}, and yes is right for {e.point.base_rate:.0%} of the questions"
+        said = f"says Yes to {e.yes_rate:.0%}, and yes is right for {e.base_rate:.0%} of the questions"
         numbers = f"imbalance {e.text('imbalance')}, AUC {e.text('auc')}"
         if e.low.imbalance > 0:
             return f"Negative bias: the model {said} ({numbers})."
         if e.high.imbalance < 0:
             return f"Positive bias: the model {said} ({numbers})."
-        if e.point.base_rate < 0.4:
+        if e.base_rate < 0.4:
             return f"No bias shown: the data are mostly No, and the model {said} ({numbers})."
         return f"No bias shown: the model {said} ({numbers})."
 
@@ -200,8 +198,8 @@ class BinaryReport:
         """
         rows = []
         for name, e in self.parts.items():
-            within = {f"auc_{order}": cell.point.auc for order, cell in self.cells.get(name, {}).items()}
-            rows.append({"part": name, "n": e.n, **e.point.to_dict(), **within})
+            within = {f"auc_{order}": cell.auc for order, cell in self.cells.get(name, {}).items()}
+            rows.append({"part": name, "n": e.n, **e.numbers(), **within})
         return pd.DataFrame(rows)
 
     def save(self, path: str | Path) -> Path:

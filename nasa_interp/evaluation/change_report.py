@@ -123,7 +123,7 @@ class ChangeReport:
     def __repr__(self) -> str:
         rows = self.table.set_index("measure")
         shown = [f"{name} {rows.before[name]:.2f} -> {rows.after[name]:.2f}" for name in ("accuracy", "recovered")]
-        imbalance = ", ".join(f"{self.after.orders[order].point.imbalance:+.2f}" for order in self.after.orders)
+        imbalance = ", ".join(f"{self.after.orders[order].imbalance:+.2f}" for order in self.after.orders)
         return (
             f"ChangeReport({self.run.summary()}; {', '.join(shown)}; imbalance after, by order {imbalance}; "
             f"perplexity x {self.text.ratio:.4f}; "

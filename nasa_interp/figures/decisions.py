@@ -96,7 +96,8 @@ def _dots(
 ) -> go.Scatter:
     """One measure in every part of a report, a little above or below the part's line."""
     parts: list[Estimates] = list(report.parts.values())
-    value, low, high = (np.array([getattr(getattr(e, s), measure) for e in parts]) for s in ("point", "low", "high"))
+    sides = (parts, [e.low for e in parts], [e.high for e in parts])
+    value, low, high = (np.array([getattr(e, measure) for e in side]) for side in sides)
     ends = {"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low, "thickness": 1.2}
     return go.Scatter(
         x=value,

@@ -78,8 +78,8 @@ def test_what_validation_saw_is_what_the_delta_does(model) -> None:
     with run.delta.applied(model), pytest.warns(UserWarning, match="answer mass"):
         report = decide(model, asked(100), draws=10, progress=False)
     for order, part in report.orders.items():
-        assert part.point.imbalance == pytest.approx(run.tuned.imbalance[order], abs=1e-9)
-        assert part.point.mean_logit_difference == pytest.approx(run.tuned.mean_logit_difference[order], abs=1e-4)
+        assert part.imbalance == pytest.approx(run.tuned.imbalance[order], abs=1e-9)
+        assert part.mean_logit_difference == pytest.approx(run.tuned.mean_logit_difference[order], abs=1e-4)
 
 
 def test_instructions_that_take_turns_are_tuned_and_checked_as_they_are_asked(model) -> None:
@@ -91,7 +91,7 @@ def test_instructions_that_take_turns_are_tuned_and_checked_as_they_are_asked(mo
     with run.delta.applied(model), pytest.warns(UserWarning, match="answer mass"):
         report = decide(model, asked(100), style=style, draws=10, progress=False)
     for order, part in report.orders.items():
-        assert part.point.mean_logit_difference == pytest.approx(run.tuned.mean_logit_difference[order], abs=1e-4)
+        assert part.mean_logit_difference == pytest.approx(run.tuned.mean_logit_difference[order], abs=1e-4)
 
 
 def test_heads_at_once_are_tuned_together(model) -> None:
@@ -185,7 +185,7 @@ def test_where_the_text_forbids_the_best_look_the_next_one_is_kept(model, monkey
     with run.delta.applied(model), pytest.warns(UserWarning, match="answer mass"):
         report = decide(model, asked(100), draws=10, progress=False)
     for order, part in report.orders.items():
-        assert part.point.mean_logit_difference == pytest.approx(run.tuned.mean_logit_difference[order], abs=1e-4)
+        assert part.mean_logit_difference == pytest.approx(run.tuned.mean_logit_difference[order], abs=1e-4)
 
 
 def test_a_run_goes_on_with_the_same_questions_only(model, tmp_path) -> None:

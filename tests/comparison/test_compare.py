@@ -115,9 +115,9 @@ def test_an_offset_of_0_is_the_base_and_others_move_d_alone() -> None:
     assert len(set(one.offsets.values())) == 1 < len(set(each.offsets.values()))
     moved = each.apply(base)
     assert base.accuracy <= one.apply(base).accuracy == base.oracle_accuracy <= moved.accuracy
-    assert moved.accuracy == np.mean([e.point.oracle_accuracy for e in base.orders.values()])
+    assert moved.accuracy == np.mean([e.oracle_accuracy for e in base.orders.values()])
     for order in ORDERS:
-        assert moved.orders[order].point.auc == base.orders[order].point.auc
+        assert moved.orders[order].auc == base.orders[order].auc
     assert np.isnan(moved.answer_masses).all()
     with pytest.raises(AlignmentError, match="no offset for order 'no_yes'"):
         Offset({"yes_no": 1.0}).apply(base)
@@ -217,7 +217,7 @@ def test_one_table_holds_all_methods(compared) -> None:
     for entry, row in zip(compared.entries, table.itertuples(), strict=True):
         assert row.accuracy == entry.report.accuracy
         assert row.accuracy_low <= row.accuracy <= row.accuracy_high
-        assert row.imbalance_no_yes == entry.report.orders["no_yes"].point.imbalance
+        assert row.imbalance_no_yes == entry.report.orders["no_yes"].imbalance
     offset = compared.of("offset")[0].report.logit_differences - compared.base.report.logit_differences
     assert np.ptp(offset) < 1e-9
     assert compared.details["seeds"] == [0, 1]

@@ -68,7 +68,7 @@ def test_weighted_measures_are_those_of_the_repeated_sample(seed):
     together = measure_draws(d, label, mass, weights)
     for row, w in enumerate(weights.astype(int)):
         alone = measure(np.repeat(d, w), np.repeat(label, w), np.repeat(mass, w))
-        for name, value in alone.to_dict().items():
+        for name, value in alone.numbers().items():
             np.testing.assert_allclose(together[name][row], value, atol=1e-9, err_msg=name)
 
 
@@ -228,5 +228,5 @@ def test_the_embedded_model_says_no_and_knows_better(demo):
     assert report.verdict.startswith("Negative bias")
     for group in ("same_word", "stated_fact", "presence"):
         for order in ("yes_no", "no_yes"):
-            assert report.estimate(group, order).point.auc > 0.75, (group, order)
-    assert report.estimate("sentiment", "yes_no").point.auc > 0.75
+            assert report.estimate(group, order).auc > 0.75, (group, order)
+    assert report.estimate("sentiment", "yes_no").auc > 0.75

@@ -84,10 +84,10 @@ def test_a_change_shows_and_the_model_is_left_alone(model, delta, measured) -> N
     assert measured.run.model_hash != before == measured.before.run.model_hash
     for name in ("mean_logit_difference", "answer_mass", "perplexity ratio", "KL on text (nats)"):
         assert table.change[name] != 0
-    assert table.after["imbalance (no_yes)"] == measured.after.orders["no_yes"].point.imbalance
-    assert table.before["auc (yes_no)"] == measured.before.orders["yes_no"].point.auc
+    assert table.after["imbalance (no_yes)"] == measured.after.orders["no_yes"].imbalance
+    assert table.before["auc (yes_no)"] == measured.before.orders["yes_no"].auc
     cells = measured.after.cells["facts"].values()
-    assert table.after["auc (facts)"] == pytest.approx(np.mean([cell.point.auc for cell in cells]))
+    assert table.after["auc (facts)"] == pytest.approx(np.mean([cell.auc for cell in cells]))
     assert table.after["four-option accuracy"] == measured.options[1].accuracy
     said = measured.said[1]
     assert table.after["generated: neither"] == said.counts["neither"] / len(said.answers)

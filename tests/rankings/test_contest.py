@@ -156,19 +156,19 @@ def test_lists_of_ones_own_take_part(tiny, questions) -> None:
 
 def test_auc_within_groups_is_the_mean_of_the_cells(tiny, questions) -> None:
     effect = Ablator(tiny, questions, **QUIET).effect(["1.2"])
-    cells = [cell.point.auc for group in effect.changed.cells.values() for cell in group.values()]
+    cells = [cell.auc for group in effect.changed.cells.values() for cell in group.values()]
     assert effect.changes.after["auc_within_groups"] == pytest.approx(np.nanmean(cells))
     assert effect.points()["auc_within_groups"][1] == pytest.approx(np.nanmean(cells))
-    one = [group["no_yes"].point.auc for group in effect.base.cells.values()]
+    one = [group["no_yes"].auc for group in effect.base.cells.values()]
     assert effect.points("no_yes")["auc_within_groups"][0] == pytest.approx(np.nanmean(one))
 
 
 def test_groups_with_one_label_are_left_out_of_the_mean_and_intervals_are_paired(tiny, questions) -> None:
     some = [q for q in questions if q.group == "facts" or not q.label]
     ablator = Ablator(tiny, some, **QUIET)
-    facts = [ablator.base.cells["facts"][order].point.auc for order in ORDERS]
+    facts = [ablator.base.cells["facts"][order].auc for order in ORDERS]
     assert ablator.effect(["1.2"]).points()["auc_within_groups"][0] == pytest.approx(np.mean(facts))
-    assert np.isnan(ablator.base.cells["sums"]["yes_no"].point.auc)
+    assert np.isnan(ablator.base.cells["sums"]["yes_no"].auc)
     unchanged = ablator.effect([]).estimate("yes_no").dropna()
     assert len(unchanged) == len(MEASURES)
     assert (unchanged[["change", "low", "high"]] == 0).all(axis=None)

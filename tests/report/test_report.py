@@ -9,6 +9,7 @@ from dataclasses import replace
 import browser
 import numpy as np
 import pytest
+from test_structure import MODEL_LIBRARIES, loaded
 
 import nasa_interp as ni
 from nasa_interp.errors import ResultError
@@ -87,6 +88,18 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(folder) -> str:
     return (folder / "report.html").read_text()
+
+
+def test_what_runs_no_model_loads_none_of_its_libraries(folder, tmp_path) -> None:
+    """Neither a report nor a list of heads needs torch, which takes seconds to load."""
+    commands = [
+        ["report", str(folder)],
+        ["heads", str(folder / "scores.json"), "--top", "2", "--out", str(tmp_path / "heads.json")],
+        ["heads", str(folder / "scores.json"), "--by", "polarity", "--out", str(tmp_path / "heads.csv")],
+    ]
+    for command in commands:
+        code = f"from nasa_interp.cli import main; assert main({command}) == 0"
+        assert not loaded(code) & set(MODEL_LIBRARIES), command
 
 
 def words(page: str) -> str:
