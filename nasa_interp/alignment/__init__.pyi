@@ -1,11 +1,12 @@
 """Alignment: changing a few heads so that a model's negative bias falls, and passing the change on."""
 
 from .loop import align_heads
-from .objectives import Answer, Balance, NegativeAttention, Objective, Step, WeightedSum
+from .objectives import OBJECTIVES, Answer, Balance, NegativeAttention, Objective, Step, WeightedSum
 from .recipe import Limits, Recipe
 from .result import Alignment
 
 __all__ = [
+    "OBJECTIVES",
     "Alignment",
     "Answer",
     "Balance",

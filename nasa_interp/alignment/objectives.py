@@ -131,6 +131,10 @@ class Balance(_Summable):
         return torch.stack([d.mean().square() for d in step.d.values()]).mean()
 
 
+OBJECTIVES: dict[str, type[Objective]] = {"answer": Answer, "balance": Balance, "nas": NegativeAttention}
+"""What `align --objective` takes by name. To add an objective, add a line."""
+
+
 @dataclass(frozen=True)
 class WeightedSum(_Summable):
     """Several objectives at once, each with its weight."""

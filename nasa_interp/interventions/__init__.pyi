@@ -5,9 +5,10 @@ from .effect import AblationEffect, Ablator, ablation_effect, cumulative_effect
 from .outputs import POSITION_CLASSES, HeadOutputs, position_classes, record_outputs
 from .replace import Mean, Patch, Resample
 from .sweep import HeadSweep, sweep_heads
-from .values import Intervention, Knockout, Scale, Swap, Zero, edits_of
+from .values import INTERVENTIONS, Intervention, Knockout, Scale, Swap, Zero, edits_of
 
 __all__ = [
+    "INTERVENTIONS",
     "POSITION_CLASSES",
     "AblationEffect",
     "Ablator",

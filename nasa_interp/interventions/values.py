@@ -98,6 +98,10 @@ class Swap:
         return SwapEdges(heads, Spans(batch.yes_span, batch.no_span), queries) if queries.any() else None
 
 
+INTERVENTIONS: dict[str, type[Intervention]] = {"zero": Zero, "knockout": Knockout, "swap": Swap}
+"""What `ablate --do` takes by name. To add an intervention, add a line."""
+
+
 def marked_queries(batch: PromptBatch, positions: range, where: Positions) -> Bool[Tensor, "batch query"]:
     """Which of the running positions an intervention acts on, prompt by prompt.
 

@@ -1,11 +1,12 @@
 """Questions with a yes-no answer, from files, public data sets and the built-in set."""
 
 from .question import BinaryQuestion, QuestionList
-from .registry import check_apart, check_questions, check_seed, load_questions, sample_questions
+from .registry import SOURCES, check_apart, check_questions, check_seed, load_questions, sample_questions
 from .resolve import describe_questions, resolve_questions
 from .rows import read_rows
 
 __all__ = [
+    "SOURCES",
     "BinaryQuestion",
     "QuestionList",
     "check_apart",

@@ -3,7 +3,7 @@
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -33,24 +33,41 @@ def load_questions(data: str | Path, limit: int | None = None, seed: int = 0) ->
         QuestionError: for an unknown source or split, an empty file, a wrong row, doubled ids, a negative seed.
     """
     check_seed(seed)
-    source, _, place = str(data).partition(":")
-    if source == "builtin":
-        place, _, split = place.partition("#")
-        if place != "verify":
-            raise QuestionError(f"no built-in set {place!r}; there is builtin:verify, with #probe, #val and #test")
-        data, questions = f"builtin:verify#{split or 'test'}", load_verify(split or "test")
-    elif source == "strategyqa":
-        place, split = _file_and_split(place)
-        if split is not None:
-            raise QuestionError(f"{data}: StrategyQA files have no splits inside; name the file of the split instead")
-        questions = load_strategyqa(place)
+    source, colon, rest = str(data).partition(":")
+    if colon and source in SOURCES:
+        questions = SOURCES[source](rest)
     else:
         path, split = _file_and_split(str(data))
         if Path(path).suffix.lower() not in SUFFIXES:
             raise QuestionError(f"unknown data {str(data)!r}; known: {KNOWN}")
         questions = load_file(path, split)
-    questions = check_questions(questions, str(data))
-    return QuestionList(questions if limit is None else sample_questions(questions, limit, seed), str(data))
+    name = questions.name if isinstance(questions, QuestionList) else str(data)
+    questions = check_questions(questions, name)
+    return QuestionList(questions if limit is None else sample_questions(questions, limit, seed), name)
+
+
+def _builtin(name: str) -> QuestionList:
+    """The built-in set `verify`, whose splits are apart; without one, its test split."""
+    name, _, split = name.partition("#")
+    if name != "verify":
+        raise QuestionError(f"no built-in set {name!r}; there is builtin:verify, with #probe, #val and #test")
+    return QuestionList(load_verify(split or "test"), f"builtin:verify#{split or 'test'}")
+
+
+def _strategyqa(path: str) -> list[BinaryQuestion]:
+    file, split = _file_and_split(path)
+    if split is not None:
+        raise QuestionError(
+            f"strategyqa:{path}: StrategyQA files have no splits inside; name the file of the split instead"
+        )
+    return load_strategyqa(file)
+
+
+Source = Callable[[str], Sequence[BinaryQuestion]]
+"""Takes what stands behind the source's name and the colon; a QuestionList keeps its own name."""
+
+SOURCES: dict[str, Source] = {"builtin": _builtin, "strategyqa": _strategyqa}
+"""What may stand before the colon of a data specification. To add a source, add a line."""
 
 
 def _file_and_split(text: str) -> tuple[str, str | None]:

@@ -162,12 +162,12 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, (str, list, dict))
 
 
-# The first row whose columns are all there says what to draw.
-DRAWN: tuple[tuple[set[str], Figure], ...] = (
+# The first line whose columns are all there says what to draw. To add a figure, add a line.
+DRAWN: list[tuple[set[str], Figure]] = [
     ({"ranking", "k", "data", "order", "mean_logit_difference_change", "auc_change"}, _contest),
     ({"head", "accepted"}, _log),
     ({"head", "step", "kept", "auc", "answer_mass"}, _looks),
     ({"method", "variant", "accuracy", "auc_within_orders"}, _methods),
     ({"head", "layer", "index", "place", "effect"}, _patch),
     ({"k", "mean_logit_difference_change", "mean_logit_difference_low", "auc_change", "auc_low"}, _curve),
-)
+]
