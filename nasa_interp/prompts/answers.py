@@ -1,15 +1,24 @@
 """The tokens that a model would answer with, right after a prompt."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import PromptError
 from .chat import answer_lead
+from .encoding import Encoded, Encoder
+from .rendering import Kind, Rendered
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """The tokens that a model would answer with, right after a prompt."""
+class AnswerTokens:
+    """How the two answers begin.
+
+    Args:
+        shared: tokens that both begin with, which prompts then end with.
+        yes, no: the first tokens that differ.
+        yes_variants, no_variants: these, and single tokens that say the same in another case or behind a space.
+    """
 
     shared: tuple[int, ...]
     yes: int
@@ -18,36 +27,34 @@ class _Answers:
     no_variants: tuple[int, ...]
 
     @classmethod
-    def of(cls, encoder, style, kind, texts, places, encoded, questions) -> "_Answers":
-        tokenizer = encoder.tokenizer
-        lead = answer_lead(tokenizer, kind, texts[0], style.yes)
-        yes, no = (
-            _continuation(encoder, texts, places, encoded, questions, lead + word) for word in (style.yes, style.no)
-        )
+    def of(
+        cls, encoder: Encoder, kind: Kind, prompts: Sequence[Rendered], encoded: Sequence[Encoded]
+    ) -> "AnswerTokens":
+        """As the tokenizer writes them behind these prompts; raises PromptError where they can't be told apart."""
+        words = (prompts[0].style.yes, prompts[0].style.no)
+        lead = answer_lead(encoder.tokenizer, kind, prompts[0].text, words[0])
+        yes, no = (_continuation(encoder, prompts, encoded, lead + word) for word in words)
         n_shared = next((i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), min(len(yes), len(no)))
         if n_shared == min(len(yes), len(no)):
-            raise PromptError(
-                f"{style.yes!r} and {style.no!r} begin with the same tokens to the end of one; rename one"
-            )
-        shared = yes[:n_shared]
-        variants = [_variants(tokenizer, word) if not shared else set() for word in (style.yes, style.no)]
+            raise PromptError(f"{words[0]!r} and {words[1]!r} begin with the same tokens to the end of one; rename one")
+        variants = [_variants(encoder.tokenizer, word) if not n_shared else set() for word in words]
         yes_set, no_set = variants[0] | {yes[n_shared]}, variants[1] | {no[n_shared]}
         both = yes_set & no_set
-        return cls(
-            tuple(shared), yes[n_shared], no[n_shared], tuple(sorted(yes_set - both)), tuple(sorted(no_set - both))
-        )
+        own = (tuple(sorted(tokens - both)) for tokens in (yes_set, no_set))
+        return cls(tuple(yes[:n_shared]), yes[n_shared], no[n_shared], *own)
 
 
-def _continuation(encoder, texts, places, encoded, questions, answer: str) -> list[int]:
+def _continuation(encoder: Encoder, prompts: Sequence[Rendered], encoded: Sequence[Encoded], answer: str) -> list[int]:
     """The tokens of an answer after a prompt: the same after every prompt, or an error."""
-    extended = encoder.encode([text + answer for text in texts], places, [q.id for q in questions])
-    rows, extended = [found.tokens for found in encoded], [found.tokens for found in extended]
-    first = extended[0][len(rows[0]) :]
-    for q, row, longer in zip(questions, rows, extended, strict=True):
-        if longer[: len(row)] != row or longer[len(row) :] != first or not first:
+    texts, spans = [prompt.text + answer for prompt in prompts], [prompt.question_spans for prompt in prompts]
+    extended = encoder.encode(texts, spans, [prompt.question.id for prompt in prompts])
+    first = extended[0].tokens[len(encoded[0].tokens) :]
+    for prompt, short, long in zip(prompts, encoded, extended, strict=True):
+        length = len(short.tokens)
+        if long.tokens[:length] != short.tokens or long.tokens[length:] != first or not first:
             raise PromptError(
-                f"question {q.id!r}: prompt and answer {answer!r} tokenize otherwise together than apart; "
-                f"choose another candidate or prompt kind"
+                f"question {prompt.question.id!r}: prompt and answer {answer!r} tokenize otherwise together than "
+                f"apart; choose another candidate or prompt kind"
             )
     return first
 

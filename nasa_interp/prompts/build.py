@@ -7,7 +7,8 @@ in a question is text; padding is on the right, so that each prompt keeps its ow
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -16,10 +17,10 @@ from torch import Tensor
 from ..errors import PromptError
 from ..questions import BinaryQuestion, QuestionList, check_questions
 from ..torch_defaults import under_torch_defaults
-from .answers import _Answers
+from .answers import AnswerTokens
 from .batch import PromptBatch
-from .chat import write_chat
 from .encoding import Encoded, Encoder, Span
+from .rendering import Rendered, content, content_head, prompt_kind, question_spans, render
 from .style import Order, PromptStyle, find_candidates
 
 
@@ -53,43 +54,23 @@ def build_prompts(
         raise PromptError(
             f"{type(tokenizer).__name__} gives no character offsets; load the fast tokenizer (use_fast=True)"
         )
-    kind, notes = _kind(tokenizer, style)
-    rendered = style.render_instructions(order)
-    spans = [find_candidates(text, style.yes, style.no) for text in rendered]
-    turns = _turns(questions, len(rendered))
-    asked = list(zip(questions, turns, strict=True))
-    texts, starts = zip(
-        *(_render(tokenizer, style, kind, rendered[turn], q.question) for q, turn in asked), strict=True
-    )
-    places = [
-        _question_spans(style, q.question, start + len(_content_head(rendered[turn])))
-        for (q, turn), start in zip(asked, starts, strict=True)
-    ]
+    kind, notes = prompt_kind(tokenizer, style)
+    rendered = render(tokenizer, style, kind, order, questions)
     encoder = Encoder(tokenizer, style.allow_special)
-    encoded = encoder.encode(texts, places, [q.id for q in questions])
+    encoded = encoder.encode(
+        [prompt.text for prompt in rendered], [prompt.question_spans for prompt in rendered], [q.id for q in questions]
+    )
     notes += _control_notes(questions, encoded, style)
-    located = []
-    for (q, turn), text, start, found in zip(asked, texts, starts, encoded, strict=True):
-        instruction, (yes_chars, no_chars) = rendered[turn], spans[turn]
-        yes = _locate(tokenizer, text, found, start + yes_chars[0], start + yes_chars[1], q.id)
-        no = _locate(tokenizer, text, found, start + no_chars[0], start + no_chars[1], q.id)
-        begin = next(i for i, (_, b) in enumerate(found.offsets) if b > start)
-        first = _token_from(found.offsets, start + len(instruction))
-        end = _token_from(found.offsets, start + len(_content(style, instruction, q.question)))
-        located.append((yes, no, begin, first, end))
-    answers = _Answers.of(encoder, style, kind, texts, places, encoded, questions)
-    rows = [found.tokens + list(answers.shared) for found in encoded]
+    parts = [_locate(tokenizer, *pair) for pair in zip(rendered, encoded, strict=True)]
+    answers = AnswerTokens.of(encoder, kind, rendered, encoded)
+    rows = [each.tokens + list(answers.shared) for each in encoded]
     _check_context(model, rows, questions)
     _check_vocabulary(model, rows, questions)
     tokens, mask = _pad(rows)
     return PromptBatch(
         tokens=tokens,
         mask=mask,
-        yes_span=torch.tensor([yes for yes, *_ in located]),
-        no_span=torch.tensor([no for _, no, *_ in located]),
-        instruction_start=torch.tensor([begin for *_, begin, _, _ in located]),
-        first_query=torch.tensor([first for *_, first, _ in located]),
-        question_end=torch.tensor([end for *_, end in located]),
+        **_stacked(parts),
         last_pos=mask.sum(1) - 1,
         labels=torch.tensor([q.label for q in questions]),
         yes_token=answers.yes,
@@ -99,7 +80,7 @@ def build_prompts(
         order=order,
         kind=kind,
         questions=questions,
-        texts=texts,
+        texts=tuple(prompt.text for prompt in rendered),
         style=style,
         data=data,
         notes=notes,
@@ -117,81 +98,58 @@ def encode_texts(tokenizer: Any, prompts: PromptBatch, texts: Sequence[str]) -> 
     """
     style, instructions, places = prompts.style, prompts.style.render_instructions(prompts.order), []
     for q, old, new in zip(prompts.questions, prompts.texts, texts, strict=True):
-        found = [(old.rfind(_content(style, text, q.question)), len(_content_head(text))) for text in instructions]
+        found = [(old.rfind(content(style, text, q.question)), len(content_head(text))) for text in instructions]
         start, head = next((start, head) for start, head in found if start >= 0)
-        places.append(_question_spans(style, q.question, start + head + len(new) - len(old)))
+        places.append(question_spans(style, q.question, start + head + len(new) - len(old)))
     encoded = Encoder(tokenizer, style.allow_special).encode(texts, places, [q.id for q in prompts.questions])
     return [found.tokens for found in encoded]
 
 
-def _turns(questions: Sequence[BinaryQuestion], n: int) -> list[int]:
-    """Which of n instructions each question gets: in turn, so that none goes with a group or with an answer."""
-    turns: dict[tuple[str, str], int] = {}
-    counted: dict[tuple[str, bool | None], int] = {}
-    found = []
-    for q in questions:
-        key, within = (("id", q.id), (q.group, q.label)) if q.pair is None else (("pair", q.pair), (q.group, None))
-        if key not in turns:
-            turns[key] = counted.get(within, 0) % n
-            counted[within] = counted.get(within, 0) + 1
-        found.append(turns[key])
-    return found
+@dataclass(frozen=True)
+class Parts:
+    """Where the parts of one prompt stand among its tokens; spans are start and end (exclusive)."""
+
+    yes_span: Span
+    no_span: Span
+    instruction_start: int
+    first_query: int
+    question_end: int
 
 
-def _kind(tokenizer: Any, style: PromptStyle) -> tuple[Literal["chat", "plain"], tuple[str, ...]]:
-    has_template = getattr(tokenizer, "chat_template", None) is not None
-    if style.kind == "plain" or (style.kind == "auto" and has_template):
-        return ("plain" if style.kind == "plain" else "chat"), ()
-    if has_template:
-        return "chat", ()
-    if style.kind == "chat":
-        raise PromptError("the tokenizer has no chat template; use kind='plain', or set tokenizer.chat_template")
-    note = "the tokenizer has no chat template: prompts are plain text ending in 'Answer:'"
-    warnings.warn(note, stacklevel=3)
-    return "plain", (note,)
+def _locate(tokenizer: Any, prompt: Rendered, encoded: Encoded) -> Parts:
+    """The candidates by the characters of the instruction alone, and the other parts by where they begin."""
+    style, start = prompt.style, prompt.start
+    spans = [
+        _candidate_span(tokenizer, prompt, encoded, (start + first, start + end))
+        for first, end in find_candidates(prompt.instruction, style.yes, style.no)
+    ]
+    return Parts(
+        *spans,
+        instruction_start=next(i for i, (_, end) in enumerate(encoded.offsets) if end > start),
+        first_query=_token_from(encoded.offsets, start + len(prompt.instruction)),
+        question_end=_token_from(encoded.offsets, prompt.question_end),
+    )
 
 
-def _content(style: PromptStyle, instruction: str, question: str) -> str:
-    """What the user's turn says."""
-    return _content_head(instruction) + style.question.replace("{question}", question.strip())
-
-
-def _content_head(instruction: str) -> str:
-    """What the user's turn says before the question's line."""
-    return f"{instruction}\n\n"
-
-
-def _render(
-    tokenizer: Any, style: PromptStyle, kind: Literal["chat", "plain"], instruction: str, question: str
-) -> tuple[str, int]:
-    """The prompt's text and the character at which the instruction starts in it."""
-    content = _content(style, instruction, question)
-    if kind == "plain":
-        text = f"{content}\nAnswer:"
-    else:
-        text = write_chat(tokenizer, [{"role": "user", "content": content}], generate=True)
-    # A template may hold the BOS token itself, a tokenizer may add one: exactly one of the two is let through.
-    bos = getattr(tokenizer, "bos_token", None)
-    if bos is not None and not text.startswith(bos):
-        adds_bos = tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
-        text = bos + text if adds_bos else text
-    # The user's turn is the last place where the content stands: a template's own text comes before it.
-    start = text.rfind(content)
-    if start < 0:
+def _candidate_span(tokenizer: Any, prompt: Rendered, encoded: Encoded, chars: Span) -> Span:
+    """The tokens that cover these characters, checked to decode back to just them."""
+    (start, end), offsets, candidate = chars, encoded.offsets, prompt.text[slice(*chars)]
+    covering = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
+    span = (covering[0], covering[-1] + 1) if covering else (0, 0)
+    decoded = tokenizer.decode(encoded.tokens[slice(*span)], clean_up_tokenization_spaces=False)
+    covered = prompt.text[offsets[span[0]][0] : offsets[span[1] - 1][1]] if covering else ""
+    if covered.strip() != candidate or decoded.strip() != candidate:
         raise PromptError(
-            f"the chat template rewrites the user's turn, so positions in it are unknown; use kind='plain' ({text!r})"
+            f"question {prompt.question.id!r}: the candidate {candidate!r} shares a token with its neighbours "
+            f"(the tokens read {decoded!r}); set it apart by spaces or choose other candidates"
         )
-    return text, start
+    return span
 
 
-def _question_spans(style: PromptStyle, question: str, line: int) -> list[Span]:
-    """Where the question's own text stands in a prompt, as often as its line does that begins at this character."""
-    question, (head, *parts) = question.strip(), style.question.split("{question}")
-    at, spans = line + len(head), []
-    for part in parts:
-        spans.append((at, at + len(question)))
-        at += len(question) + len(part)
-    return spans
+def _stacked(parts: Sequence[Parts]) -> dict[str, Int[Tensor, "batch ..."]]:
+    """Each part of all prompts as one tensor."""
+    names = ("yes_span", "no_span", "instruction_start", "first_query", "question_end")
+    return {name: torch.tensor([getattr(each, name) for each in parts]) for name in names}
 
 
 def _control_notes(
@@ -212,21 +170,6 @@ def _control_notes(
 def _token_from(offsets: list[Span], char: int) -> int:
     """The first token that begins at or after this character, or the end."""
     return next((i for i, (a, _) in enumerate(offsets) if a >= char), len(offsets))
-
-
-def _locate(tokenizer: Any, text: str, found: Encoded, start: int, end: int, where: str) -> Span:
-    """The tokens that cover these characters, checked to decode back to just them."""
-    row, offsets = found.tokens, found.offsets
-    covering = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
-    span = (covering[0], covering[-1] + 1) if covering else (0, 0)
-    decoded = tokenizer.decode(row[span[0] : span[1]], clean_up_tokenization_spaces=False)
-    covered = text[offsets[span[0]][0] : offsets[span[1] - 1][1]] if covering else ""
-    if covered.strip() != text[start:end] or decoded.strip() != text[start:end]:
-        raise PromptError(
-            f"question {where!r}: the candidate {text[start:end]!r} shares a token with its neighbours "
-            f"(the tokens read {decoded!r}); set it apart by spaces or choose other candidates"
-        )
-    return span
 
 
 def _check_vocabulary(model: Any, rows: list[list[int]], questions: Sequence[BinaryQuestion]) -> None:

@@ -1,0 +1,124 @@
+"""From a question to the text of its prompt: which instruction, chat or plain, and where its parts stand."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import PromptError
+from ..questions import BinaryQuestion
+from .chat import write_chat
+from .encoding import Span
+from .style import Order, PromptStyle
+
+Kind = Literal["chat", "plain"]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt as text.
+
+    Args:
+        question: what it asks.
+        instruction: the one that it got, with the candidates in their order.
+        text: the whole prompt.
+        start: the character at which the instruction begins in it.
+        style: how it was written.
+    """
+
+    question: BinaryQuestion
+    instruction: str
+    text: str
+    start: int
+    style: PromptStyle
+
+    @property
+    def question_spans(self) -> list[Span]:
+        """Where the question's own text stands, as often as its line holds it."""
+        return question_spans(self.style, self.question.question, self.start + len(content_head(self.instruction)))
+
+    @property
+    def question_end(self) -> int:
+        """The character behind the question's line."""
+        return self.start + len(content(self.style, self.instruction, self.question.question))
+
+
+def render(
+    tokenizer: Any, style: PromptStyle, kind: Kind, order: Order, questions: Sequence[BinaryQuestion]
+) -> list[Rendered]:
+    """The prompt of each question."""
+    instructions = style.render_instructions(order)
+    prompts = []
+    for q, turn in zip(questions, _turns(questions, len(instructions)), strict=True):
+        text, start = _render(tokenizer, style, kind, instructions[turn], q.question)
+        prompts.append(Rendered(q, instructions[turn], text, start, style))
+    return prompts
+
+
+def prompt_kind(tokenizer: Any, style: PromptStyle) -> tuple[Kind, tuple[str, ...]]:
+    """Chat or plain, and what the reader should know of that choice; a warning too."""
+    has_template = getattr(tokenizer, "chat_template", None) is not None
+    if style.kind == "plain" or (style.kind == "auto" and has_template):
+        return ("plain" if style.kind == "plain" else "chat"), ()
+    if has_template:
+        return "chat", ()
+    if style.kind == "chat":
+        raise PromptError("the tokenizer has no chat template; use kind='plain', or set tokenizer.chat_template")
+    note = "the tokenizer has no chat template: prompts are plain text ending in 'Answer:'"
+    warnings.warn(note, stacklevel=3)
+    return "plain", (note,)
+
+
+def content(style: PromptStyle, instruction: str, question: str) -> str:
+    """What the user's turn says."""
+    return content_head(instruction) + style.question.replace("{question}", question.strip())
+
+
+def content_head(instruction: str) -> str:
+    """What the user's turn says before the question's line."""
+    return f"{instruction}\n\n"
+
+
+def question_spans(style: PromptStyle, question: str, line: int) -> list[Span]:
+    """Where the question's own text stands in a prompt, as often as its line does that begins at this character."""
+    question, (head, *parts) = question.strip(), style.question.split("{question}")
+    at, spans = line + len(head), []
+    for part in parts:
+        spans.append((at, at + len(question)))
+        at += len(question) + len(part)
+    return spans
+
+
+def _turns(questions: Sequence[BinaryQuestion], n: int) -> list[int]:
+    """Which of n instructions each question gets: in turn, so that none goes with a group or with an answer."""
+    turns: dict[tuple[str, str], int] = {}
+    counted: dict[tuple[str, bool | None], int] = {}
+    found = []
+    for q in questions:
+        key, within = (("id", q.id), (q.group, q.label)) if q.pair is None else (("pair", q.pair), (q.group, None))
+        if key not in turns:
+            turns[key] = counted.get(within, 0) % n
+            counted[within] = counted.get(within, 0) + 1
+        found.append(turns[key])
+    return found
+
+
+def _render(tokenizer: Any, style: PromptStyle, kind: Kind, instruction: str, question: str) -> tuple[str, int]:
+    """The prompt's text and the character at which the instruction starts in it."""
+    turn = content(style, instruction, question)
+    if kind == "plain":
+        text = f"{turn}\nAnswer:"
+    else:
+        text = write_chat(tokenizer, [{"role": "user", "content": turn}], generate=True)
+    # A template may hold the BOS token itself, a tokenizer may add one: exactly one of the two is let through.
+    bos = getattr(tokenizer, "bos_token", None)
+    if bos is not None and not text.startswith(bos):
+        adds_bos = tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
+        text = bos + text if adds_bos else text
+    # The user's turn is the last place where the content stands: a template's own text comes before it.
+    start = text.rfind(turn)
+    if start < 0:
+        raise PromptError(
+            f"the chat template rewrites the user's turn, so positions in it are unknown; use kind='plain' ({text!r})"
+        )
+    return text, start
