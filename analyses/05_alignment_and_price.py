@@ -127,9 +127,7 @@ Markdown("\n\n".join(full["verdict"]))
 
 # %%
 rows = price.to_dataframe().set_index("measure")
-before, after = (
-    {order: each.orders[order].imbalance for order in each.orders} for each in (price.before, price.after)
-)
+before, after = ({order: each.orders[order].imbalance for order in each.orders} for each in (price.before, price.after))
 near = all(abs(imbalance) <= 0.1 for imbalance in after.values())
 cheap = rows.high["auc_within_orders"] >= 0 and price.text.ratio < 1.01
 apart = pd.DataFrame(full["differences"]).query("measure == 'accuracy'").set_index("method")
