@@ -16,7 +16,7 @@ from .theme import captioned, safe, wrapped
 TITLES = {
     "values": "in the order Yes, No",
     "polarity": "polarity: attention to No wherever it stands",
-    "order": "order: attention to the later candidate",
+    "recency": "recency: attention to the later candidate",
 }
 
 
@@ -34,7 +34,7 @@ def head_heatmap(
 
     Args:
         scores: what `score_heads` returned, or any effect of every head, [layer, head].
-        by: of scores: "values", "polarity" or "order".
+        by: of scores: "values", "polarity" or "recency".
         heads: heads to outline.
         intervals: of a bare grid: low and high ends, for the hover.
         title, unit: of a bare grid: what it shows, in what; for scores they are known.

@@ -17,7 +17,6 @@ from ..errors import HeadError, ResultError
 from ..heads import Head, HeadList
 from ..prompts import Order
 from ..prompts.pairs import PairKind
-from ..questions import BinaryQuestion
 from ..results import write_result
 from ..run import RunInfo, read_json
 
@@ -83,8 +82,7 @@ class PatchEffects:
     @cached_property
     def intervals(self) -> dict[str, Float[np.ndarray, "2 *cell"]]:
         """Bootstrap intervals (95%) of "effect" and "recovered" over pairs, twins drawn together."""
-        questions = [BinaryQuestion("-", True, i, pair=p) for i, p in zip(self.ids, self.pairs, strict=True)]
-        clusters = cluster_index(questions)
+        clusters = cluster_index(self.ids, self.pairs)
         weights = draw_weights(clusters, self.run.draws or DRAWS, self.run.seed).astype(np.float64)
         weights /= weights.sum(1, keepdims=True)
         moved = np.moveaxis((self.patched - self.corrupted) @ weights.T, -1, 0)

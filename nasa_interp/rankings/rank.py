@@ -8,9 +8,9 @@ import numpy as np
 
 from ..attribution.direct import direct_logit_attribution
 from ..attribution.estimates import estimate_zero_ablation
-from ..attribution.grids import ranked
 from ..bootstrap import DRAWS
 from ..errors import ModelError
+from ..head_table import ranked
 from ..heads import HeadList
 from ..interventions.sweep import sweep_heads
 from ..models import Model, as_model
@@ -46,7 +46,7 @@ def rank_heads(
     options: dict[str, Any] = {"style": style, "seed": seed, "draws": draws, "progress": progress}
     scores, a_query = (score_heads(model, questions, per=per, **options) for per in ("prompt", "query"))
     everything = scores.values.size
-    rankings = {by: scores.top(everything, by) for by in ("values", "polarity", "order")}
+    rankings = {by: scores.top(everything, by) for by in ("values", "polarity", "recency")}
     rankings["polarity per query"] = replace(a_query.top(everything, "polarity"), by="polarity per query")
     rankings["first-order zero"] = estimate_zero_ablation(model, questions, **options).top(everything)
     notes: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ def scores(planted):
 def test_positive_control_every_ranking_finds_the_planted_head(planted, scores) -> None:
     assert scores.top(1, "values").heads == (PLANTED,)
     assert scores.top(1, "polarity").heads == (PLANTED,)
-    low, high = scores.intervals["order"][:, PLANTED.layer, PLANTED.index]
+    low, high = scores.intervals["recency"][:, PLANTED.layer, PLANTED.index]
     assert max(abs(low), abs(high)) < 0.02 * scores.polarity[PLANTED.layer, PLANTED.index]
     assert estimate_zero_ablation(planted, QUESTIONS, draws=20).top(1).heads == (PLANTED,)
     assert direct_logit_attribution(planted, QUESTIONS, draws=20).top(1).heads == (PLANTED,)
