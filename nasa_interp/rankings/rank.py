@@ -1,6 +1,5 @@
 """All heads of a model, best first, in every way that the package can rank them."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +11,12 @@ from ..bootstrap import DRAWS
 from ..errors import ModelError
 from ..head_table import ranked
 from ..heads import HeadList
-from ..interventions.sweep import sweep_heads
+from ..interventions.sweeps import sweep_heads
 from ..models import Model, as_model
 from ..prompts import PromptStyle
-from ..questions import QuestionList
 from ..questions.resolve import resolve_questions
 from ..run import RunInfo
 from ..scoring import score_heads
-from ..session import describe_run, prompts_in_orders
 
 
 def rank_heads(
@@ -54,7 +51,8 @@ def rank_heads(
         rankings["direct attribution"] = direct_logit_attribution(model, questions, **options).top(everything)
     except ModelError as error:
         notes = (str(error),)
-    rankings["exact ablation"] = _by_sweep(model, questions, sweep_limit, **options)
+    exact = sweep_heads(model, questions, limit=sweep_limit, **options).top(everything)
+    rankings["exact ablation"] = replace(exact, by="exact ablation")
     return rankings, replace(scores.run, notes=(*scores.run.notes, *notes))
 
 
@@ -63,20 +61,3 @@ def random_rankings(model: Model, n: int, seed: int) -> tuple[HeadList, ...]:
     rng = np.random.default_rng(seed)
     grids = [rng.random((model.n_layers, model.n_heads)) for _ in range(n)]
     return tuple(replace(ranked(grid, "random", {}), scores=()) for grid in grids)
-
-
-def _by_sweep(
-    model: Model,
-    questions: QuestionList,
-    limit: int | None,
-    style: PromptStyle | None,
-    seed: int,
-    draws: int,
-    progress: bool,
-) -> HeadList:
-    start = time.perf_counter()
-    some = resolve_questions(questions, limit, seed)
-    batches = prompts_in_orders(model, some, style=style)
-    effect = np.mean([sweep_heads(model, prompts, progress=progress).effect for prompts in batches], axis=0)
-    run = describe_run(model, some, batches, seed, draws, start, "fused")
-    return ranked(effect.reshape(model.n_layers, model.n_heads), "exact ablation", run.to_dict(), sign=-1)

@@ -81,7 +81,7 @@ def test_the_planted_head_leads_every_ranking_that_looks_for_it_and_wins(contest
 
 def test_exact_ablation_is_the_sweep_over_both_orders(tiny, questions) -> None:
     rankings, _ = rank_heads(tiny, questions, sweep_limit=None, **QUIET)
-    effects = [sweep_heads(tiny, build_prompts(tiny, questions, order)).effect for order in ORDERS]
+    effects = [sweep_heads(tiny, build_prompts(tiny, questions, order)).values.ravel() for order in ORDERS]
     ranked = rankings["exact ablation"]
     np.testing.assert_allclose(ranked.scores, sorted(np.mean(effects, axis=0)), atol=1e-6)
     assert ranked.by == "exact ablation"
