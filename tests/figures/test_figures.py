@@ -15,6 +15,7 @@ import nasa_interp as ni
 from nasa_interp import figures
 from nasa_interp.errors import ResultError
 from nasa_interp.figures.theme import PAPER, TEMPLATES, safe
+from nasa_interp.head_table import HeadTable
 from nasa_interp.heads import Head
 from nasa_interp.run import RunInfo
 from nasa_interp.scoring import HeadScores, rank_overlap
@@ -182,6 +183,15 @@ def test_heatmap_has_layers_down_heads_across_and_zero_in_the_middle(scores) -> 
     assert len(figure.layout.shapes) == 2
     best = scores.top(1)[0]
     assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].y0) == (best.index - 0.5, best.layer - 0.5)
+
+
+def test_any_table_of_heads_is_a_heat_map(scores) -> None:
+    effects = HeadTable.from_prompts(scores.per_prompt, [ni.BinaryQuestion("q", True, str(i)) for i in range(6)], RUN,
+                                     quantity="zero ablation", sign=-1)  # fmt: skip
+    figure = figures.head_heatmap(effects)
+    assert np.array_equal(figure.data[0].z, effects.values)
+    assert "zero ablation by head" in figure.layout.title.text
+    assert "polarity" not in figure.layout.title.text
 
 
 def test_what_was_not_measured_is_blank_not_zero(scores) -> None:
