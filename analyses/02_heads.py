@@ -70,7 +70,7 @@ pd.concat(both, axis=1).round(3)
 
 # %%
 frame = scores.to_dataframe().set_index("head")
-frame.loc[names["polarity"], ["polarity", "polarity_low", "polarity_high", "values", "order"]].round(3)
+frame.loc[names["polarity"], ["polarity", "polarity_low", "polarity_high", "values", "recency"]].round(3)
 
 # %% [markdown]
 # ## How few are they?

@@ -18,9 +18,9 @@
 # their sign.
 #
 # **Look at** each head's score in both orders. With y in "Yes or No" and n in "No or Yes", *polarity* = (y + n) / 2 is
-# attention to No wherever it stands, *order* = (y - n) / 2 attention to the later candidate. The split is ours.
+# attention to No wherever it stands, *recency* = (y - n) / 2 attention to the later candidate. The split is ours.
 #
-# **It would be refuted by** points that lie along the vertical axis (no order), and by leading heads that all keep
+# **It would be refuted by** points that lie along the vertical axis (no recency), and by leading heads that all keep
 # their sign.
 
 # %%
@@ -31,7 +31,7 @@ from IPython.display import Markdown
 from keep import keep
 
 import nasa_interp as ni
-from nasa_interp.figures import polarity_against_order
+from nasa_interp.figures import polarity_against_recency
 
 # Questions to score on.
 LIMIT = int(os.environ.get("NASA_INTERP_LIMIT") or 240)
@@ -49,15 +49,15 @@ Markdown(repr(scores))
 
 # %%
 frame = scores.to_dataframe().set_index("head")
-frame["yes_no"], frame["no_yes"] = frame["values"], frame["polarity"] - frame["order"]
+frame["yes_no"], frame["no_yes"] = frame["values"], frame["polarity"] - frame["recency"]
 # Two standard errors of the mean over questions: a sign counts where they don't reach across 0.
 per_question = scores.per_prompt["no_yes"].reshape(scores.run.n_questions, -1)
 error = 2 * per_question.std(0) / np.sqrt(scores.run.n_questions)
 frame["changes_sign"] = (frame.yes_no > 0) & (frame.no_yes + error < 0)
 frame["keeps_sign"] = (frame.yes_no > 0) & (frame.no_yes - error > 0)
-columns = ["yes_no", "no_yes", "polarity", "polarity_low", "polarity_high", "order", "order_low", "order_high"]
+columns = ["yes_no", "no_yes", "polarity", "polarity_low", "polarity_high", "recency", "recency_low", "recency_high"]
 top = frame.loc[[str(head) for head in leading], [*columns, "changes_sign", "keeps_sign"]]
-keep(polarity_against_order(scores, leading), "order_and_polarity", scores.run, top=top.reset_index())
+keep(polarity_against_recency(scores, leading), "order_and_polarity", scores.run, top=top.reset_index())
 
 # %% [markdown]
 # ## Which of the leading heads change sign?
@@ -78,7 +78,7 @@ counts = {
     "positive_at_first_and_negative_in_the_other_order": int(frame.changes_sign.sum()),
     "to_no_wherever_it_stands": int((frame.polarity_low > 0).sum()),
     "to_yes_wherever_it_stands": int((frame.polarity_high < 0).sum()),
-    "more_order_than_polarity": int((frame.order.abs() > frame.polarity.abs()).sum()),
+    "more_recency_than_polarity": int((frame.recency.abs() > frame.polarity.abs()).sum()),
     "rank_correlation_of_the_orders": round(float(agreement), 3),
 }
 Markdown("\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in counts.items()))
@@ -102,7 +102,7 @@ kept = [str(head) for head in top.index[top.keeps_sign]]
 Markdown(
     f"Of the paper's top ten, **{len(flipped)}** change sign with the order ({', '.join(flipped) or 'none'}), and "
     f"{len(kept)} attend to No wherever it stands ({', '.join(kept) or 'none'}). "
-    f"In {counts['more_order_than_polarity']} of {len(frame)} heads order is larger than polarity. "
+    f"In {counts['more_recency_than_polarity']} of {len(frame)} heads recency is larger than polarity. "
     f"On {scores.run.n_questions} questions the claim **{'stands' if flipped else 'does not stand'}**: "
     f"rank heads by polarity, or ask in both orders."
 )

@@ -96,7 +96,7 @@ keep(ablation_curve(curve, random, run=effect.base.run), "causes_curve", scores.
 # *shuffled* deals the polarities out to other heads and must find nothing.
 
 # %%
-rankings = {by: scores.top(everything, by) for by in ("values", "polarity", "order")}
+rankings = {by: scores.top(everything, by) for by in ("values", "polarity", "recency")}
 rankings["first-order zero"] = estimate_zero_ablation(model, PROBE, limit=LIMIT).top(everything)
 rankings["shuffled"] = shuffle_scores(scores).top(everything, "polarity")
 few = ranking_contest(
@@ -133,7 +133,7 @@ Markdown(repr(full))
 # first.
 
 # %%
-suspects = ni.HeadList.of(dict.fromkeys([*scores.top(6, "polarity"), *scores.top(6, "order")]))
+suspects = ni.HeadList.of(dict.fromkeys([*scores.top(6, "polarity"), *scores.top(6, "recency")]))
 pairs = {
     "truth (question pairs)": question_pairs(model, VAL, limit=LIMIT),
     "bias (No renamed)": instruction_pairs(model, VAL, limit=LIMIT // 2),

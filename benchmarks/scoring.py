@@ -24,7 +24,7 @@ from torch import Tensor
 import nasa_interp as ni
 from nasa_interp.attention import Spans, instrumented
 from nasa_interp.heads import Head
-from nasa_interp.interventions import sweep_heads
+from nasa_interp.interventions import scale_rows, sweep
 from nasa_interp.models import Model
 from nasa_interp.models.bridge import eager_twin, pattern_hook, z_hook
 from nasa_interp.prompts import ORDERS, PromptBatch, build_prompts
@@ -219,10 +219,10 @@ def benchmark_sweep(model: Model, data: str, count: int | None, runs: int, seed:
     drawn = np.random.default_rng(seed).permutation(len(everything))[:count]
     heads = [everything[place] for place in sorted(drawn)]
     sides = {
-        "sweep_heads": lambda: sweep_heads(model, prompts, heads).d,
+        "sweep_heads": lambda: sweep(model, prompts, heads, scale_rows(0.0)).d,
         "TransformerLens hooks": lambda: hooked_sweep(model, prompts, heads),
     }
-    sweep_heads(model, prompts, heads[:1])
+    sweep(model, prompts, heads[:1], scale_rows(0.0))
     hooked_sweep(model, prompts, heads[:1])
     seconds, results = interleaved(sides, runs)
     ours, other = sides

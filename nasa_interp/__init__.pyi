@@ -7,6 +7,7 @@ from .deltas import HeadDelta
 from .errors import NasaInterpError
 from .evaluation import evaluate_change
 from .figures import head_heatmap
+from .head_table import HeadTable
 from .heads import Head, HeadList
 from .interventions import Knockout, Scale, Zero, ablation_effect
 from .models import load_model
@@ -24,6 +25,7 @@ __all__ = [
     "HeadDelta",
     "HeadList",
     "HeadScores",
+    "HeadTable",
     "Knockout",
     "Limits",
     "NasaInterpError",

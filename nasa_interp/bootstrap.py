@@ -11,9 +11,13 @@ DRAWS = 1000
 LEVEL = 0.95
 
 
-def cluster_index(questions: Sequence) -> Int[np.ndarray, " question"]:
-    """The number of each question's cluster: twins (`pair`) share one, a question without a twin is its own."""
-    keys = [("pair", q.pair) if q.pair is not None else ("id", q.id) for q in questions]
+def cluster_index(ids: Sequence[str], pairs: Sequence[str | None]) -> Int[np.ndarray, " question"]:
+    """The number of each question's cluster: twins (`pair`) share one, a question without a twin is its own.
+
+    Args:
+        ids, pairs: each question's id, and the pair that it belongs to, None without a twin.
+    """
+    keys = [("pair", pair) if pair is not None else ("id", id_) for id_, pair in zip(ids, pairs, strict=True)]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return np.array([numbers[key] for key in keys], dtype=np.int64)
 

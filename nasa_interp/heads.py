@@ -50,7 +50,7 @@ class HeadList:
     Args:
         heads: the heads, best first.
         scores: one number a head in the same order, or empty where the heads were only named.
-        by: what the scores are: "values", "polarity", "order", ... or "given".
+        by: what the scores are: "values", "polarity", "recency", ... or "given".
         run: details of the run (model, data, ...), as `RunInfo.to_dict()` gives them.
     """
 

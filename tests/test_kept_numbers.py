@@ -28,9 +28,9 @@ def computed(model):
     yield "polarity", scores.polarity
     yield "zero", ni.ablation_effect(model, val, HEADS, **quiet).changed.logit_differences
     yield "knockout", ni.ablation_effect(model, val, HEADS, ni.Knockout(), **quiet).changed.logit_differences
-    yield "sweep", ni.interventions.sweep_heads(model, prompts.select([0, 1]), HEADS).d
-    yield "first order", ni.attribution.estimate_zero_ablation(model, val[:2], draws=10).heads.mean(0)
-    yield "direct", ni.attribution.direct_logit_attribution(model, val[:2], draws=10).heads.mean(0)
+    yield "sweep", ni.interventions.sweep(model, prompts.select([0, 1]), HEADS, ni.interventions.scale_rows(0.0)).d
+    yield "first order", ni.attribution.estimate_zero_ablation(model, val[:2], draws=10).values
+    yield "direct", ni.attribution.direct_logit_attribution(model, val[:2], draws=10).values
     recipe = ni.Recipe(steps=4, check_every=2, questions=8, probe_questions=8, val_questions=8)
     run = ni.align_heads(model, HEADS, "builtin:verify#probe", "builtin:verify#val", recipe=recipe, progress=False)
     changes = [after - before for after, before in zip(run.delta.after, run.delta.before, strict=True)]

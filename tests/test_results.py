@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 import nasa_interp as ni
 from nasa_interp.alignment import Alignment
 from nasa_interp.alignment.checks import Check
-from nasa_interp.attribution.grids import HeadGrid, Rows
 from nasa_interp.comparison.table import Comparison, Entry
 from nasa_interp.deltas import HeadDelta
 from nasa_interp.errors import NasaInterpError, ResultError
 from nasa_interp.evaluation import ChangeReport, FourOptions, OptionReport, TextChange
+from nasa_interp.head_table import HeadTable
 from nasa_interp.heads import HeadList
 from nasa_interp.interventions.effect import AblationEffect
 from nasa_interp.interventions.replace import Mean
@@ -50,7 +50,7 @@ def head_scores(seed=0, shape=(2, 4), kept=True):
 def head_grid(seed=0):
     """Made-up numbers of one prompt and head, in an order of memory that isn't the file's."""
     heads = np.random.default_rng(seed).normal(size=(4, 6, 2)).astype(np.float32).transpose(1, 2, 0)
-    return HeadGrid(heads, Rows(tuple(map(str, range(6))), (None,) * 6, ("yes_no",) * 6), RUN)
+    return HeadTable.from_prompts({"yes_no": heads}, QUESTIONS, RUN, quantity="first-order zero", sign=-1)
 
 
 def report(shift=0.0):
@@ -139,11 +139,9 @@ FOLDERS = {"align.json": alignment, "price.json": price, "entry.json": entry, "c
 
 def same(one, other):
     """Whether two results with tensors beside them hold the same bits."""
-    if isinstance(one, HeadGrid):
-        return np.array_equal(one.heads, other.heads) and (one.rows, one.run) == (other.rows, other.run)
     assert one.per_prompt.keys() == other.per_prompt.keys()
     pairs = [(scores, other.per_prompt[order]) for order, scores in one.per_prompt.items()]
-    pairs += [(one.get(by), other.get(by)) for by in ("values", "polarity", "order")]
+    pairs += [(one.get(by), other.get(by)) for by in one.columns]
     equal = [a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True) for a, b in pairs]
     return all(equal) and (one.ids, one.pairs, one.run) == (other.ids, other.pairs, other.run)
 
@@ -283,14 +281,14 @@ def test_a_full_disk_costs_nothing_that_was_there(name, tmp_path) -> None:
 def test_without_its_tensors_the_means_are_read_with_a_warning(tmp_path) -> None:
     path = head_scores().save(tmp_path / "scores.json")
     (tmp_path / "scores.json.safetensors").unlink()
-    with pytest.warns(UserWarning, match=r"scores\.json: the scores of each prompt are missing"):
+    with pytest.warns(UserWarning, match=r"scores\.json: the numbers of each prompt are missing"):
         found = HeadScores.load(path)
     assert found.per_prompt == {}
     assert np.array_equal(found.values, head_scores().values, equal_nan=True)
     grid = head_grid().save(tmp_path / "grid.json")
     (tmp_path / "grid.json.safetensors").unlink()
-    with pytest.raises(ResultError, match=r"grid\.json\.safetensors is missing; copy it beside"):
-        HeadGrid.load(grid)
+    with pytest.warns(UserWarning, match=r"grid\.json: the numbers of each prompt are missing"):
+        assert np.array_equal(HeadTable.load(grid).values, head_grid().values)
 
 
 def test_scores_without_tensors_say_so_and_leave_none_of_earlier_ones(tmp_path) -> None:

@@ -15,10 +15,10 @@ PACKAGE = Path(nasa_interp.__file__).parent
 
 # Each module may import those before it; a folder's modules share its place.
 ORDER = [
-    "lazy", "errors", "torch_defaults", "reading", "run", "results", "heads", "bootstrap", "questions", "prompts",
-    "models", "reference", "session", "attention", "restart", "batches", "forward", "measures", "scoring", "decisions",
-    "interventions", "patching", "attribution", "rankings", "deltas", "evaluation", "alignment", "comparison",
-    "figures", "view", "report", "doctor", "demo", "cli", "__init__", "__main__",
+    "lazy", "errors", "torch_defaults", "reading", "run", "results", "heads", "bootstrap", "head_table", "questions",
+    "prompts", "models", "reference", "session", "attention", "restart", "batches", "forward", "measures", "scoring",
+    "decisions", "interventions", "patching", "attribution", "rankings", "deltas", "evaluation", "alignment",
+    "comparison", "figures", "view", "report", "doctor", "demo", "cli", "__init__", "__main__",
 ]  # fmt: skip
 
 

@@ -44,9 +44,9 @@ def everything(model, questions):
     yield "score", ni.score_heads(model, questions, **quiet).values
     yield "hooked", ni.score_heads(model, questions, engine="hooked", **quiet).values
     yield "patterns", ni.attention_patterns(model, prompts, ["1.1"]).values
-    yield "sweep", ni.interventions.sweep_heads(model, prompts).d
-    yield "estimate", ni.attribution.estimate_zero_ablation(model, questions, draws=10).heads
-    yield "attribute", ni.attribution.direct_logit_attribution(model, questions, draws=10).heads
+    yield "sweep", ni.interventions.sweep_heads(model, prompts).values
+    yield "estimate", ni.attribution.estimate_zero_ablation(model, questions, draws=10).values
+    yield "attribute", ni.attribution.direct_logit_attribution(model, questions, draws=10).values
     yield "ablate", ni.ablation_effect(model, questions, ["1.1"], **quiet).changed.logit_differences
     texts = ["Water freezes at zero degrees; iron is a metal."]
     reference = TextReference.of(model, texts, progress=False)

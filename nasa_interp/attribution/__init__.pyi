@@ -1,11 +1,10 @@
 """What heads add to the answer, without intervening: direct logit attribution, attribution patching."""
 
 from .direct import DirectLogitAttribution, direct_logit_attribution
-from .estimates import HeadEstimates, attribution_patching, estimate_zero_ablation
+from .estimates import attribution_patching, estimate_zero_ablation
 
 __all__ = [
     "DirectLogitAttribution",
-    "HeadEstimates",
     "attribution_patching",
     "direct_logit_attribution",
     "estimate_zero_ablation",

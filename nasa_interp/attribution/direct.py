@@ -9,7 +9,8 @@ checked.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,62 +19,76 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..bootstrap import DRAWS
-from ..errors import ModelError
+from ..errors import ModelError, ResultError
 from ..forward import answer_logits
+from ..head_table import HeadTable
 from ..models import Model, as_model
 from ..models.slices import head_layout
 from ..prompts import Orders, PromptBatch, PromptStyle
 from ..reference import reference_order
 from ..restart import decoder_layers
-from ..run import RunInfo
+from ..results import Arrays, tensors_of
 from ..session import describe_run, resolve_prompts
 from ..torch_defaults import under_torch_defaults
 from .gradients import difference, frozen_weights, run_rows
-from .grids import HeadGrid, Rows
 from .norms import LOW_PRECISION_TOLERANCE, TOLERANCE, freeze_norm
 
 
 @dataclass(frozen=True, repr=False)
-class DirectLogitAttribution(HeadGrid):
+class DirectLogitAttribution(HeadTable):
     """What every part of the model adds to d = logit(No) - logit(Yes) directly, norms frozen.
 
-    Args:
-        heads: contributions, [prompt, layer, head], in logits; above 0: toward No.
-        rows: which prompts they are of.
-        run: where they came from.
-        parts: what is no head, a number a prompt each: "embedding" (token and position), "mlp 3" a layer,
-            "attention bias 3" where the output projection has one, "norm biases", "unembedding bias".
-        d: heads and parts sum to it, prompt by prompt. Where a model soft-caps its logits it is the difference before
-            the cap, and the run's notes say so.
+    The table holds what the heads add, in logits; above 0: toward No. `.top(k)` lists first those that push most so.
 
-    `.top(k)` lists first the heads that push most toward No.
+    Args:
+        parts: what is no head, a number a row each: "embedding" (token and position), "mlp 3" a layer, "attention
+            bias 3" where the output projection has one, "norm biases", "unembedding bias". Rows are the prompts of
+            each candidate order, one order after another, as in `per_prompt`.
+        d: heads and parts sum to it, row by row. Where a model soft-caps its logits it is the difference before the
+            cap, and the run's notes say so.
 
     Caveat: direct effects only. What a head does through later layers isn't counted, and another head may undo it.
     """
 
-    parts: dict[str, Float[np.ndarray, " prompt"]] = field(default_factory=dict)
-    d: Float[np.ndarray, " prompt"] = field(default_factory=lambda: np.zeros(0))
+    quantity: str = "direct attribution"
+    parts: dict[str, Float[np.ndarray, " row"]] = field(default_factory=dict)
+    d: Float[np.ndarray, " row"] = field(default_factory=lambda: np.zeros(0))
 
     KIND: ClassVar[str] = "direct_attribution"
+    EARLIER_KINDS: ClassVar[tuple[str, ...]] = ()
+    WRITER: ClassVar[str] = "DirectLogitAttribution.save"
 
     @property
-    def total(self) -> Float[np.ndarray, " prompt"]:
+    def rows(self) -> Float[np.ndarray, "row layer head"]:
+        """What the heads add on each row."""
+        return np.concatenate(list(self.per_prompt.values()))
+
+    @property
+    def total(self) -> Float[np.ndarray, " row"]:
         """The sum of all contributions, which is `d` up to rounding."""
-        return self.heads.sum((1, 2), dtype=np.float64) + sum(self.parts.values())
+        return self.rows.sum((1, 2), dtype=np.float64) + sum(self.parts.values())
 
-    def _arrays(self) -> dict[str, np.ndarray]:
-        parts = {f"part {name}": values for name, values in self.parts.items()}
-        return {"heads": self.heads, "d": self.d, **parts}
+    def diff(self, other: HeadTable) -> "DirectLogitAttribution":
+        """This minus another, parts and d too where both asked the same questions."""
+        table = super().diff(other)
+        if not (table.per_prompt and isinstance(other, DirectLogitAttribution)):
+            return replace(table, parts={}, d=np.zeros(0))
+        zero = np.zeros_like(self.d)
+        names = dict.fromkeys([*self.parts, *other.parts])
+        parts = {name: self.parts.get(name, zero) - other.parts.get(name, zero) for name in names}
+        return replace(table, parts=parts, d=self.d - other.d)
 
-    def _words(self) -> dict[str, Any]:
+    def _further_words(self) -> dict[str, Any]:
         return {"parts": {name: values.mean() for name, values in self.parts.items()}, "d": self.d.mean()}
 
+    def _further_arrays(self) -> Arrays:
+        return {"d": self.d, **{f"part {name}": values for name, values in self.parts.items()}}
+
     @classmethod
-    def _from(
-        cls, content: dict[str, Any], arrays: dict[str, np.ndarray], rows: Rows, run: RunInfo
-    ) -> "DirectLogitAttribution":
-        parts = {name: arrays[f"part {name}"] for name in content["parts"]}
-        return cls(arrays["heads"], rows, run, parts, arrays["d"])
+    def _further_fields(cls, path: str | Path, content: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
+        if not arrays:
+            raise ResultError(f"{tensors_of(path)} is missing; copy it beside {path}, or compute both again")
+        return {"parts": {name: arrays[f"part {name}"] for name in content["parts"]}, "d": arrays["d"]}
 
 
 @under_torch_defaults
@@ -108,24 +123,26 @@ def direct_logit_attribution(
     questions, batches = resolve_prompts(model, data, order, style, limit, seed)
     checked = reference_order([prompts.order for prompts in batches], seed)
     found = [_collect(model, prompts, batch_size, progress, prompts.order == checked) for prompts in batches]
+    per_prompt = {prompts.order: part.pop("heads").numpy() for prompts, part in zip(batches, found, strict=True)}
     whole = {name: torch.cat([part[name] for part in found]).numpy() for name in found[0]}
     notes = ("d is taken before the logits' soft cap",) if _capped(model) else ()
     info = describe_run(model, questions, batches, seed, draws, start, "plain", notes)
-    heads, d = whole.pop("heads"), whole.pop("d")
-    result = DirectLogitAttribution(heads, Rows.of(batches), info, whole, d)
+    d = whole.pop("d")
+    result = DirectLogitAttribution.from_prompts(per_prompt, questions, info, parts=whole, d=d)
     _check_sum(model, result)
     return result
 
 
 def _check_sum(model: Model, result: DirectLogitAttribution) -> None:
-    size = np.abs(result.heads).sum((1, 2)) + sum(np.abs(values) for values in result.parts.values())
+    size = np.abs(result.rows).sum((1, 2)) + sum(np.abs(values) for values in result.parts.values())
     off = np.abs(result.total - result.d) / np.maximum(size, 1.0)
     allowed = TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE)
     if not off.max() <= allowed:
-        place = int(off.argmax())
+        row = int(off.argmax())
+        name = result.ids[row % len(result.ids)]
         raise ModelError(
-            f"direct attribution isn't defined for {model.name}: on question {result.rows.ids[place]!r} the parts sum "
-            f"to {result.total[place]:.3f} and the logit difference is {result.d[place]:.3f}; something besides "
+            f"direct attribution isn't defined for {model.name}: on question {name!r} the parts sum to "
+            f"{result.total[row]:.3f} and the logit difference is {result.d[row]:.3f}; something besides "
             f"additions and norms lies on the residual stream. Use estimate_zero_ablation or sweep_heads."
         )
 

@@ -1,10 +1,8 @@
 """First-order estimates: what an intervention on each head would do to the answer, for all heads from one gradient."""
 
 import time
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,54 +11,13 @@ from ..attention import instrumented
 from ..bootstrap import DRAWS
 from ..errors import PromptError
 from ..forward import answer_logits
+from ..head_table import HeadTable
 from ..models import Model, as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
 from ..reference import check_plain, reference_order
-from ..run import RunInfo
 from ..session import describe_run, resolve_prompts
 from ..torch_defaults import under_torch_defaults
 from .gradients import difference, frozen_weights, run_rows, tracked_embeddings
-from .grids import HeadGrid, Rows
-
-
-@dataclass(frozen=True, repr=False)
-class HeadEstimates(HeadGrid):
-    """The estimated change of d = logit(No) - logit(Yes) under one intervention on each head alone.
-
-    Args:
-        heads: the estimates, [prompt, layer, head]; below 0: the intervention moves the answer toward Yes.
-        rows: which prompts they are of.
-        run: where they came from.
-        of: the intervention: "zero" takes the head's output away at all positions, "patch" puts that of another
-            prompt in its place.
-
-    `.top(k)` lists first the heads whose intervention moves the answer most toward Yes; its scores are the estimates.
-
-    Caveat: a first-order estimate is exact only where the model is linear in the head. `agreement(sweep)` says how far
-    the ranking is that of the exact sweep.
-    """
-
-    of: Literal["zero", "patch"] = "zero"
-
-    KIND: ClassVar[str] = "head_estimates"
-    SIGN: ClassVar[int] = -1
-
-    @property
-    def values(self) -> Float[np.ndarray, "prompt layer head"]:
-        """The estimates, the same as `heads`."""
-        return self.heads
-
-    @property
-    def name(self) -> str:
-        """ "first-order zero" or "first-order patch"."""
-        return f"first-order {self.of}"
-
-    def _words(self) -> dict[str, Any]:
-        return {"of": self.of}
-
-    @classmethod
-    def _from(cls, content: dict[str, Any], arrays: dict[str, np.ndarray], rows: Rows, run: RunInfo) -> "HeadEstimates":
-        return cls(arrays["heads"], rows, run, content["of"])
 
 
 @under_torch_defaults
@@ -75,7 +32,7 @@ def estimate_zero_ablation(
     seed: int = 0,
     draws: int = DRAWS,
     progress: bool = False,
-) -> HeadEstimates:
+) -> HeadTable:
     """What zero ablation of each head would do to the answer, to first order: -(output . gradient of d), summed.
 
     Args:
@@ -86,7 +43,11 @@ def estimate_zero_ablation(
         progress: show a bar.
 
     Returns:
-        The estimates; the model's weights and what takes gradients are as before.
+        The estimated change of d = logit(No) - logit(Yes), in logits; below 0: without the head, the answer moves
+        toward Yes. The model's weights and what takes gradients are as before.
+
+    Caveat: exact only where the model is linear in the head. `rank_correlation` with the table of `sweep_heads` says
+    how far the ranking is that of the exact sweep.
 
     Raises:
         ModelError: where fused attention isn't exact for the model, or one prompt alone doesn't fit into memory.
@@ -95,7 +56,7 @@ def estimate_zero_ablation(
     """
     model, start = as_model(model), time.perf_counter()
     questions, batches = resolve_prompts(model, data, order, style, limit, seed)
-    parts = []
+    per_prompt = {}
     for prompts in batches:
         found = torch.empty(len(prompts), model.n_layers, model.n_heads)
 
@@ -111,9 +72,9 @@ def estimate_zero_ablation(
             "title": f"gradients, {prompts.order}",
         }
         run_rows(model, prompts, run, graph=True, reference=held, **options)
-        parts.append(found)
+        per_prompt[prompts.order] = found.numpy()
     info = describe_run(model, questions, batches, seed, draws, start, "fused")
-    return HeadEstimates(torch.cat(parts).numpy(), Rows.of(batches), info, "zero")
+    return HeadTable.from_prompts(per_prompt, questions, info, quantity="first-order zero", sign=-1)
 
 
 @under_torch_defaults
@@ -127,7 +88,7 @@ def attribution_patching(
     seed: int = 0,
     draws: int = DRAWS,
     progress: bool = False,
-) -> HeadEstimates:
+) -> HeadTable:
     """What patching each head's output from the clean into the corrupted run would do to the answer, to first order.
 
     Args:
@@ -161,7 +122,8 @@ def attribution_patching(
     check_plain(model, clean, of_clean)
     notes = (f"patched from {clean.order} into {corrupted.order} prompts",)
     info = describe_run(model, questions, batches, seed, draws, start, "fused", notes)
-    return HeadEstimates(found.numpy(), Rows.of(batches), info, "patch")
+    per_prompt = {corrupted.order: found.numpy()}
+    return HeadTable.from_prompts(per_prompt, questions, info, quantity="first-order patch", sign=-1)
 
 
 def _check_alike(clean: PromptBatch, corrupted: PromptBatch) -> None:

@@ -95,7 +95,7 @@ def score(
     dtype: DtypeOpt = None,
     limit: LimitOpt = None,
 ) -> None:
-    """Which heads look at No? The negative attention score of every head, parted into polarity and order."""
+    """Which heads look at No? The negative attention score of every head, parted into polarity and recency."""
     from ..scoring import score_heads
 
     check_out(out, "head_scores")
@@ -118,7 +118,7 @@ def score(
 def heads(
     scores: Annotated[Path, typer.Argument(metavar="SCORES.json", help="what `score --out` wrote")],
     top: Annotated[int, typer.Option(min=1, help="how many heads")] = 10,
-    by: Annotated[str, typer.Option(help="values, polarity or order")] = "values",
+    by: Annotated[str, typer.Option(help="values, polarity or recency")] = "values",
     from_layer: Annotated[int, typer.Option(min=0, help="lowest layer; tuning pays for all above the lowest head")] = 0,
     out: Annotated[Path | None, typer.Option(help="write JSON, or CSV where the name ends in .csv")] = None,
     pasta: Annotated[Path | None, typer.Option(help="write the JSON that PASTA-style steering reads")] = None,

@@ -53,7 +53,7 @@ def print_scores(scores: Any, k: int) -> None:
         rows = frame.loc[[str(head) for head in top]]
         fewer = shortfall(len(top), k, *scores.shape)
         typer.echo(f"\ntop {len(top)} heads by {by} ({scores.quantity}, {scores.unit}){fewer and f'; {fewer}'}")
-        shown = rows[["values", "polarity", "order", f"{by}_low", f"{by}_high"]]
+        shown = rows[["values", "polarity", "recency", f"{by}_low", f"{by}_high"]]
         typer.echo(shown.to_string(float_format=lambda x: f"{x:+.3f}"))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from ..bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights, scatters
 from ..errors import ResultError
@@ -75,8 +75,13 @@ class BinaryReport:
         return np.array([q.label for q in self.questions])
 
     @cached_property
+    def clusters(self) -> Int[np.ndarray, " decision"]:
+        """The number of each decision's cluster: what the bootstrap draws together, twins and both orders."""
+        return cluster_index([q.id for q in self.questions], [q.pair for q in self.questions])
+
+    @cached_property
     def _weights(self) -> Float[np.ndarray, "draw decision"]:
-        return draw_weights(cluster_index(self.questions), self.run.draws or DRAWS, self.run.seed)
+        return draw_weights(self.clusters, self.run.draws or DRAWS, self.run.seed)
 
     def estimate(self, group: str | None = None, order: Order | None = None) -> Estimates:
         """Measures with intervals over the decisions of a group, an order, both, or all.
@@ -94,7 +99,7 @@ class BinaryReport:
         weights = self._weights[:, rows]
         # A draw may miss a small group altogether.
         samples = measure_draws(d, label, mass, weights[weights.sum(1) > 0])
-        clusters = cluster_index(self.questions)[rows]
+        clusters = self.clusters[rows]
         ends = {name: cluster_interval(values, clusters) for name, values in samples.items()}
         low, high = (Measures(**{name: float(ends[name][i]) for name in ends}) for i in (0, 1))
         return Estimates(**measure(d, label, mass).numbers(), low=low, high=high, n=int(rows.sum()))
@@ -153,7 +158,7 @@ class BinaryReport:
     def verdict(self) -> str:
         """The base-rate line: is the model one-sided, or are the data?"""
         e = self.overall
-        if not scatters(cluster_index(self.questions)):
+        if not scatters(self.clusters):
             return f"Bias can't be told from one question or pair (imbalance {e.text('imbalance')}); ask more."
         if e.base_rate in (0, 1):
             right, asked = ("yes", "no") if e.base_rate == 1 else ("no", "yes")

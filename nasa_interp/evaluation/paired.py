@@ -130,7 +130,8 @@ class Paired:
 
 def question_weights(questions: Sequence, draws: int, seed: int) -> Float[np.ndarray, "draw decision"]:
     """A row of ones, and then how often each bootstrap draw has each question, twins and orders together."""
-    weights = draw_weights(cluster_index(questions), draws or DRAWS, seed)
+    clusters = cluster_index([q.id for q in questions], [q.pair for q in questions])
+    weights = draw_weights(clusters, draws or DRAWS, seed)
     return np.concatenate([np.ones_like(weights[:1]), weights])
 
 

@@ -6,7 +6,7 @@ from .curves import ablation_curve, alignment_log, cost_curves
 from .decisions import calibration_bins, calibration_curve, decision_histogram, precision_recall
 from .grids import head_heatmap, patch_heatmap
 from .methods import method_comparison
-from .rankings import contest_curves, overlap_scatter, polarity_against_order
+from .rankings import contest_curves, overlap_scatter, polarity_against_recency
 from .save import save_figure
 from .theme import themed
 from .validation import validation_curves
@@ -23,7 +23,7 @@ __all__ = [
     "method_comparison",
     "overlap_scatter",
     "patch_heatmap",
-    "polarity_against_order",
+    "polarity_against_recency",
     "precision_recall",
     "save_figure",
     "themed",

@@ -8,20 +8,20 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from ..errors import ResultError
+from ..head_table import HeadTable
 from ..heads import HeadList
 from ..run import RunInfo
-from ..scoring import HeadScores
 from .theme import captioned, safe, wrapped
 
 TITLES = {
     "values": "in the order Yes, No",
     "polarity": "polarity: attention to No wherever it stands",
-    "order": "order: attention to the later candidate",
+    "recency": "recency: attention to the later candidate",
 }
 
 
 def head_heatmap(
-    scores: HeadScores | Float[np.ndarray, "layer head"],
+    table: HeadTable | Float[np.ndarray, "layer head"],
     by: str = "values",
     heads: HeadList | Iterable[Any] | None = None,
     *,
@@ -33,23 +33,23 @@ def head_heatmap(
     """Every head as one cell: layers down, heads across, colours centred at 0, heads that were not measured blank.
 
     Args:
-        scores: what `score_heads` returned, or any effect of every head, [layer, head].
-        by: of scores: "values", "polarity" or "order".
+        table: what `score_heads`, `sweep_heads`, `estimate_zero_ablation`, ... returned, or a bare grid, [layer, head].
+        by: a column of the table; of scores "values", "polarity" or "recency".
         heads: heads to outline.
         intervals: of a bare grid: low and high ends, for the hover.
-        title, unit: of a bare grid: what it shows, in what; for scores they are known.
+        title, unit: of a bare grid: what it shows, in what; for a table they are known.
         run: of a bare grid: where it came from, or a line that says model, data and number of prompts.
 
     Raises:
         ResultError: for a bare grid without title, unit or run, which a reader couldn't place.
-        HeadError: where a head to outline is outside the grid.
+        HeadError: for a column that the table doesn't have, or a head to outline that is outside the grid.
     """
-    if isinstance(scores, HeadScores):
-        grid, ends = scores.get(by), scores.intervals[by]
-        title = title or f"{scores.quantity} by head, {TITLES[by]}"
-        unit, run = unit or f"{scores.quantity} ({scores.unit})", run or scores.run
+    if isinstance(table, HeadTable):
+        grid, ends = table.get(by), table.intervals[by]
+        title = title or f"{table.quantity} by head{_words(table, by)}"
+        unit, run = unit or f"{table.quantity} ({table.unit})", run or table.run
     elif title and unit and run:
-        grid, ends = scores, intervals
+        grid, ends = table, intervals
     else:
         raise ResultError("a bare grid doesn't say what it shows; give title=, unit= and run= with it")
     n_layers, n_heads = grid.shape
@@ -102,6 +102,13 @@ def patch_heatmap(
         axis(title=title_of, showgrid=False, zeroline=False, **ticks)
     figure.update_yaxes(autorange="reversed")
     return captioned(figure, title, run, height=height)
+
+
+def _words(table: HeadTable, by: str) -> str:
+    """What a column's title says of it; a table's one column needs no words."""
+    if by == "values" and "polarity" not in table.columns:
+        return ""
+    return f", {TITLES.get(by, by)}"
 
 
 def _heat(

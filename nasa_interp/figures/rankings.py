@@ -1,4 +1,4 @@
-"""Rankings of heads against one another: polarity and order, two data sets, bias and sorting power."""
+"""Rankings of heads against one another: polarity and recency, two data sets, bias and sorting power."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -28,7 +28,7 @@ from .theme import (
 )
 
 
-def polarity_against_order(
+def polarity_against_recency(
     scores: HeadScores, heads: HeadList | Iterable[Any] | None = None, names: int = 14
 ) -> go.Figure:
     """Every head as a point: does it attend to No, or only to whichever candidate comes later?
@@ -38,12 +38,12 @@ def polarity_against_order(
         heads: heads to mark.
         names: how many of the outlying heads to name, as far as there is room; hovering names each.
     """
-    x, y, unit = scores.order, scores.polarity, scores.unit
+    x, y, unit = scores.recency, scores.polarity, scores.unit
     chosen = HeadList.of(heads or ()).check(*scores.shape)
     figure = _head_scatter(x, y, chosen.heads, names)
-    figure.update_xaxes(title=f"order, {safe(unit)}<br>(right of 0: to the later candidate)")
+    figure.update_xaxes(title=f"recency, {safe(unit)}<br>(right of 0: to the later candidate)")
     figure.update_yaxes(title=f"polarity, {safe(unit)}<br>(above 0: attends to No)")
-    title = f"{scores.quantity}: polarity against order, one point a head"
+    title = f"{scores.quantity}: polarity against recency, one point a head"
     return captioned(figure, title, scores.run, height=480)
 
 

@@ -4,7 +4,7 @@ from .controls import RandomControl, RandomControls, random_control, random_cont
 from .effect import AblationEffect, Ablator, ablation_effect, cumulative_effect
 from .outputs import POSITION_CLASSES, HeadOutputs, position_classes, record_outputs
 from .replace import Mean, Patch, Resample
-from .sweep import HeadSweep, sweep_heads
+from .sweeps import SweptAnswers, scale_rows, sweep, sweep_heads
 from .values import INTERVENTIONS, Intervention, Knockout, Scale, Swap, Zero, edits_of
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "AblationEffect",
     "Ablator",
     "HeadOutputs",
-    "HeadSweep",
     "Intervention",
     "Knockout",
     "Mean",
@@ -23,6 +22,7 @@ __all__ = [
     "Resample",
     "Scale",
     "Swap",
+    "SweptAnswers",
     "Zero",
     "ablation_effect",
     "cumulative_effect",
@@ -32,6 +32,8 @@ __all__ = [
     "random_controls",
     "random_heads",
     "record_outputs",
+    "scale_rows",
     "shuffle_scores",
+    "sweep",
     "sweep_heads",
 ]

@@ -192,7 +192,7 @@ def shuffle_scores(scores: HeadScores, seed: int = 0) -> HeadScores:
 
     Args:
         scores: of all heads.
-        seed: of the one permutation that values, polarity, order, intervals and prompts share.
+        seed: of the one permutation that columns, intervals and prompts share.
 
     Source: ours, as the negative control of everything that ranks heads.
     """
@@ -203,9 +203,7 @@ def shuffle_scores(scores: HeadScores, seed: int = 0) -> HeadScores:
 
     return replace(
         scores,
-        values=deal(scores.values),
-        polarity=deal(scores.polarity),
-        order=deal(scores.order),
+        columns={name: deal(grid) for name, grid in scores.columns.items()},
         intervals={name: deal(ends) for name, ends in scores.intervals.items()},
         per_prompt={order: deal(each) for order, each in scores.per_prompt.items()},
         quantity=f"shuffled {scores.quantity}",

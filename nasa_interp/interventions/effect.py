@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ..bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights
+from ..bootstrap import DRAWS, cluster_interval, draw_weights
 from ..decisions import BinaryReport, report_decisions
 from ..errors import FusedRefusedError, ModelError
 from ..heads import HeadList
@@ -65,7 +65,7 @@ class AblationEffect:
         order, where nothing shifts the threshold: what the model can tell apart.
         """
         points, draws = self.points(order), self.draws(order)
-        clusters = cluster_index(self.base.questions)
+        clusters = self.base.clusters
         found = []
         for name, (before, after) in points.items():
             low, high = cluster_interval(draws[name], clusters)
@@ -81,7 +81,7 @@ class AblationEffect:
     def draws(self, order: str | None = None) -> dict[str, Float[np.ndarray, " draw"]]:
         """Each measure's change in every bootstrap draw, before and after paired question by question."""
         run = self.base.run
-        weights = draw_weights(cluster_index(self.base.questions), run.draws, run.seed)
+        weights = draw_weights(self.base.clusters, run.draws, run.seed)
         before, after = (_measured(report, order, weights) for report in (self.base, self.changed))
         return {name: after[name] - before[name] for name in MEASURES}
 

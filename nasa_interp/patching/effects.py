@@ -3,7 +3,7 @@
 import html
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,10 @@ from jaxtyping import Float
 
 from ..bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights
 from ..errors import HeadError, ResultError
+from ..head_table import HeadTable, ranked
 from ..heads import Head, HeadList
 from ..prompts import Order
 from ..prompts.pairs import PairKind
-from ..questions import BinaryQuestion
 from ..results import write_result
 from ..run import RunInfo, read_json
 
@@ -83,8 +83,7 @@ class PatchEffects:
     @cached_property
     def intervals(self) -> dict[str, Float[np.ndarray, "2 *cell"]]:
         """Bootstrap intervals (95%) of "effect" and "recovered" over pairs, twins drawn together."""
-        questions = [BinaryQuestion("-", True, i, pair=p) for i, p in zip(self.ids, self.pairs, strict=True)]
-        clusters = cluster_index(questions)
+        clusters = cluster_index(self.ids, self.pairs)
         weights = draw_weights(clusters, self.run.draws or DRAWS, self.run.seed).astype(np.float64)
         weights /= weights.sum(1, keepdims=True)
         moved = np.moveaxis((self.patched - self.corrupted) @ weights.T, -1, 0)
@@ -100,10 +99,33 @@ class PatchEffects:
         Raises:
             ResultError: unless heads were patched one by one at all positions.
         """
-        self._single("a grid")
-        grid = np.full(self.shape, np.nan)
-        for head, effect in zip(self.heads, self.effect, strict=True):
-            grid[head.layer, head.index] = effect
+        return self.table.values
+
+    @property
+    def table(self) -> HeadTable:
+        """The effects as a table of heads: "values" is the effect, "recovered" the share; each prompt's is the effect.
+
+        Raises:
+            ResultError: unless heads were patched one by one at all positions.
+        """
+        self._single("a table of heads")
+        ends = self.intervals
+        return HeadTable(
+            {"values": self._by_head(self.effect), "recovered": self._by_head(self.recovered)},
+            {"values": self._by_head(ends["effect"]), "recovered": self._by_head(ends["recovered"])},
+            self.run,
+            {self.run.orders[0]: self._by_head((self.patched - self.corrupted).T)},
+            self.ids,
+            self.pairs,
+            quantity=f"patching {self.kind}",
+            sign=-1,
+        )
+
+    def _by_head(self, numbers: Float[np.ndarray, "*rest head"]) -> Float[np.ndarray, "*rest layer index"]:
+        """One number a head as a grid of all heads, NaN where a head was not patched."""
+        grid = np.full((*numbers.shape[:-1], *self.shape), np.nan)
+        layers, indices = ([getattr(head, name) for head in self.heads] for name in ("layer", "index"))
+        grid[..., layers, indices] = numbers
         return grid
 
     def top(self, k: int = 10, by: Literal["recovered", "effect", "size"] = "recovered") -> HeadList:
@@ -127,11 +149,11 @@ class PatchEffects:
                 f"clean and corrupted answers differ by {self.difference:+.3f} on average, too little to recover a "
                 f"share of; rank by 'effect' or 'size', or take data that the model can tell apart"
             )
-        keys = {"recovered": -scores, "effect": scores, "size": -np.abs(scores)}
-        places = np.argsort(keys[by], kind="stable")[:k]
         name = f"patching {self.kind} {by}"
-        heads, values = tuple(self.heads[p] for p in places), tuple(float(scores[p]) for p in places)
-        return HeadList(heads, values, name, self.run.to_dict())
+        if by != "size":
+            return replace(self.table.top(k, "values" if by == "effect" else by), by=name)
+        largest = ranked(np.abs(self.grid), name, self.run.to_dict(), k=k)
+        return replace(largest, scores=tuple(float(self.grid[head.layer, head.index]) for head in largest))
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a cell: head (or heads), layer, index, place; effect and recovered with the ends of the intervals."""
@@ -142,7 +164,7 @@ class PatchEffects:
             frame[f"{name}_low"], frame[f"{name}_high"] = low.ravel(), high.ravel()
         return frame
 
-    def table(self, k: int = 10) -> pd.DataFrame:
+    def largest(self, k: int = 10) -> pd.DataFrame:
         """The rows of the k cells with the largest effects."""
         frame = self.to_dataframe()
         return frame.reindex(frame.effect.abs().sort_values(ascending=False, kind="stable").index).head(k)
@@ -202,7 +224,7 @@ class PatchEffects:
         return f"PatchEffects({self}; {self.run.summary()})"
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>{self.table().to_html(index=False, float_format='%.3f')}"
+        return f"<p>{html.escape(repr(self))}</p>{self.largest().to_html(index=False, float_format='%.3f')}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -238,7 +260,7 @@ class PatchSummary:
         parts = []
         for order, effects in self.singles.items():
             lines = [f"order {order}: {effects}", *(f"  note: {note}" for note in effects.run.notes)]
-            shown = effects.table(k).drop(columns=["layer", "index"])
+            shown = effects.largest(k).drop(columns=["layer", "index"])
             lines.append(shown.to_string(index=False, float_format=lambda x: f"{x:+.3f}", na_rep="undefined"))
             lines += [str(self.joint[order])] if order in self.joint else []
             parts.append("\n".join(lines))

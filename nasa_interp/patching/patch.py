@@ -28,7 +28,7 @@ from ..interventions.outputs import (
     position_classes,
 )
 from ..interventions.replace import Patch, record_outputs
-from ..interventions.sweep import sweep
+from ..interventions.sweeps import sweep
 from ..interventions.values import Positions, edits_of
 from ..models import Model, as_model
 from ..prompts import Order, Orders, PromptBatch, PromptStyle

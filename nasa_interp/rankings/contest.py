@@ -223,7 +223,7 @@ def ranking_contest(
         progress: show bars.
 
     Returns:
-        The rankings ("values", "polarity", "order", "polarity per query", "first-order zero", "direct attribution",
+        The rankings ("values", "polarity", "recency", "polarity per query", "first-order zero", "direct attribution",
         "exact ablation") and, for each of them and "random", k, data set and candidate order, the effect of removing
         those heads on every measure, paired with the model as it is.
 

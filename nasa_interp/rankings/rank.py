@@ -1,6 +1,5 @@
 """All heads of a model, best first, in every way that the package can rank them."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -8,18 +7,16 @@ import numpy as np
 
 from ..attribution.direct import direct_logit_attribution
 from ..attribution.estimates import estimate_zero_ablation
-from ..attribution.grids import ranked
 from ..bootstrap import DRAWS
 from ..errors import ModelError
+from ..head_table import ranked
 from ..heads import HeadList
-from ..interventions.sweep import sweep_heads
+from ..interventions.sweeps import sweep_heads
 from ..models import Model, as_model
 from ..prompts import PromptStyle
-from ..questions import QuestionList
 from ..questions.resolve import resolve_questions
 from ..run import RunInfo
 from ..scoring import score_heads
-from ..session import describe_run, prompts_in_orders
 
 
 def rank_heads(
@@ -46,7 +43,7 @@ def rank_heads(
     options: dict[str, Any] = {"style": style, "seed": seed, "draws": draws, "progress": progress}
     scores, a_query = (score_heads(model, questions, per=per, **options) for per in ("prompt", "query"))
     everything = scores.values.size
-    rankings = {by: scores.top(everything, by) for by in ("values", "polarity", "order")}
+    rankings = {by: scores.top(everything, by) for by in ("values", "polarity", "recency")}
     rankings["polarity per query"] = replace(a_query.top(everything, "polarity"), by="polarity per query")
     rankings["first-order zero"] = estimate_zero_ablation(model, questions, **options).top(everything)
     notes: tuple[str, ...] = ()
@@ -54,7 +51,8 @@ def rank_heads(
         rankings["direct attribution"] = direct_logit_attribution(model, questions, **options).top(everything)
     except ModelError as error:
         notes = (str(error),)
-    rankings["exact ablation"] = _by_sweep(model, questions, sweep_limit, **options)
+    exact = sweep_heads(model, questions, limit=sweep_limit, **options).top(everything)
+    rankings["exact ablation"] = replace(exact, by="exact ablation")
     return rankings, replace(scores.run, notes=(*scores.run.notes, *notes))
 
 
@@ -63,20 +61,3 @@ def random_rankings(model: Model, n: int, seed: int) -> tuple[HeadList, ...]:
     rng = np.random.default_rng(seed)
     grids = [rng.random((model.n_layers, model.n_heads)) for _ in range(n)]
     return tuple(replace(ranked(grid, "random", {}), scores=()) for grid in grids)
-
-
-def _by_sweep(
-    model: Model,
-    questions: QuestionList,
-    limit: int | None,
-    style: PromptStyle | None,
-    seed: int,
-    draws: int,
-    progress: bool,
-) -> HeadList:
-    start = time.perf_counter()
-    some = resolve_questions(questions, limit, seed)
-    batches = prompts_in_orders(model, some, style=style)
-    effect = np.mean([sweep_heads(model, prompts, progress=progress).effect for prompts in batches], axis=0)
-    run = describe_run(model, some, batches, seed, draws, start, "fused")
-    return ranked(effect.reshape(model.n_layers, model.n_heads), "exact ablation", run.to_dict(), sign=-1)

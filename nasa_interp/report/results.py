@@ -10,12 +10,11 @@ from markupsafe import Markup
 
 from ..decisions import BinaryReport
 from ..errors import ResultError
-from ..figures import calibration_curve, decision_histogram, head_heatmap, polarity_against_order, precision_recall
+from ..figures import calibration_curve, decision_histogram, head_heatmap, polarity_against_recency, precision_recall
 from ..heads import HeadList
 from ..prompts import PromptStyle
 from ..run import RunInfo, read_json
 from ..scoring import HeadScores
-from ..scoring.scores import QUANTITIES
 from ..view import HeadView
 from ..view.markup import strips, visible
 from .section import Section, Table, readable
@@ -74,14 +73,14 @@ def scores_section(folder: Path) -> Section | None:
     if not (folder / "scores.json").exists():
         return _lists_alone(folder)
     scores = HeadScores.load(folder / "scores.json")
-    measured = [by for by in ("polarity", "values", "order") if not pd.isna(scores.get(by)).all()]
+    measured = [by for by in ("polarity", "values", "recency") if not pd.isna(scores.get(by)).all()]
     lists = head_lists(folder)
     figures = [head_heatmap(scores, by, _chosen(lists, by)) for by in measured]
     if "polarity" in measured:
-        figures.insert(0, polarity_against_order(scores, _chosen(lists, "polarity")))
+        figures.insert(0, polarity_against_recency(scores, _chosen(lists, "polarity")))
     frame = scores.to_dataframe().drop(columns=["layer", "index"])
-    lead = measured[0] if measured else QUANTITIES[0]
-    note = f"In {scores.unit}. Polarity: attends to No wherever it stands; order above 0: to the later candidate."
+    lead = measured[0] if measured else "values"
+    note = f"In {scores.unit}. Polarity: attends to No wherever it stands; recency above 0: to the later candidate."
     return Section(
         title="Which heads attend to No",
         key="heads",

@@ -44,7 +44,7 @@ def score_heads(
     Args:
         model: a Model, or what `load_model` accepts besides names.
         data: questions, a data specification such as "builtin:verify#probe", or prompts, which keep order and style.
-        order: with both candidate orders the scores part into polarity and order; with one they can't.
+        order: with both candidate orders the scores part into polarity and recency; with one they can't.
         style: wording and candidates.
         engine: "fused", "hooked", or "auto": fused where it is exact for the architecture, else hooked, with a
             warning that says why. The two are checked against each other on a sample at the start of each run.
@@ -78,7 +78,7 @@ def score_heads(
     notes = (choice.note,) if choice.note else ()
     run = describe_run(model, questions, batches, seed, draws, start, choice.engine, notes)
     unit = "nats, summed over queries" if per == "prompt" else "nats a query"
-    return HeadScores.from_prompts(per_prompt, questions, run, unit, draws)
+    return HeadScores.from_prompts(per_prompt, questions, run, unit=unit)
 
 
 def _score_orders(

@@ -28,7 +28,7 @@ def test_heads_and_parts_sum_to_the_logit_difference(family: str) -> None:
     prompts = build_prompts(model, families.QUESTIONS)
     found = direct_logit_attribution(model, prompts)
     assert np.abs(found.total - found.d).max() < 1e-3
-    assert np.abs(found.heads).mean(0).min() > 1e-4
+    assert np.abs(found.rows).mean(0).min() > 1e-4
     logits = model.answer_logits(prompts.tokens, prompts.mask)
     cap = getattr(model.config, "final_logit_softcapping", None)
     if cap is not None:
@@ -70,7 +70,7 @@ def test_each_part_is_what_it_is_computed_to_be_by_hand(tiny, questions) -> None
     prompts = build_prompts(tiny, questions)
     heads, embedding = by_hand(tiny, prompts)
     found = direct_logit_attribution(tiny, prompts)
-    np.testing.assert_allclose(found.heads, heads, atol=1e-5)
+    np.testing.assert_allclose(found.rows, heads, atol=1e-5)
     np.testing.assert_allclose(found.parts["embedding"], embedding, atol=1e-5)
     assert list(found.parts) == ["embedding", "attention bias 0", "mlp 0", "attention bias 1", "mlp 1"]
 
@@ -80,7 +80,7 @@ def test_the_demo_model_sums_up_and_is_as_it_is_by_hand(demo, questions) -> None
     found = direct_logit_attribution(demo, prompts)
     assert np.abs(found.total - found.d).max() < 1e-3
     heads, embedding = by_hand(demo, prompts)
-    np.testing.assert_allclose(found.heads, heads, atol=1e-3)
+    np.testing.assert_allclose(found.rows, heads, atol=1e-3)
     np.testing.assert_allclose(found.parts["embedding"], embedding, atol=1e-3)
 
 
@@ -153,9 +153,9 @@ def test_value_ranks_saves_and_loads(tiny, questions, tmp_path) -> None:
     found = direct_logit_attribution(tiny, questions, draws=50)
     top = found.top(2)
     assert top.by == "direct attribution"
-    assert list(top.scores) == sorted(found.mean.ravel(), reverse=True)[:2]
+    assert list(top.scores) == sorted(found.values.ravel(), reverse=True)[:2]
     again = DirectLogitAttribution.load(found.save(tmp_path / "direct.json"))
-    assert np.array_equal(again.heads, found.heads)
+    assert np.array_equal(again.rows, found.rows)
     assert np.array_equal(again.d, found.d)
     assert again.parts.keys() == found.parts.keys()
     assert all(np.array_equal(again.parts[name], found.parts[name]) for name in found.parts)

@@ -7,8 +7,9 @@ import torch
 
 from nasa_interp import load_model
 from nasa_interp.attention import ReplaceHeads, ScaleHeads, instrumented
-from nasa_interp.attribution import HeadEstimates, attribution_patching, estimate_zero_ablation
+from nasa_interp.attribution import attribution_patching, estimate_zero_ablation
 from nasa_interp.errors import HeadError, PromptError, ResultError
+from nasa_interp.head_table import HeadTable
 from nasa_interp.heads import Head
 from nasa_interp.interventions import sweep_heads
 from nasa_interp.models import Model
@@ -44,7 +45,7 @@ def logit_differences(
 def test_estimate_is_the_derivative_of_scaling_a_head(family: str) -> None:
     model, prompts = build(family)
     found, step = estimate_zero_ablation(model, prompts), 3e-3
-    assert found.values.shape == (3, model.n_layers, model.n_heads)
+    assert found.per_prompt["yes_no"].shape == (3, model.n_layers, model.n_heads)
     for layer, index in ((0, 1), (1, 2), (1, 3)):
         ends = []
         for factor in (1 - step, 1 + step):
@@ -52,7 +53,7 @@ def test_estimate_is_the_derivative_of_scaling_a_head(family: str) -> None:
             ends.append(logit_differences(model, prompts, edits)[0])
         slope = (ends[0] - ends[1]) / (2 * step)
         assert np.abs(slope).max() > 0.05
-        np.testing.assert_allclose(found.values[:, layer, index], slope, atol=0.01)
+        np.testing.assert_allclose(found.per_prompt["yes_no"][:, layer, index], slope, atol=0.01)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
@@ -70,7 +71,7 @@ def test_patch_estimate_is_the_derivative_toward_the_clean_run(family: str) -> N
                 logit_differences(model, corrupted, {layer: [ReplaceHeads((index,), values[:, :, [index]])]})[0]
             )
         slope = (ends[0] - ends[1]) / (2 * step)
-        np.testing.assert_allclose(found.values[:, layer, index], slope, atol=0.01)
+        np.testing.assert_allclose(found.per_prompt["yes_no"][:, layer, index], slope, atol=0.01)
 
 
 def test_the_sweep_of_small_steps_converges_to_the_estimate(tiny, questions) -> None:
@@ -79,19 +80,21 @@ def test_the_sweep_of_small_steps_converges_to_the_estimate(tiny, questions) -> 
     off = []
     for step in (0.5, 0.1, 0.02):
         sweep = sweep_heads(tiny, prompts, factor=1 - step)
-        off.append(np.abs(sweep.effect / step - found.mean.ravel()).max())
+        off.append(np.abs(sweep.values / step - found.values).max())
     assert off[0] > 2 * off[1] > 4 * off[2]
-    assert found.agreement(sweep) > 0.95
+    assert found.rank_correlation(sweep) > 0.95
 
 
 def test_a_run_patched_with_itself_and_batches_change_nothing(tiny, questions) -> None:
     prompts = build_prompts(tiny, questions)
-    assert np.abs(attribution_patching(tiny, prompts, prompts).values).max() == 0
+    assert np.abs(attribution_patching(tiny, prompts, prompts).per_prompt["yes_no"]).max() == 0
     whole = estimate_zero_ablation(tiny, prompts)
-    np.testing.assert_allclose(estimate_zero_ablation(tiny, prompts, batch_size=1).values, whole.values, atol=1e-5)
+    np.testing.assert_allclose(
+        estimate_zero_ablation(tiny, prompts, batch_size=1).per_prompt["yes_no"], whole.per_prompt["yes_no"], atol=1e-5
+    )
     both = estimate_zero_ablation(tiny, questions)
-    np.testing.assert_allclose(both.values[: len(questions)], whole.values, atol=1e-5)
-    assert both.rows.orders == ("yes_no",) * 6 + ("no_yes",) * 6
+    np.testing.assert_allclose(both.per_prompt["yes_no"], whole.per_prompt["yes_no"], atol=1e-5)
+    assert list(both.per_prompt) == ["yes_no", "no_yes"]
     again = estimate_zero_ablation(tiny, [build_prompts(tiny, questions, order) for order in ORDERS])
     assert np.array_equal(again.values, both.values)
 
@@ -134,21 +137,21 @@ def test_value_ranks_saves_and_loads(tiny, questions, tmp_path) -> None:
     found = estimate_zero_ablation(tiny, questions, draws=50)
     top = found.top(3)
     assert top.by == "first-order zero"
-    assert list(top.scores) == sorted(found.mean.ravel())[:3]
+    assert list(top.scores) == sorted(found.values.ravel())[:3]
     assert found[top[0]] == top.scores[0]
     frame = found.to_dataframe()
     assert len(frame) == tiny.n_layers * tiny.n_heads
-    assert ((frame.low <= frame["mean"]) & (frame["mean"] <= frame.high)).all()
-    again = HeadEstimates.load(found.save(tmp_path / "zero.json"))
+    assert ((frame.values_low <= frame["values"]) & (frame["values"] <= frame.values_high)).all()
+    again = HeadTable.load(found.save(tmp_path / "zero.json"))
     assert np.array_equal(again.values, found.values)
-    assert (again.of, again.rows, again.run) == (found.of, found.rows, found.run)
+    assert (again.quantity, again.ids, again.pairs, again.run) == (found.quantity, found.ids, found.pairs, found.run)
     assert "first-order zero" in repr(again)
     assert "<table" in again._repr_html_()
     with pytest.raises(HeadError, match="top 0"):
         found.top(0)
     (tmp_path / "zero.json.safetensors").write_bytes(b"cut off")
     with pytest.raises(ResultError, match="damaged"):
-        HeadEstimates.load(tmp_path / "zero.json")
+        HeadTable.load(tmp_path / "zero.json")
 
 
 def test_the_planted_head_comes_first() -> None:
@@ -165,6 +168,7 @@ def test_the_demo_model_against_finite_differences(demo, questions) -> None:
     heads = (Head(17, 7), Head(25, 3))
     sweep = sweep_heads(demo, prompts, heads, factor=0.98)
     back = sweep_heads(demo, prompts, heads, factor=1.02)
-    slope = (sweep.d - back.d) / 0.04
-    expected = np.stack([found.values[:, head.layer, head.index] for head in heads])
-    np.testing.assert_allclose(slope, expected, atol=0.01)
+    slope = (sweep.per_prompt["yes_no"] - back.per_prompt["yes_no"]) / 0.04
+    for head in heads:
+        expected = found.per_prompt["yes_no"][:, head.layer, head.index]
+        np.testing.assert_allclose(slope[:, head.layer, head.index], expected, atol=0.01)

@@ -263,8 +263,8 @@ def test_a_result_is_written_again_over_its_own_kind(place):
 def test_fewer_heads_than_asked_are_explained(capsys):
     one = np.arange(8.0).reshape(2, 4)
     one[0, :2] = np.nan
-    intervals = {by: np.stack([one, one]) for by in ("values", "polarity", "order")}
-    scores = HeadScores(one, one, one, intervals, RunInfo("m", "d", 1, ("yes_no", "no_yes")))
+    intervals = {by: np.stack([one, one]) for by in ("values", "polarity", "recency")}
+    scores = HeadScores(dict.fromkeys(intervals, one), intervals, RunInfo("m", "d", 1, ("yes_no", "no_yes")))
     for top, says in (
         (10, "top 6 heads by values (NAS, nats, summed over queries); 6 of 10 asked: the model has 8 heads, "
              "2 of which were not measured"),

@@ -15,6 +15,7 @@ import nasa_interp as ni
 from nasa_interp import figures
 from nasa_interp.errors import ResultError
 from nasa_interp.figures.theme import PAPER, TEMPLATES, safe
+from nasa_interp.head_table import HeadTable
 from nasa_interp.heads import Head
 from nasa_interp.run import RunInfo
 from nasa_interp.scoring import HeadScores, rank_overlap
@@ -103,7 +104,7 @@ def every_figure(scores, questions):
         figures.head_heatmap(grid, title="Zero ablation", unit="logits", run=RUN),
         figures.patch_heatmap(grid, title="Patching", unit="logits", run=RUN),
         figures.patch_heatmap(grid, ["1.2", "0.1"], ["a", "b", "b", "d"], title="Patching", unit="logits", run=RUN),
-        figures.polarity_against_order(scores, scores.top(2, "polarity")),
+        figures.polarity_against_recency(scores, scores.top(2, "polarity")),
         figures.overlap_scatter(rank_overlap(scores, scores, 3), scores, scores),
         figures.contest_curves(contest(), run=RUN),
         figures.ablation_curve(effects(), [effects(shift=1.0), effects(shift=2.0)], run=RUN),
@@ -184,10 +185,19 @@ def test_heatmap_has_layers_down_heads_across_and_zero_in_the_middle(scores) -> 
     assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].y0) == (best.index - 0.5, best.layer - 0.5)
 
 
+def test_any_table_of_heads_is_a_heat_map(scores) -> None:
+    effects = HeadTable.from_prompts(scores.per_prompt, [ni.BinaryQuestion("q", True, str(i)) for i in range(6)], RUN,
+                                     quantity="zero ablation", sign=-1)  # fmt: skip
+    figure = figures.head_heatmap(effects)
+    assert np.array_equal(figure.data[0].z, effects.values)
+    assert "zero ablation by head" in figure.layout.title.text
+    assert "polarity" not in figure.layout.title.text
+
+
 def test_what_was_not_measured_is_blank_not_zero(scores) -> None:
     scores.polarity[:] = np.nan
     assert np.isnan(figures.head_heatmap(scores, "polarity").data[0].z).all()
-    assert not any(np.isfinite(trace.y).any() for trace in figures.polarity_against_order(scores).data)
+    assert not any(np.isfinite(trace.y).any() for trace in figures.polarity_against_recency(scores).data)
 
 
 def test_a_bare_grid_needs_words() -> None:
@@ -199,12 +209,12 @@ def test_a_bare_grid_needs_words() -> None:
 
 def test_scatter_shows_each_head_once_and_names_the_marked_ones_first(scores) -> None:
     chosen = [Head(0, 0), Head(1, 3)]
-    figure = figures.polarity_against_order(scores, chosen, names=2)
+    figure = figures.polarity_against_recency(scores, chosen, names=2)
     rest, marked = figure.data
     assert set(marked.customdata) == {"0.0", "1.3"}
     assert len(rest.customdata) == 6
     place = list(marked.customdata).index("1.3")
-    assert (marked.x[place], marked.y[place]) == (scores.order[1, 3], scores.polarity[1, 3])
+    assert (marked.x[place], marked.y[place]) == (scores.recency[1, 3], scores.polarity[1, 3])
     assert {name for name in [*marked.text, *rest.text] if name} <= {"0.0", "1.3"}
 
 

@@ -9,8 +9,7 @@ from nasa_interp import batches, forward, load_model
 from nasa_interp.attention import ReplaceHeads, ScaleHeads, instrumented
 from nasa_interp.errors import HeadError
 from nasa_interp.heads import Head
-from nasa_interp.interventions import sweep_heads
-from nasa_interp.interventions.sweep import sweep
+from nasa_interp.interventions import scale_rows, sweep, sweep_heads
 from nasa_interp.models import Model
 from nasa_interp.models.bridge import z_hook
 from nasa_interp.prompts import PromptBatch, build_prompts
@@ -25,6 +24,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def swept(model: Model, prompts: PromptBatch, heads=None, factor: float = 0.0, **options):
+    """d of each prompt under scaling of each head."""
+    return sweep(model, prompts, heads, scale_rows(factor), **options)
 
 
 def build(family: str, questions: list) -> tuple[Model, PromptBatch]:
@@ -64,7 +68,7 @@ def hooked(model: Model, prompts: PromptBatch, heads: tuple[Head, ...]) -> np.nd
 @pytest.mark.parametrize("family", FUSED)
 def test_sweep_equals_a_whole_pass_for_each_head(family: str, factor: float, questions) -> None:
     model, prompts = build(family, questions[:4])
-    found = sweep_heads(model, prompts, factor=factor)
+    found = swept(model, prompts, factor=factor)
     assert found.heads == tuple(Head(*place) for place in np.ndindex(model.n_layers, model.n_heads))
     expected = naive(model, prompts, found.heads, factor)
     assert np.abs(found.d - expected).max() < 1e-4
@@ -75,14 +79,14 @@ def test_sweep_equals_a_whole_pass_for_each_head(family: str, factor: float, que
 def test_sweep_equals_transformer_lens(family: str, questions) -> None:
     model, prompts = build(family, questions[:2])
     heads = (Head(1, 3), Head(0, 2), Head(1, 0))
-    found = sweep_heads(model, prompts, heads)
+    found = swept(model, prompts, heads)
     assert found.heads == heads
     assert np.abs(found.d - hooked(model, prompts, heads)).max() < 1e-4
 
 
 def test_sweep_of_the_demo_model(demo, questions) -> None:
     prompts, heads = build_prompts(demo, questions[:2]), (Head(17, 7), Head(29, 0))
-    found = sweep_heads(demo, prompts, heads)
+    found = swept(demo, prompts, heads)
     assert np.abs(found.d - naive(demo, prompts, heads, 0.0)).max() < 1e-4
     assert np.abs(found.d - hooked(demo, prompts, heads)).max() < 1e-4
 
@@ -90,18 +94,18 @@ def test_sweep_of_the_demo_model(demo, questions) -> None:
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_batches_chunks_and_prefix_change_nothing(family: str, questions, monkeypatch) -> None:
     model, prompts = build(family, questions)
-    expected = sweep_heads(model, prompts)
+    expected = swept(model, prompts)
     for options in ({"batch_size": 1}, {"batch_size": 5}, {"share_prefix": False}):
-        again = sweep_heads(model, prompts, **options)
+        again = swept(model, prompts, **options)
         assert np.abs(again.d - expected.d).max() < 2e-5
         assert np.abs(again.base - expected.base).max() < 2e-5
     monkeypatch.setattr(batches, "MEMORY_SHARE", 1e-12)  # one prompt's residual stream at a time
-    assert np.abs(sweep_heads(model, prompts).d - expected.d).max() < 2e-5
+    assert np.abs(swept(model, prompts).d - expected.d).max() < 2e-5
 
 
 def test_a_factor_of_one_changes_nothing(tiny, questions) -> None:
     prompts = build_prompts(tiny, questions)
-    found = sweep_heads(tiny, prompts, factor=1.0)
+    found = swept(tiny, prompts, factor=1.0)
     assert np.abs(found.d - found.base).max() < 1e-5
 
 
@@ -134,12 +138,31 @@ def test_any_edit_that_marks_its_rows(tiny, questions) -> None:
 
 def test_a_head_that_is_not_there_is_refused(tiny, questions) -> None:
     with pytest.raises(HeadError, match=r"9\.0 is outside"):
-        sweep_heads(tiny, build_prompts(tiny, questions), ["9.0"])
+        swept(tiny, build_prompts(tiny, questions), ["9.0"])
 
 
 def test_sweeping_no_head_gives_the_model_as_it_is(questions) -> None:
     model, prompts = build("llama", questions)
-    found = sweep_heads(model, prompts, [])
+    found = swept(model, prompts, [])
     assert found.heads == ()
     assert found.d.shape == (0, len(prompts))
-    assert np.array_equal(found.base, sweep_heads(model, prompts, ["1.1"]).base)
+    assert np.array_equal(found.base, swept(model, prompts, ["1.1"]).base)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+def test_the_table_holds_the_changes_in_each_order(tiny, questions, factor: float) -> None:
+    heads = ["1.2", "0.3"]
+    found = sweep_heads(tiny, questions, heads, factor, draws=20)
+    assert list(found.per_prompt) == ["yes_no", "no_yes"]
+    means = []
+    for order, changes in found.per_prompt.items():
+        raw = swept(tiny, build_prompts(tiny, questions, order), heads, factor)
+        assert np.array_equal(changes[:, [1, 0], [2, 3]], (raw.d - raw.base).T)
+        means.append((raw.d - raw.base).mean(1))
+    np.testing.assert_allclose([found[head] for head in heads], np.mean(means, axis=0), atol=1e-6)
+    assert np.isnan(found.values).sum() == found.values.size - 2
+    assert found.quantity == ("scaling by 0.5" if factor else "zero ablation")
+    assert (found.sign, found.unit, found.run.draws, found.ids) == (-1, "logits", 20, tuple(q.id for q in questions))
+    assert list(found.top(9).scores) == sorted(found[head] for head in heads)
+    built = sweep_heads(tiny, build_prompts(tiny, questions), heads, factor, draws=20)
+    assert np.array_equal(built.per_prompt["yes_no"], found.per_prompt["yes_no"], equal_nan=True)

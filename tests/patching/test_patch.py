@@ -20,8 +20,8 @@ from nasa_interp.interventions import (
     edits_of,
     position_classes,
     record_outputs,
+    sweep,
 )
-from nasa_interp.interventions.sweep import sweep
 from nasa_interp.models import Model
 from nasa_interp.patching import PatchEffects, patch_data, patch_heads, patch_together
 from nasa_interp.patching.patch import _PatchRows
@@ -336,6 +336,20 @@ def test_effects_are_paired_means_with_intervals(tiny) -> None:
     assert list(found.top(8, "effect").scores) == sorted(found.effect)
     assert found.top(1, "size").heads[0] == found.heads[int(np.abs(found.effect).argmax())]
     assert found.top(3).by == "patching question recovered"
+    table = found.table
+    assert np.array_equal(table.values, found.grid)
+    for row, head in enumerate(found.heads):
+        assert (table[head], table.get("recovered")[head.layer, head.index]) == (
+            found.effect[row],
+            found.recovered[row],
+        )
+        assert np.array_equal(
+            table.per_prompt["yes_no"][:, head.layer, head.index], (found.patched - found.corrupted)[row]
+        )
+        for name, column in (("effect", "values"), ("recovered", "recovered")):
+            assert np.array_equal(table.intervals[column][:, head.layer, head.index], found.intervals[name][:, row])
+    assert table.top(3).heads == found.top(3, "effect").heads
+    assert table.top(3, "recovered").heads == found.top(3).heads
     assert "carry the truth" in repr(found)
     assert "<table" in found._repr_html_()
     with pytest.raises(HeadError, match="'recovered', 'effect' or 'size'"):

@@ -19,7 +19,7 @@ from nasa_interp.run import RunInfo
 
 QUESTIONS = list(families.QUESTIONS)
 RANKINGS = [
-    "values", "polarity", "order", "polarity per query", "first-order zero", "direct attribution", "exact ablation",
+    "values", "polarity", "recency", "polarity per query", "first-order zero", "direct attribution", "exact ablation",
 ]  # fmt: skip
 QUIET = {"draws": 20, "progress": False}
 
@@ -51,7 +51,7 @@ def test_one_row_for_each_ranking_k_data_and_order(contest) -> None:
 
 def test_rows_are_plain_ablations(contest) -> None:
     model, table = planted_model(), contest.to_dataframe()
-    for ranking, k in (("direct attribution", 3), ("order", 1)):
+    for ranking, k in (("direct attribution", 3), ("recency", 1)):
         effect = ablation_effect(model, QUESTIONS, contest.rankings[ranking][:k], **QUIET)
         for order in ORDERS:
             expected = effect.estimate(order)
@@ -71,7 +71,7 @@ def test_random_rows_are_the_average_of_the_sets(contest) -> None:
 
 
 def test_the_planted_head_leads_every_ranking_that_looks_for_it_and_wins(contest) -> None:
-    for ranking in set(RANKINGS) - {"order"}:
+    for ranking in set(RANKINGS) - {"recency"}:
         assert contest.rankings[ranking][0] == PLANTED, ranking
     won = contest.winner("bias")
     assert PLANTED in won.heads
@@ -81,7 +81,7 @@ def test_the_planted_head_leads_every_ranking_that_looks_for_it_and_wins(contest
 
 def test_exact_ablation_is_the_sweep_over_both_orders(tiny, questions) -> None:
     rankings, _ = rank_heads(tiny, questions, sweep_limit=None, **QUIET)
-    effects = [sweep_heads(tiny, build_prompts(tiny, questions, order)).effect for order in ORDERS]
+    effects = [sweep_heads(tiny, build_prompts(tiny, questions, order)).values.ravel() for order in ORDERS]
     ranked = rankings["exact ablation"]
     np.testing.assert_allclose(ranked.scores, sorted(np.mean(effects, axis=0)), atol=1e-6)
     assert ranked.by == "exact ablation"

@@ -111,12 +111,12 @@ def test_the_model_is_left_as_it_was(tiny, engine, questions):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny.hf.modules())
 
 
-def test_score_heads_splits_polarity_from_order(tiny, questions):
+def test_score_heads_splits_polarity_from_recency(tiny, questions):
     scores = ni.score_heads(tiny, questions, progress=False)
     yes_no, no_yes = (scores.per_prompt[o].mean(0) for o in ("yes_no", "no_yes"))
     np.testing.assert_allclose(scores.values, yes_no, rtol=1e-5)
     np.testing.assert_allclose(scores.polarity, (yes_no + no_yes) / 2, rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(scores.values, scores.polarity + scores.order, rtol=1e-5)
+    np.testing.assert_allclose(scores.values, scores.polarity + scores.recency, rtol=1e-5)
     low, high = scores.intervals["values"]
     assert ((low <= scores.values + 1e-6) & (scores.values <= high + 1e-6)).all()
     assert scores.run.engine == "fused"
@@ -158,8 +158,8 @@ def test_saving_and_loading_is_exact(tiny, questions, tmp_path):
     scores = ni.score_heads(tiny, questions, progress=False)
     scores.values[0, 0] = math.nan
     loaded = ni.HeadScores.load(scores.save(tmp_path / "scores.json"))
-    for name in ("values", "polarity", "order"):
-        np.testing.assert_array_equal(getattr(loaded, name), getattr(scores, name))
+    for name in ("values", "polarity", "recency"):
+        np.testing.assert_array_equal(loaded.get(name), scores.get(name))
         np.testing.assert_array_equal(loaded.intervals[name], scores.intervals[name])
     np.testing.assert_array_equal(loaded.per_prompt["no_yes"], scores.per_prompt["no_yes"])
     assert (loaded.ids, loaded.pairs, loaded.unit) == (scores.ids, scores.pairs, scores.unit)
@@ -186,7 +186,7 @@ def test_rank_overlap_counts_and_knows_chance(tiny, questions):
 
 def test_rankings_of_two_models_are_not_compared(tiny, questions):
     other = ni.score_heads(tiny, questions, progress=False)
-    smaller = ni.HeadScores(*(np.zeros((1, 1)),) * 3, {}, other.run)
+    smaller = ni.HeadScores({"values": np.zeros((1, 1))}, {}, other.run)
     with pytest.raises(ResultError, match="two models"):
         ni.scoring.rank_overlap(other, smaller)
 

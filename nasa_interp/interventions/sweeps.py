@@ -4,6 +4,7 @@ What lies below a head's layer is the same with and without the intervention: it
 variants restart there. The heads of a layer are rows of one batch, each behind its own variant of the shared prefix.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,16 @@ from tqdm.auto import tqdm
 
 from ..attention import Edit, ScaleHeads, instrumented
 from ..batches import batch_size_for, free_memory, in_batches, split_batches
+from ..bootstrap import DRAWS
 from ..decisions import compare_answers
 from ..forward import Prefix, answer_logits, cache_prefix, shared_prefix_length
+from ..head_table import HeadTable
 from ..heads import Head, HeadList
 from ..models import Model, as_model
-from ..prompts import PromptBatch
+from ..prompts import Orders, PromptBatch, PromptStyle
 from ..reference import check_plain
 from ..restart import residuals_entering, restart_at
+from ..session import describe_run, resolve_prompts
 from ..torch_defaults import under_torch_defaults
 
 RowEdits = Callable[[int, Sequence[int], PromptBatch, range], Sequence[Edit]]
@@ -30,7 +34,7 @@ RowEdits = Callable[[int, Sequence[int], PromptBatch, range], Sequence[Edit]]
 
 
 @dataclass(frozen=True)
-class HeadSweep:
+class SweptAnswers:
     """The logit difference d = logit(No) - logit(Yes) at the answer, for each head changed alone.
 
     Args:
@@ -43,36 +47,72 @@ class HeadSweep:
     d: Float[np.ndarray, "head prompt"]
     base: Float[np.ndarray, " prompt"]
 
-    @property
-    def effect(self) -> Float[np.ndarray, " head"]:
-        """Mean change of the logit difference; below 0, the head made the model say No."""
-        return (self.d - self.base).mean(1)
+    def changes(self, n_layers: int, n_heads: int) -> Float[np.ndarray, "prompt layer head"]:
+        """d - base by prompt, NaN for heads that were not changed."""
+        grids = np.full((len(self.base), n_layers, n_heads), np.nan)
+        for head, d in zip(self.heads, self.d, strict=True):
+            grids[:, head.layer, head.index] = d - self.base
+        return grids
 
 
 def sweep_heads(
-    model: Any, prompts: PromptBatch, heads: HeadList | Iterable[Any] | None = None, factor: float = 0.0, **options: Any
-) -> HeadSweep:
-    """Scales one head after another, at all positions.
+    model: Any,
+    data: Any,
+    heads: HeadList | Iterable[Any] | None = None,
+    factor: float = 0.0,
+    order: Orders = "both",
+    style: PromptStyle | None = None,
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    share_prefix: bool = True,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = False,
+) -> HeadTable:
+    """What scaling each head alone, at all positions, does to the answer: one pass a head, exact.
 
     Args:
         model: a Model with a plain view, or what `load_model` accepts besides names.
-        prompts: what `build_prompts` made.
+        data: prompts (a PromptBatch, or one an order), questions, or a data specification.
         heads: heads, pairs or names; None takes all.
         factor: what the head's output is multiplied by; 0 is zero ablation.
-        options: as for `sweep`.
+        order, style, limit, seed, draws: as for `decide`; prompts that are handed over keep theirs.
+        batch_size, share_prefix: as for `sweep`.
+        progress: a bar over heads.
 
     Returns:
-        The logit differences of all heads and prompts, the same as from one whole pass a head (to rounding).
+        The change of d = logit(No) - logit(Yes), in logits, the same as from one whole pass a head (to rounding);
+        below 0: the head made the model say No. NaN for heads that were not named.
+
+    Raises:
+        HeadError: a head outside the model.
+        ModelError: as for `sweep`.
 
     Source: ours.
     """
+    model, start = as_model(model), time.perf_counter()
+    chosen = None if heads is None else HeadList.of(heads)
+    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
+    options: dict[str, Any] = {"batch_size": batch_size, "share_prefix": share_prefix, "progress": progress}
+    per_prompt = {}
+    for prompts in batches:
+        answers = sweep(model, prompts, chosen, scale_rows(factor), **options)
+        per_prompt[prompts.order] = answers.changes(model.n_layers, model.n_heads)
+    run = describe_run(model, questions, batches, seed, draws, start, "fused")
+    quantity = f"scaling by {factor:g}" if factor else "zero ablation"
+    return HeadTable.from_prompts(per_prompt, questions, run, quantity=quantity, sign=-1)
+
+
+def scale_rows(factor: float) -> RowEdits:
+    """Edits for `sweep` that multiply each row's head by a factor, at all positions."""
 
     def scale(layer: int, row_heads: Sequence[int], rows: PromptBatch, positions: range) -> Sequence[Edit]:
         some = sorted(set(row_heads))
         own = torch.tensor(row_heads)[:, None] == torch.tensor(some)
         return [ScaleHeads(tuple(some), torch.where(own, factor, 1.0))]
 
-    return sweep(model, prompts, heads, scale, **options)
+    return scale
 
 
 @under_torch_defaults
@@ -86,11 +126,12 @@ def sweep(
     batch_size: int | None = None,
     share_prefix: bool = True,
     progress: bool = False,
-) -> HeadSweep:
+) -> SweptAnswers:
     """Changes one head after another by any edit.
 
     Args:
-        model, prompts, heads: as for `sweep_heads`.
+        model, heads: as for `sweep_heads`.
+        prompts: what `build_prompts` made.
         edits: the edits of one layer in a batch whose rows are pairs of a head and a prompt: each row's edit must
             change that row's head alone. For the shared prefix the rows are heads, each with the first prompt; no
             edits there leave the prefix as it is. Edits that may differ from prompt to prompt say so by
@@ -121,7 +162,7 @@ def sweep(
                 for index, differences in _sweep_layer(model, base_pass, layer, indices, edits, batch_size):
                     d[chosen.index(Head(layer, index)), some] = differences
                 bar.update(len(indices) * len(some) / len(prompts))
-    return HeadSweep(chosen, d.double().numpy(), base.double().numpy())
+    return SweptAnswers(chosen, d.double().numpy(), base.double().numpy())
 
 
 @dataclass(frozen=True)
