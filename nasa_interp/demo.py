@@ -1,4 +1,4 @@
-"""The story that the package tells, on the embedded model, into one run folder: bias, heads, cause, cure, price."""
+"""The story that the package tells, on the embedded model, into one run folder: bias, heads, cause, cure, effect."""
 
 import shlex
 import time
@@ -38,7 +38,7 @@ class Size:
     ablate: int = 64
     controls: int = 5
     known: int = 256
-    price: int = 64
+    evaluate: int = 64
     passages: int | None = None
     options: int | None = None
     generation: int = 12
@@ -49,14 +49,14 @@ class Size:
     def quick(cls) -> "Size":
         """A look: intervals get wider, and tuning may end early."""
         recipe = Recipe(steps=8, probe_questions=64, val_questions=48, questions=24)
-        few = {"decide": 48, "score": 48, "ablate": 16, "controls": 1, "price": 16, "passages": 4, "options": 16}
+        few = {"decide": 48, "score": 48, "ablate": 16, "controls": 1, "evaluate": 16, "passages": 4, "options": 16}
         return cls(**few, known=0, generation=0, other_styles=False, recipe=recipe)
 
     @classmethod
     def of(cls, limit: int) -> "Size":
         """So many questions in every stage."""
         recipe = Recipe(steps=4, check_every=2, probe_questions=limit, val_questions=limit, questions=limit)
-        few = dict.fromkeys(("decide", "score", "ablate", "price", "passages", "options"), limit)
+        few = dict.fromkeys(("decide", "score", "ablate", "evaluate", "passages", "options"), limit)
         return cls(**few, controls=1, known=0, generation=0, other_styles=False, recipe=recipe)
 
 
@@ -70,7 +70,7 @@ class Story:
     effect: AblationEffect
     alignment: Alignment | None
     after: BinaryReport | None
-    price: ChangeReport | None
+    change: ChangeReport | None
     page: Path
     command: str
     seconds: dict[str, float] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Story:
             "ablation": self.effect.changes.to_dict(orient="index"),
             "alignment": None if self.alignment is None else repr(self.alignment),
             "after": None if self.after is None else self.after.overall.to_dict(),
-            "price": None if self.price is None else self.price.to_dict(),
+            "change": None if self.change is None else self.change.to_dict(),
             "page": str(self.page),
             "command": self.command,
             "seconds": self.seconds,
@@ -138,12 +138,12 @@ def run_demo(
         # Tuning pays for every layer above the lowest head, and one of the ten is in the first layer.
         tuned = scores.top(TOP, "polarity", from_layer=model.n_layers // 3)
         alignment = _align(model, tuned, size, seed, folder, say)
-    after = price = None
+    after = change = None
     if alignment is not None:
-        with stage("price", f"asking {TEST} again, and what it cost"):
-            after, price = _price(model, alignment.delta, report, size, seed, folder)
+        with stage("evaluation", f"asking {TEST} again, and what it cost"):
+            after, change = _evaluate(model, alignment.delta, report, size, seed, folder)
     page, command = folder / "report.html", _command(folder, quick, seed, device, dtype, limit)
-    story = Story(folder, report, scores, effect, alignment, after, price, page, command, stage.seconds)
+    story = Story(folder, report, scores, effect, alignment, after, change, page, command, stage.seconds)
     # Once for the report to read, and once with the report's own time.
     write_result(folder / "demo.json", story.to_dict())
     with stage("report", "writing figures and the report"):
@@ -198,7 +198,7 @@ def _align(
 ) -> Alignment | None:
     """The tuned heads; None where nothing was kept, which a small `--limit` may come to."""
     # A run of its own each time: the demo shows how long it takes, and an earlier one's results don't linger.
-    for name in (PROGRESS, "align.json", "delta.safetensors", "decisions_after.json", "price.json"):
+    for name in (PROGRESS, "align.json", "delta.safetensors", "decisions_after.json", "change.json", "price.json"):
         (folder / name).unlink(missing_ok=True)
     try:
         return align_heads(model, heads, PROBE, VAL, recipe=size.recipe, limits=Limits(), folder=folder, seed=seed)
@@ -207,7 +207,7 @@ def _align(
         return None
 
 
-def _price(
+def _evaluate(
     model: Model, delta: HeadDelta, report: BinaryReport, size: Size, seed: int, folder: Path
 ) -> tuple[BinaryReport, ChangeReport]:
     with delta.applied(model):
@@ -215,10 +215,10 @@ def _price(
     after.save(folder / "decisions_after.json")
     # Few questions name a group as known by luck: then accuracy is pooled over all groups.
     known = decide(model, VAL, limit=size.known, seed=seed, progress=False) if size.known else None
-    price = evaluate_change(
+    change = evaluate_change(
         model,
         delta,
-        load_questions(TEST, size.price, seed),
+        load_questions(TEST, size.evaluate, seed),
         groups=groups_above_chance(known) if known else (),
         texts=plain_text("test")[: size.passages],
         items=four_options(size.options, seed),
@@ -227,5 +227,5 @@ def _price(
         seed=seed,
         progress=False,
     )
-    price.save(folder)
-    return after, price
+    change.save(folder)
+    return after, change

@@ -1,4 +1,4 @@
-"""Can this model be scored, by which engine, at what price? Found out by looking and by measuring, not by a list."""
+"""Can this model be scored, by which engine, at what cost? Found out by looking and by measuring, not by a list."""
 
 import math
 from collections.abc import Sequence
@@ -117,7 +117,7 @@ class Diagnosis:
 def diagnose(
     model: Any, length: int = 1024, style: PromptStyle | None = None, limit: int = SAMPLE, seed: int = 0
 ) -> Diagnosis:
-    """Finds out whether a model can be scored and tuned, by which engine, and at what price.
+    """Finds out whether a model can be scored and tuned, by which engine, and at what cost.
 
     Args:
         model: a Model, or what `load_model` accepts besides names.

@@ -134,7 +134,7 @@ RESULTS = {
 
 
 # What is saved as a folder of files, with the file that ties them.
-FOLDERS = {"align.json": alignment, "price.json": price, "entry.json": entry, "compare.json": comparison}
+FOLDERS = {"align.json": alignment, "change.json": price, "entry.json": entry, "compare.json": comparison}
 
 
 def same(one, other):

@@ -66,8 +66,8 @@ def demo(
         print_report(story.report)
         print_scores(story.scores, 10)
         typer.echo(f"\n{story.effect!r}\n{story.alignment!r}")
-        if story.price is not None and story.after is not None:
+        if story.change is not None and story.after is not None:
             typer.echo(
-                f"\nafter tuning, on the same questions of the test split:\n{story.after.verdict}\n{story.price!r}"
+                f"\nafter tuning, on the same questions of the test split:\n{story.after.verdict}\n{story.change!r}"
             )
         typer.echo("\n" + story.text())

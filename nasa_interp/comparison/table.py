@@ -59,7 +59,7 @@ class Entry:
         return entry_name(self.method, self.variant)
 
     def save(self, folder: Path) -> Path:
-        """Writes the decisions, then the price on text, and last what says that both are there, by their hashes."""
+        """Writes the decisions, then the change on text, and last what says that both are there, by their hashes."""
         check_place(folder / "entry.json", "entry")
         self.report.save(folder / "report.json")
         if self.text is not None:

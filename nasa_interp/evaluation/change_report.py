@@ -23,7 +23,9 @@ from .options import OptionReport
 from .paired import Paired, Samples, estimate, question_weights
 from .text_change import TextChange
 
-NAME, PARTS = "price.json", "price"
+NAME, PARTS = "change.json", "change"
+# Of versions before, which called it the price of a change: file, folder and kind.
+EARLIER_NAME, EARLIER = "price.json", "price"
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,13 +74,13 @@ class ChangeReport:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Writes price.json, the table, into the folder; the decisions and answers for `load` into price/ in it.
+        """Writes change.json, the table, into the folder; the decisions and answers for `load` into change/ in it.
 
         Raises:
             ResultError: where one of these places holds something else.
         """
         folder = Path(folder)
-        check_place(folder / NAME, "price")
+        check_place(folder / NAME, "change_report")
         parts: dict[str, BinaryReport | TextChange | OptionReport] = {"text.json": self.text}
         sides = [("", (self.before, self.after)), ("options_", self.options)]
         sides += [(f"carried_{place}_", reports) for place, reports in enumerate(self.carried.values())]
@@ -87,7 +89,7 @@ class ChangeReport:
         for name, part in parts.items():
             part.save(folder / PARTS / name)
         content = {
-            "kind": "price",
+            "kind": "change_report",
             "groups": self.groups,
             "table": self.table.to_dict(orient="records"),
             **file_hashes(folder, [f"{PARTS}/{name}" for name in parts]),
@@ -101,10 +103,11 @@ class ChangeReport:
     def load(cls, folder: str | Path) -> "ChangeReport":
         """Reads what `save` wrote; raises ResultError where it can't."""
         folder = Path(folder)
-        content, parts = read_json(folder / NAME), folder / PARTS
-        if not isinstance(content, dict) or content.get("kind") != "price":
-            raise ResultError(f"{folder / NAME} does not hold the price of a change; measure one with evaluate_change")
-        check_files(folder / NAME, content)
+        path = report_path(folder)
+        content, parts = read_json(path), folder / (EARLIER if path.name == EARLIER_NAME else PARTS)
+        if not isinstance(content, dict) or content.get("kind") not in ("change_report", EARLIER):
+            raise ResultError(f"{path} does not hold what a change did; measure one with evaluate_change")
+        check_files(path, content)
         try:
             before, after = _both(BinaryReport, parts)
             names = enumerate(content["carried"])
@@ -118,7 +121,7 @@ class ChangeReport:
                 {name: _both(BinaryReport, parts, f"carried_{place}_") for place, name in names},
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ResultError(f"{folder / NAME} is damaged ({error!r}); measure again") from error
+            raise ResultError(f"{path} is damaged ({error!r}); measure again") from error
 
     def __repr__(self) -> str:
         rows = self.table.set_index("measure")
@@ -216,23 +219,29 @@ def _report_of(rows: list[dict[str, Any]]) -> GenerationReport:
     return GenerationReport(questions, order, tuple(r["text"] for r in rows), tuple(r["answer"] for r in rows))
 
 
+def report_path(folder: Path) -> Path:
+    """Where a folder holds a change report, under the name of now or of versions before."""
+    earlier = folder / EARLIER_NAME
+    return earlier if earlier.exists() and not (folder / NAME).exists() else folder / NAME
+
+
 def with_evaluation(model: Model, delta: HeadDelta, folder: str | Path) -> HeadDelta:
-    """The delta with the price that a folder holds of it in its log, for the model card; as it is where there is none.
+    """The delta with its measured change in the log, for the model card; as it is where the folder holds none.
 
     Args:
         model: the delta's base model; it is left as it was.
         delta: the change.
-        folder: where `ChangeReport.save` wrote. A price of another change is passed over.
+        folder: where `ChangeReport.save` wrote. What another change did is passed over.
 
     Raises:
         DeltaError: a change of another model.
     """
-    if not (Path(folder) / NAME).exists():
+    if not report_path(Path(folder)).exists():
         return delta
-    price = ChangeReport.load(folder)
+    report = ChangeReport.load(folder)
     with delta.applied(model):
-        if model.weights_hash() != price.run.model_hash:
+        if model.weights_hash() != report.run.model_hash:
             return delta
-    keys, table = ("before", "after", "low", "high"), price.table.to_dict(orient="records")
+    keys, table = ("before", "after", "low", "high"), report.table.to_dict(orient="records")
     measured = {row["measure"]: {key: row[key] for key in keys} for row in table}
-    return replace(delta, log={**delta.log, "measured": measured, "measured_on": price.run.summary()})
+    return replace(delta, log={**delta.log, "measured": measured, "measured_on": report.run.summary()})

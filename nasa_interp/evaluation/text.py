@@ -108,7 +108,7 @@ class TextReference:
 
         Args:
             model: a Model, or what `load_model` accepts besides names.
-            texts: None takes `plain_text("test")`; a loop that decides by the price must take `plain_text("val")`.
+            texts: None takes `plain_text("test")`; a loop that decides by it must take `plain_text("val")`.
             every: sample the full distribution at every so many positions.
             batch_size: passages in a forward pass; changes time and memory alone.
             progress: show a bar.
@@ -140,7 +140,7 @@ class TextReference:
             progress: show a bar.
 
         Returns:
-            The price. The same model has a ratio of exactly 1 and a KL of exactly 0.
+            What the change cost. The same model has a ratio of exactly 1 and a KL of exactly 0.
 
         Raises:
             ResultError: where the model has other tokens.

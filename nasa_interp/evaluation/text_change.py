@@ -20,7 +20,7 @@ from ..run import RunInfo, read_json
 # Below this a token is as good as impossible; two models that both rule it out must not give inf - inf.
 LEAST_LOG_PROB = -300.0
 
-# The columns of a price, and whether they count something.
+# The columns of the file, and whether they count something.
 COLUMNS = {"tokens": True, "loss_before": False, "loss_after": False, "sampled": True, "divergence": False}
 
 
@@ -86,7 +86,7 @@ class TextChange:
         return write_result(
             path,
             {
-                "kind": "text_price",
+                "kind": "text_change",
                 "before": self.before,
                 "after": self.after,
                 "ratio": self.ratio,
@@ -102,8 +102,8 @@ class TextChange:
     def load(cls, path: str | Path) -> "TextChange":
         """Reads what `save` wrote; raises ResultError where it can't."""
         content = read_json(path)
-        if not isinstance(content, dict) or content.get("kind") != "text_price":
-            raise ResultError(f"{path} does not hold a price on plain text; save one first")
+        if not isinstance(content, dict) or content.get("kind") not in ("text_change", "text_price"):
+            raise ResultError(f"{path} does not hold what a change did to plain text; save one with TextChange.save")
         try:
             rows = content["passages"]
             columns = {

@@ -1,4 +1,4 @@
-"""Sections of what tells of a cure: its price, what was generated before and after, and the demo's stages."""
+"""Sections of what tells of a change: what it did, what was generated before and after, and the demo's stages."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,13 @@ from ..run import read_json
 from .rows import rows_section
 from .section import Section, Table
 
+# Now, and in versions before.
+FILES = ("change.json", "price.json")
 
-def price_section(folder: Path) -> Section | None:
+
+def change_section(folder: Path) -> Section | None:
     """What a change cost; the texts before and after it stand beside one another."""
-    path = folder / "price.json"
+    path = next((folder / name for name in FILES if (folder / name).exists()), folder / FILES[0])
     section = rows_section(path, "What it cost")
     if section is None:
         return None

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import NasaInterpError
-from .change import demo_section, price_section
+from .change import FILES as CHANGE_FILES
+from .change import change_section, demo_section
 from .results import decisions_section, effect_section, scores_section, tokens_section
 from .rows import rows_section
 from .section import Section
@@ -41,7 +42,7 @@ PARTS = (
     _rows("activation patching", "patch.json", "Activation patching"),
     _rows("alignment of heads", "align.json", "Alignment of heads"),
     _rows("the alignment beside its baselines", "compare.json", "Alignment beside its baselines"),
-    Part("what a change cost in general abilities", ("price.json",), price_section),
+    Part("what a change cost in general abilities", CHANGE_FILES, change_section),
 )
 # Of the demo's own folder alone, so never missing.
 STORY = Part("the demo's stages", ("demo.json",), demo_section)

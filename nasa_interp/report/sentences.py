@@ -6,9 +6,9 @@ from typing import Any
 
 from .section import readable
 
-# Of a price's many rows, those that go into its sentence.
+# Of a change report's many rows, those that go into its sentence.
 PRICED = ("accuracy", "auc_within_orders", "perplexity ratio", "four-option accuracy", "generated: accuracy")
-# A price's row about the same questions in other words.
+# A change report's row about the same questions in other words.
 STYLED = re.compile(r"imbalance \((?P<style>.+), \w+\)")
 
 
@@ -80,7 +80,7 @@ def _patch(content: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _change_price(content: Mapping[str, Any]) -> list[str]:
+def _change(content: Mapping[str, Any]) -> list[str]:
     rows = {row["measure"]: row for row in content["table"]}
     found = [rows[name] for name in PRICED if name in rows]
     said = ", ".join(
@@ -104,7 +104,7 @@ def _carried(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"The same asked in other words, imbalance order by order: {'; '.join(said)}."] if said else []
 
 
-def _price(content: Mapping[str, Any]) -> list[str]:
+def _text(content: Mapping[str, Any]) -> list[str]:
     low, high = content["interval"]
     return [
         f"Perplexity on plain text went from {content['before']:.2f} to {content['after']:.2f}, a ratio of "
@@ -121,7 +121,9 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "confirmation": _confirmation,
     "alignment": _alignment,
     "patch_summary": _patch,
-    "text_price": _price,
-    "price": _change_price,
+    "text_change": _text,
+    "text_price": _text,
+    "change_report": _change,
+    "price": _change,
     "comparison": _comparison,
 }

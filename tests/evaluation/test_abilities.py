@@ -389,7 +389,7 @@ def test_an_option_report_saves_loads_and_shows(tiny, tmp_path):
     (tmp_path / "bad.json").write_text('{"kind": "option_report"}')
     with pytest.raises(ResultError, match="is damaged"):
         OptionReport.load(tmp_path / "bad.json")
-    with pytest.raises(ResultError, match="does not hold a price"):
+    with pytest.raises(ResultError, match="does not hold what a change did"):
         TextChange.load(tmp_path / "bad.json")
 
 

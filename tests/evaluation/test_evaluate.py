@@ -1,6 +1,8 @@
-"""Laws of the price: no change costs nothing, changes are paired question by question, what is saved comes back."""
+"""Laws of evaluating a change: none costs nothing, all are paired question by question, what is saved comes back."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import families
 import numpy as np
@@ -19,7 +21,7 @@ from nasa_interp.heads import HeadList
 from nasa_interp.interventions import AblationEffect, Zero
 from nasa_interp.measures import Measures, measure, recovered
 from nasa_interp.prompts import ORDERS
-from nasa_interp.run import RunInfo
+from nasa_interp.run import RunInfo, file_sha256
 
 TEXTS = ["Water freezes at zero degrees; iron is a metal.", "The moon goes around the earth, and no other way."]
 
@@ -190,11 +192,26 @@ def test_saving_and_loading_is_exact(measured, model, delta, tmp_path) -> None:
         assert repr(again) == repr(each)
         assert again._repr_html_() == each._repr_html_()
     assert again.groups == ("sums",)
-    (tmp_path / "all" / "price.json").write_text('{"kind": "price"}')
+    (tmp_path / "all" / "change.json").write_text('{"kind": "change_report"}')
     with pytest.raises(ResultError, match="is damaged"):
         ChangeReport.load(tmp_path / "all")
     with pytest.raises(ResultError, match="does not exist"):
         ChangeReport.load(tmp_path)
+
+
+def test_what_the_version_before_saved_loads(measured, tmp_path) -> None:
+    """It called the report the price of a change: another file, folder and kind, and so for plain text."""
+    measured.save(tmp_path)
+    text = (tmp_path / "change" / "text.json").read_text().replace("text_change", "text_price")
+    (tmp_path / "change" / "text.json").write_text(text)
+    (tmp_path / "change").rename(tmp_path / "price")
+    content = json.loads((tmp_path / "change.json").read_text())
+    hashes = {f"price/{Path(name).name}": digest for name, digest in content["files_sha256"].items()}
+    hashes["price/text.json"] = file_sha256(tmp_path / "price" / "text.json")
+    (tmp_path / "price.json").write_text(json.dumps({**content, "kind": "price", "files_sha256": hashes}))
+    (tmp_path / "change.json").unlink()
+    again = ChangeReport.load(tmp_path)
+    assert again.to_dataframe().equals(measured.to_dataframe())
 
 
 def test_an_export_carries_the_price_of_its_own_change(measured, model, delta, tmp_path) -> None:
