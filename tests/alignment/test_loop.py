@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nasa_interp import BinaryQuestion, forward, load_model
+from nasa_interp import BinaryQuestion, batches, load_model
 from nasa_interp.alignment import Alignment, Limits, Recipe, align_heads
 from nasa_interp.alignment import loop as loop_module
 from nasa_interp.alignment.objectives import Balance, NegativeAttention
@@ -286,7 +286,7 @@ def test_a_loss_that_is_no_number_rolls_its_head_back_and_the_run_goes_on(model,
 def test_batches_of_alignment_do_not_depend_on_free_memory(monkeypatch, model) -> None:
     runs = []
     for free in (0, 2**40):
-        monkeypatch.setattr(forward, "free_memory", lambda model, free=free: free)
+        monkeypatch.setattr(batches, "free_memory", lambda model, free=free: free)
         runs.append(align(model))
     assert runs[0].delta == runs[1].delta
     assert [row["soft_imbalance_after"] for row in runs[0].rows] == [

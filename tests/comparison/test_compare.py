@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from nasa_interp import BinaryQuestion, load_model
 from nasa_interp.alignment import Answer, Limits, NegativeAttention, Recipe
 from nasa_interp.alignment.setting import Setting
+from nasa_interp.comparison import compare_methods
 from nasa_interp.comparison.baselines import Offset, average_orders, best_factor, best_offset, scaled_heads
-from nasa_interp.comparison.compare import compare
 from nasa_interp.comparison.lora import _of_answers, adapted, fit_lora, projections_of
 from nasa_interp.comparison.methods import METHODS, Contestants, random_sets
 from nasa_interp.comparison.table import Comparison
@@ -61,7 +61,9 @@ def asked(start: int, n: int = 10) -> list[BinaryQuestion]:
 
 
 def run(model, heads=HEADS, probe=None, val=None, test=None, **options):
-    return compare(model, heads, probe or asked(0), val or asked(100), test or asked(200), **{**QUICK, **options})
+    return compare_methods(
+        model, heads, probe or asked(0), val or asked(100), test or asked(200), **{**QUICK, **options}
+    )
 
 
 @pytest.fixture(scope="module")

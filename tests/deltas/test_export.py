@@ -26,7 +26,7 @@ from nasa_interp.models.slice_values import read_slices, write_slices
 from nasa_interp.models.slices import head_slices
 
 # The package's name for it is the function.
-exporting = importlib.import_module("nasa_interp.alignment.deltas.export")
+exporting = importlib.import_module("nasa_interp.deltas.formats")
 
 
 def plain(family: str = "llama", dtype: torch.dtype = torch.float32) -> Model:
