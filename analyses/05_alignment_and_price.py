@@ -47,8 +47,8 @@ PROBE, VAL, TEST = "builtin:verify#probe", "builtin:verify#val", "builtin:verify
 # ## Tuning
 #
 # The ten heads of highest polarity in the upper two thirds of the layers (every step has to run every layer above the
-# lowest tuned head), tuned together. Every few steps the validation questions are asked, and the best look is kept; a
-# change that costs more AUC, answer mass or perplexity than its limit is rolled back.
+# lowest tuned head), tuned together. Every few steps the validation questions are asked, and the best checkpoint is
+# kept; a change that costs more AUC, answer mass or perplexity than its limit is rolled back.
 
 # %%
 model = ni.load_model("demo")
@@ -65,7 +65,12 @@ Markdown(repr(run))
 run.log.transpose()
 
 # %%
-keep(ni.figures.validation_curves(run.looks, run=run.run), "validation_curves", run.run, looks=run.looks)
+keep(
+    ni.figures.validation_curves(run.checkpoints, run=run.run),
+    "validation_curves",
+    run.run,
+    checkpoints=run.checkpoints,
+)
 
 # %% [markdown]
 # ## Before and after

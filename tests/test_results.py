@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import nasa_interp as ni
 from nasa_interp.alignment import Alignment
-from nasa_interp.alignment.checks import Check
+from nasa_interp.alignment.validation import ValidationMetrics
 from nasa_interp.comparison.table import Comparison, Entry
 from nasa_interp.deltas import HeadDelta
 from nasa_interp.errors import NasaInterpError, ResultError
@@ -98,7 +98,7 @@ def effect():
 
 
 def alignment(seed):
-    check = Check({"yes_no": 0.1}, {"yes_no": 0.1}, {"yes_no": 0.5}, 0.9, {"yes_no": 1.0}, 0.5, 0.7)
+    check = ValidationMetrics({"yes_no": 0.1}, {"yes_no": 0.1}, {"yes_no": 0.5}, 0.9, {"yes_no": 1.0}, 0.5, 0.7)
     delta = replace(head_delta(), after=(torch.full((2, 4), 1.0 + seed),))
     return Alignment(delta, (), check, replace(check, accuracy=0.5 + seed / 100), "hash", RUN)
 

@@ -21,16 +21,15 @@ from ..prompts import PromptStyle
 from ..run import digest_of
 from ..session import describe_run
 from ..torch_defaults import under_torch_defaults
-from .checks import Check, Validation
-from .looks import Look, choose, take_looks
 from .progress import Progress
 from .recipe import Limits, Recipe
 from .result import Alignment
 from .setting import Setting
 from .trainer import Trainer
 from .tuned import TunedSlices, outside_hash, tunable_slices
+from .validation import Checkpoint, Validation, ValidationMetrics, read_text, select_checkpoint, train_until_no_better
 
-# Passages of the built-in validation text that are read after every head: a look, which the full price follows.
+# Passages of the built-in validation text that limit what is kept; the whole text is read by `evaluate_change`.
 PASSAGES = 4
 
 
@@ -52,10 +51,10 @@ def align_heads(
     """Tunes only these heads until the model says Yes as often as yes is right, and keeps only what costs little.
 
     Heads are taken in their order, as many at a time as the recipe says: all together by default, one after another
-    as in the paper with `Recipe(heads_at_once=1)`. They are tuned for a few steps; the best look at the validation
-    questions is kept if the imbalance shrank and neither AUC, answer mass nor perplexity passed its limit, else they
-    are rolled back. The imbalance that must shrink is the soft one, with the mean P(yes) in place of the rate of Yes:
-    it moves before the first answer flips.
+    as in the paper with `Recipe(heads_at_once=1)`. They are tuned for a few steps; the best checkpoint on the
+    validation questions is kept if the imbalance shrank and neither AUC, answer mass nor perplexity passed its limit,
+    else they are rolled back. The imbalance that must shrink is the soft one, with the mean P(yes) in place of the rate
+    of Yes: it moves before the first answer flips.
 
     Args:
         model: a Model with a plain view, or what `load_model` accepts besides names. It is left as it was.
@@ -110,23 +109,23 @@ _ADVICE = "try other heads, more steps, a lower rate, or wider limits"
 
 
 class _Loop:
-    """Heads one after another; `now` is the last look at the model as it is kept."""
+    """Heads one after another; `now` is what validation saw last of the model as it is kept."""
 
     def __init__(self, setting: Setting, record: Progress, texts: Sequence[str], progress: bool):
         self.setting, self.record, self.progress = setting, record, progress
         model, layers = setting.model, sorted({head.layer for head in setting.heads})
         self.reference = TextReference.of(model, texts, progress=False)
         self.validation = Validation(model, setting.val_batches, layers)
-        self.base, answers = self.validation.check(setting.heads, reference=True)
+        self.base, answers = self.validation.measure(setting.heads, reference=True)
         self.now = self.base
         if record.values:
             write_slices(model, record.values)
-            self.now, answers = self.validation.check(setting.heads)
-        self.validation.keep(answers)
+            self.now, answers = self.validation.measure(setting.heads)
+        self.validation.restart_from(answers)
         self.trainer = Trainer(model, setting.batches, layers, setting.recipe)
 
-    def run(self) -> Check:
-        """Tunes the heads that are left, until the target is reached; the last look, with the NAS of all heads."""
+    def run(self) -> ValidationMetrics:
+        """Tunes the heads that are left, until the target is reached; what validation saw last, with all heads' NAS."""
         heads = self.setting.heads
         at_once = self.setting.recipe.heads_at_once or len(heads)
         with tqdm(total=len(heads), desc="aligning heads", unit="head", disable=not self.progress) as bar:
@@ -141,80 +140,85 @@ class _Loop:
         return replace(self.now, nas=self.validation.nas(heads))
 
     def _tune(self, place: int, heads: HeadList) -> None:
-        """One head (or so many at once): tuned, looked at, kept or rolled back, and written down."""
+        """One head (or so many at once): tuned, validated, kept or rolled back, and written down."""
         before = replace(self.now, nas=self.validation.nas(heads))
         start, setting, model = time.perf_counter(), self.setting, self.setting.model
         recipe, lowest = setting.recipe, min(head.layer for head in heads)
         slices = tunable_slices(model, heads, recipe.projections, recipe.bias, share=True)
-        tuned, old = TunedSlices(model, slices), read_slices(model, slices)
-        steps = self.trainer.steps(heads, tuned, np.random.default_rng([setting.seed, place]))
-        look_at, first = partial(self._look, tuned, heads, lowest), tuned.state()
+        tuned = TunedSlices(model, slices)
+        losses = self.trainer.steps(tuned, np.random.default_rng([setting.seed, place]), heads)
+        evaluate, first = partial(self._evaluate, tuned, heads, lowest), tuned.state()
         try:
-            looks = take_looks(steps, look_at, recipe, setting.limits, recipe.steps)
+            checkpoints = train_until_no_better(losses, evaluate, recipe, setting.limits, recipe.steps)
         except DivergedError as error:
             # These heads go back to what they were; the others have their turn.
             tuned.load(first)
-            looks = [replace(look_at(0, math.nan), reason=str(error))]
-        taken = choose(looks, setting.limits, partial(self._price, tuned))
-        row = _row(heads, before, taken, time.perf_counter() - start)
-        row["looks"] = [_looked(0, before, None), *(_looked(each.step, each.check, each.reason) for each in looks)]
-        if taken.reason is None:
-            self.now = taken.check
-            self.validation.keep(taken.answers or self.validation.check(heads, lowest)[1])
+            checkpoints = [replace(evaluate(0, math.nan), reason=str(error))]
+        checkpoints = read_text(checkpoints, setting.limits, partial(self._perplexity_ratio, tuned))
+        best = select_checkpoint(checkpoints, setting.limits)
+        refusal = best.refusal(setting.limits)
+        row = _row(heads, before, best, setting.limits, time.perf_counter() - start)
+        row["checkpoints"] = [_metrics_row(0, before, None)]
+        row["checkpoints"] += [_metrics_row(e.step, e.metrics, e.refusal(setting.limits)) for e in checkpoints]
+        if refusal is None:
+            tuned.load(best.state)
+            tuned.write()
+            self.now = best.metrics
+            self.validation.restart_from(best.answers or self.validation.measure(heads, lowest)[1])
             self.trainer.refresh(lowest)
-        else:
-            write_slices(model, old)
-        kept = read_slices(model, slices) if taken.reason is None else {}
+        kept = read_slices(model, slices) if refusal is None else {}
         self.record.finish(place + len(heads), [row], kept)
 
-    def _look(self, tuned: TunedSlices, heads: HeadList, lowest: int, step: int, loss: float) -> Look:
+    def _evaluate(self, tuned: TunedSlices, heads: HeadList, lowest: int, step: int, loss: float) -> Checkpoint:
         """The validation questions, asked of the model under tuning."""
         with tuned.inserted():
-            check, answers = self.validation.check(heads, lowest)
-        reason = check.refusal(self.now, self.base, self.setting.limits)
-        return Look(step, loss, check, tuned.state(), reason, answers)
+            metrics, answers = self.validation.measure(heads, lowest)
+        reason = metrics.refusal(self.now, self.base, self.setting.limits)
+        return Checkpoint(step, loss, metrics, tuned.state(), reason, answers)
 
-    def _price(self, tuned: TunedSlices, look: Look) -> float:
-        """The perplexity on the validation text, with the look's weights in the model, where they stay."""
-        tuned.load(look.state)
-        tuned.write()
-        return self.reference.ratio(self.setting.model)
+    def _perplexity_ratio(self, tuned: TunedSlices, checkpoint: Checkpoint) -> float:
+        """The perplexity on the validation text with the checkpoint's weights, as a multiple of the base model's."""
+        with tuned.written(checkpoint.state):
+            return self.reference.ratio(self.setting.model)
 
 
-def _looked(step: int, check: Check, reason: str | None) -> dict[str, Any]:
-    """One look of the log: what validation saw after so many steps, and why it couldn't be kept."""
+def _metrics_row(step: int, metrics: ValidationMetrics, reason: str | None) -> dict[str, Any]:
+    """One checkpoint of the log: what validation saw after so many steps, and why it couldn't be kept."""
     return {
         "step": step,
-        **{f"imbalance_{order}": value for order, value in check.imbalance.items()},
-        "soft_imbalance": check.distance,
-        "auc": check.mean_auc,
-        "accuracy": check.accuracy,
-        "answer_mass": check.answer_mass,
-        "loss": check.loss,
+        **{f"imbalance_{order}": value for order, value in metrics.imbalance.items()},
+        "soft_imbalance": metrics.distance,
+        "auc": metrics.mean_auc,
+        "accuracy": metrics.accuracy,
+        "answer_mass": metrics.answer_mass,
+        "loss": metrics.loss,
         "refused": reason or "",
     }
 
 
-def _row(heads: HeadList, before: Check, look: Look, seconds: float) -> dict[str, Any]:
+def _row(
+    heads: HeadList, before: ValidationMetrics, best: Checkpoint, limits: Limits, seconds: float
+) -> dict[str, Any]:
     """One line of the log."""
+    after, ratio = best.metrics, best.perplexity_ratio
     return {
         "head": " ".join(str(head) for head in heads),
-        "accepted": look.reason is None,
-        "reason": look.said,
-        "steps": look.step,
-        "loss": look.loss,
+        "accepted": best.refusal(limits) is None,
+        "reason": best.verdict(limits),
+        "steps": best.step,
+        "loss": best.loss,
         "imbalance_before": before.worst_imbalance,
-        "imbalance_after": look.check.worst_imbalance,
-        **{f"imbalance_{order}": value for order, value in look.check.imbalance.items()},
+        "imbalance_after": after.worst_imbalance,
+        **{f"imbalance_{order}": value for order, value in after.imbalance.items()},
         "soft_imbalance_before": before.distance,
-        "soft_imbalance_after": look.check.distance,
+        "soft_imbalance_after": after.distance,
         "nas_before": before.nas,
-        "nas_after": look.check.nas,
+        "nas_after": after.nas,
         "auc_before": before.mean_auc,
-        "auc_after": look.check.mean_auc,
+        "auc_after": after.mean_auc,
         "accuracy_before": before.accuracy,
-        "accuracy_after": look.check.accuracy,
-        "answer_mass_after": look.check.answer_mass,
-        "perplexity_ratio": look.price,
+        "accuracy_after": after.accuracy,
+        "answer_mass_after": after.answer_mass,
+        "perplexity_ratio": math.nan if ratio is None else ratio,
         "seconds": round(seconds, 2),
     }

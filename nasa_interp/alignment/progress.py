@@ -59,7 +59,11 @@ class Progress:
             )
         slices = [WeightSlice(name, dim, tuple(index)) for name, dim, index in content["slices"]]
         values = {piece: tensors[str(place)] for place, piece in enumerate(slices)}
-        return cls(fingerprint, path, content["next"], content["rows"], values)
+        # Versions before called checkpoints looks.
+        rows = [
+            {"checkpoints" if key == "looks" else key: value for key, value in row.items()} for row in content["rows"]
+        ]
+        return cls(fingerprint, path, content["next"], rows, values)
 
     def finish(self, place: int, rows: list[dict[str, Any]], values: Mapping[WeightSlice, Values]) -> None:
         """Adds finished heads and writes all, whole."""

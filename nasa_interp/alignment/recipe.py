@@ -17,8 +17,8 @@ class Recipe:
         heads_at_once: 1 tunes heads one after another, as the paper does, each kept or rolled back by itself; more
             tunes so many together, None all of them, which is faster and lets the heads share the work.
         steps: the most steps a head (or so many heads) gets.
-        check_every: steps between two looks at the validation questions; the best look is kept.
-        patience: how many looks in a row may be no better than the best before tuning stops.
+        check_every: steps between two checkpoints, at which the validation questions are asked; the best is kept.
+        patience: how many checkpoints in a row may be no better than the best before tuning stops.
         learning_rate: of Adam.
         questions: in a step, each asked in both candidate orders.
         probe_questions, val_questions: how many are drawn from the data to tune on and to validate on, evenly from the

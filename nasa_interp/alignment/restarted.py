@@ -85,7 +85,7 @@ class Restarted:
         entering = {each: Entering(of_prefix.get(each), rest[each]) for each in above}
         return Answers(d.double().numpy(), mass.double().numpy(), entering)
 
-    def keep(self, answers: Answers) -> None:
+    def restart_from(self, answers: Answers) -> None:
         """Later passes restart from what these passes found."""
         self.entering |= answers.entering
 
@@ -101,7 +101,7 @@ class Restarted:
     ) -> tuple[Float[Tensor, "row head"], Float[Tensor, "row head"]]:
         """NAS of the layer's heads, and their mean attention to both candidates together, in the graph.
 
-        Nothing but this layer's attention runs; `entering` is what enters it, by default what was kept.
+        Nothing but this layer's attention runs; `entering` is what enters it, by default what passes restart from.
         """
         batch, device, hf = self.prompts.select(rows), self.model.device, self.model.hf
         end, first = batch.tokens.shape[1], int(batch.first_query.min())

@@ -10,10 +10,11 @@ import pandas as pd
 from ..deltas.delta import HeadDelta
 from ..deltas.formats import export
 from ..errors import ResultError
+from ..evaluation import with_evaluation
 from ..models import Model
 from ..results import check_files, check_place, file_hashes, write_result
 from ..run import RunInfo, read_json
-from .checks import Check
+from .validation import ValidationMetrics
 
 DELTA, LOG = "delta.safetensors", "align.json"
 
@@ -25,7 +26,7 @@ class Alignment:
     Args:
         delta: the change of the weights.
         rows: one row a head (or so many tuned together): what validation saw before and after, and what became of it;
-            its "looks" are rows of what validation saw meanwhile.
+            its "checkpoints" are rows of what validation saw meanwhile.
         base, tuned: the validation questions' answers of the model before and after.
         outside: hash of all weights but the tuned slices, the same before and after.
         run: where it came from.
@@ -34,8 +35,8 @@ class Alignment:
 
     delta: HeadDelta
     rows: tuple[dict[str, Any], ...]
-    base: Check
-    tuned: Check
+    base: ValidationMetrics
+    tuned: ValidationMetrics
     outside: str
     run: RunInfo = field(repr=False)
     folder: Path | None = field(default=None, repr=False, compare=False)
@@ -43,12 +44,12 @@ class Alignment:
     @property
     def log(self) -> pd.DataFrame:
         """One row a head: accepted or why not, steps, imbalance, AUC, answer mass and perplexity before and after."""
-        return pd.DataFrame([_without_looks(row) for row in self.rows])
+        return pd.DataFrame([_without_checkpoints(row) for row in self.rows])
 
     @property
-    def looks(self) -> pd.DataFrame:
-        """One row a look at validation while a head (or so many together) was tuned; `kept` marks what stayed."""
-        return pd.DataFrame(self._looks())
+    def checkpoints(self) -> pd.DataFrame:
+        """One row a checkpoint while a head (or so many together) was tuned; `kept` marks what stayed."""
+        return pd.DataFrame(self._checkpoint_rows())
 
     def to_dataframe(self) -> pd.DataFrame:
         """The log."""
@@ -61,9 +62,6 @@ class Alignment:
 
         The card tells what `evaluate_change(...).save(run.folder)` measured, as that of the `export` command does.
         """
-        # Imported here, as prices are measured of what this module is about.
-        from ..evaluation import with_evaluation
-
         delta = with_evaluation(model, self.delta, self.folder) if self.folder else self.delta
         return export(model, delta, folder, format, notes, verify)
 
@@ -85,8 +83,8 @@ class Alignment:
                 "heads": [str(head) for head in self.delta.heads],
                 "base": self.base.to_dict(),
                 "tuned": self.tuned.to_dict(),
-                "table": [_without_looks(row) for row in self.rows],
-                "looks": self._looks(),
+                "table": [_without_checkpoints(row) for row in self.rows],
+                "checkpoints": self._checkpoint_rows(),
                 "outside_hash": self.outside,
                 "setting": {key: value for key, value in self.delta.log.items() if key != "steps"},
                 "run": self.run.to_dict(),
@@ -100,18 +98,20 @@ class Alignment:
         content = read_json(folder / LOG)
         check_files(folder / LOG, content)
         try:
-            base, tuned = (Check.from_dict(content[name]) for name in ("base", "tuned"))
+            base, tuned = (ValidationMetrics.from_dict(content[name]) for name in ("base", "tuned"))
             rows, run = content["table"], RunInfo.from_dict(content["run"])
-            rows = tuple(row | {"looks": _looks_of(row["head"], content["looks"])} for row in rows)
+            # Versions before called them looks.
+            checkpoints = content["checkpoints"] if "checkpoints" in content else content["looks"]
+            rows = tuple(row | {"checkpoints": _of_head(row["head"], checkpoints)} for row in rows)
             return cls(HeadDelta.load(folder / DELTA), rows, base, tuned, content["outside_hash"], run, folder)
         except (KeyError, TypeError) as error:
             raise ResultError(f"{folder / LOG} is damaged ({error!r}); align again") from error
 
-    def _looks(self) -> list[dict[str, Any]]:
+    def _checkpoint_rows(self) -> list[dict[str, Any]]:
         return [
-            {"head": row["head"], **look, "kept": row["accepted"] and look["step"] == row["steps"]}
+            {"head": row["head"], **checkpoint, "kept": row["accepted"] and checkpoint["step"] == row["steps"]}
             for row in self.rows
-            for look in row["looks"]
+            for checkpoint in row["checkpoints"]
         ]
 
     def __repr__(self) -> str:
@@ -127,14 +127,14 @@ class Alignment:
         return f"<p>{html.escape(repr(self))}</p>{self.log.to_html(index=False, float_format='%.3f')}"
 
 
-def _without_looks(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "looks"}
+def _without_checkpoints(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "checkpoints"}
 
 
-def _looks_of(head: str, looks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A head's own looks, as its row holds them."""
+def _of_head(head: str, checkpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A head's own checkpoints, as its row holds them."""
     return [
-        {key: value for key, value in look.items() if key not in ("head", "kept")}
-        for look in looks
-        if look["head"] == head
+        {key: value for key, value in checkpoint.items() if key not in ("head", "kept")}
+        for checkpoint in checkpoints
+        if checkpoint["head"] == head
     ]

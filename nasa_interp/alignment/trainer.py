@@ -13,8 +13,9 @@ from ..prompts import PromptBatch
 from .objectives import Step
 from .recipe import Recipe
 from .restarted import Restarted
-from .tuned import TunedSlices
+from .tuned import Tuned
 
+NO_HEADS = HeadList(())
 # Prompts at once through one layer's attention.
 LOCAL_BATCH = 64
 
@@ -42,11 +43,16 @@ class Trainer:
         if any(each >= layer for restarted in self.orders.values() for each in restarted.layers):
             for order, restarted in self.orders.items():
                 answers = restarted.decide(layer, reference)
-                restarted.keep(answers)
+                restarted.restart_from(answers)
                 self.log_mass[order] = torch.from_numpy(answers.mass).log().float()
 
-    def steps(self, heads: HeadList, tuned: TunedSlices, rng: np.random.Generator) -> Iterator[float]:
+    def steps(self, tuned: Tuned, rng: np.random.Generator, heads: HeadList = NO_HEADS) -> Iterator[float]:
         """Takes one step after another and yields its loss; the caller decides when it is enough.
+
+        Args:
+            tuned: what may change.
+            rng: draws the questions of each step.
+            heads: those that it belongs to; steps begin at their lowest layer, and at the first one without heads.
 
         Raises:
             DivergedError: a loss that is no number; the weights are those before that step.
@@ -73,7 +79,7 @@ class Trainer:
 
     def see(self, heads: HeadList, rows: list[int], paid: Mapping[str, Tensor]) -> Step:
         """What the objective reads of these questions; `paid` is `mass_before`, where it reads attention."""
-        reads, lowest = self.recipe.objective.reads, min(head.layer for head in heads)
+        reads, lowest = self.recipe.objective.reads, min((head.layer for head in heads), default=0)
         d, log_mass, nas, mass = {}, {}, {}, {}
         for order, restarted in self.orders.items():
             if "answer" in reads:

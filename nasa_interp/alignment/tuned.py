@@ -48,7 +48,34 @@ def tunable_slices(
     return tuple(slices)
 
 
-class TunedSlices:
+class Tuned:
+    """Tensors that steps change and checkpoints hold; how the model computes with them is each kind's own."""
+
+    values: list[Tensor]
+
+    @contextmanager
+    def inserted(self) -> Iterator[None]:
+        """Inside, the model computes with these tensors in its graph."""
+        yield
+
+    @contextmanager
+    def written(self, state: Sequence[Tensor]) -> Iterator[None]:
+        """Inside, the model is the one with these values."""
+        self.load(state)
+        yield
+
+    def state(self) -> tuple[Tensor, ...]:
+        """A copy of the tensors."""
+        return tuple(value.detach().clone() for value in self.values)
+
+    @torch.no_grad()
+    def load(self, state: Sequence[Tensor]) -> None:
+        """Takes back what `state` gave."""
+        for value, old in zip(self.values, state, strict=True):
+            value.copy_(old)
+
+
+class TunedSlices(Tuned):
     """Slices of a model's weights as fp32 tensors that can be trained; the model stays as it is until `write`.
 
     Being tensors of their own, nothing else can move: no weight decay, no optimizer state of masked entries.
@@ -89,15 +116,16 @@ class TunedSlices:
         values = {s: value.detach().to(self.model.dtype) for s, value in zip(self.slices, self.values, strict=True)}
         write_slices(self.model, values)
 
-    def state(self) -> tuple[Tensor, ...]:
-        """A copy of the tensors."""
-        return tuple(value.detach().clone() for value in self.values)
-
-    @torch.no_grad()
-    def load(self, state: Sequence[Tensor]) -> None:
-        """Takes back what `state` gave."""
-        for value, old in zip(self.values, state, strict=True):
-            value.copy_(old)
+    @contextmanager
+    def written(self, state: Sequence[Tensor]) -> Iterator[None]:
+        """Inside, the model's parameters hold these values; then what they held before."""
+        before = read_slices(self.model, self.slices)
+        self.load(state)
+        try:
+            self.write()
+            yield
+        finally:
+            write_slices(self.model, before)
 
     def _parameter(self, s: WeightSlice) -> Tensor:
         return self.model.hf.get_parameter(s.parameter).detach()

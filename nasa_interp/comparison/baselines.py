@@ -156,7 +156,7 @@ def best_factor(
     lowest = min((head.layer for head in HeadList.of(heads)), default=0)
     restarted = [Restarted(model, batch, [lowest]) for batch in batches]
     for each in restarted:
-        each.keep(each.decide())
+        each.restart_from(each.decide())
     for factor in tqdm(factors, desc="scaling heads", disable=not progress):
         delta = scaled_heads(model, heads, factor, base_hash="")
         try:

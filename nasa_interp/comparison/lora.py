@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..alignment.checks import Check
-from ..alignment.looks import Look, choose, take_looks
 from ..alignment.objectives import Answer, Objective, WeightedSum
+from ..alignment.recipe import Limits
 from ..alignment.restarted import Restarted
 from ..alignment.setting import Setting
 from ..alignment.trainer import Trainer
-from ..alignment.tuned import TunedSlices
+from ..alignment.tuned import Tuned
+from ..alignment.validation import Checkpoint, ValidationMetrics, read_text, select_checkpoint, train_until_no_better
 from ..deltas.lora import is_conv1d
 from ..errors import AlignmentError, DivergedError
 from ..evaluation import TextReference
-from ..heads import Head, HeadList
 from ..models import Model
 from ..models.slices import head_layout
 
@@ -39,7 +38,7 @@ class Lora:
     Args:
         rank: of every factor; the change is scaled by 2, as is usual.
         modules: the projections' names.
-        state: the factors; None where no look at validation was within the limits, so that nothing is changed.
+        state: the factors; None where no checkpoint was within the limits, so that nothing is changed.
         seed: of their first values.
         tried: one row a learning rate: what became of it on validation.
         seconds: how long training took.
@@ -68,21 +67,15 @@ class Lora:
             yield other
 
 
-class LoraWeights(TunedSlices):
+class LoraFactors(Tuned):
     """The factors of a LoRA as what is tuned; they are in the model's graph already."""
 
     def __init__(self, model: Model):
-        super().__init__(model, ())
         self.values = [value for name, value in model.hf.named_parameters() if "lora_" in name]
-
-    @contextmanager
-    def inserted(self) -> Iterator[None]:
-        """Inside, the model computes with the factors, as it always does."""
-        yield
 
 
 @contextmanager
-def adapted(model: Model, modules: Sequence[str], rank: int, seed: int) -> Iterator[tuple[Model, LoraWeights]]:
+def adapted(model: Model, modules: Sequence[str], rank: int, seed: int) -> Iterator[tuple[Model, LoraFactors]]:
     """A second tree of modules around the very same weights, with a fresh LoRA in it; the first isn't touched.
 
     Args:
@@ -114,7 +107,7 @@ def adapted(model: Model, modules: Sequence[str], rank: int, seed: int) -> Itera
             if "lora_" in name:
                 factor.data = factor.data.float()  # trained in fp32, as heads are, whatever the model's dtype
         adapted_model = Model(model.name, other.eval(), model.tokenizer, license=model.license)
-        yield adapted_model, LoraWeights(adapted_model)
+        yield adapted_model, LoraFactors(adapted_model)
     finally:
         # PEFT freezes what it adapts, and the parameters are the model's own.
         for parameter in asked:
@@ -137,7 +130,7 @@ def fit_lora(
 ) -> Lora:
     """Trains a LoRA for as many steps as all heads together get, once for each learning rate, and takes the best.
 
-    Of each rate the look at validation is kept that the loop over heads would keep, by the same limits and patience. Of
+    Of each rate the checkpoint is kept that the loop over heads would keep, by the same limits and patience. Of
     the rates the one with the best validation accuracy is taken; of equally good ones the first.
 
     Args:
@@ -155,57 +148,60 @@ def fit_lora(
     Source: LoRA is the usual baseline; how it is fitted here is ours.
     """
     start, modules = time.perf_counter(), projections_of(setting.model)
-    base = _check(setting.model, setting, reference=True)
-    found = []
+    base = _validate(setting.model, setting, reference=True)
+    tried = []
     with tqdm(total=len(learning_rates), desc="training LoRA", unit="rate", disable=not progress) as bar:
         for rate in learning_rates:
-            found.append(_train(setting, reference, base, modules, rank, rate))
+            tried.append(_train(setting, reference, base, modules, rank, rate))
             bar.update()
-    kept = [each for each in found if each.look.reason is None]
-    if not kept and all(each.failed for each in found):
-        raise AlignmentError(f"the LoRA failed at every rate: {found[-1].look.reason}; give lower learning rates")
-    best = max(kept, key=lambda each: each.look.check.accuracy) if kept else None
-    rows = tuple({**each.row(), "taken": each is best} for each in found)
-    return Lora(rank, modules, best.look.state if best else None, setting.seed, rows, time.perf_counter() - start)
+    limits = setting.limits
+    allowed = [each for each in tried if each.checkpoint.refusal(limits) is None]
+    if not allowed and all(each.failed for each in tried):
+        raise AlignmentError(f"the LoRA failed at every rate: {tried[-1].checkpoint.reason}; give lower learning rates")
+    best = max(allowed, key=lambda each: each.checkpoint.metrics.accuracy) if allowed else None
+    rows = tuple({**each.row(limits), "taken": each is best} for each in tried)
+    return Lora(rank, modules, best.checkpoint.state if best else None, setting.seed, rows, time.perf_counter() - start)
 
 
 @dataclass(frozen=True, eq=False)
 class _Tried:
-    """One learning rate, and its best look at validation."""
+    """One learning rate, and its best checkpoint."""
 
     rate: float
-    look: Look
+    checkpoint: Checkpoint
     failed: bool = False
 
-    def row(self) -> dict[str, Any]:
-        check = self.look.check
-        numbers = {"accuracy": check.accuracy, "imbalance": check.worst_imbalance, "auc": check.mean_auc}
-        return {"learning_rate": self.rate, "step": self.look.step, **numbers, "reason": self.look.said}
+    def row(self, limits: Limits) -> dict[str, Any]:
+        metrics = self.checkpoint.metrics
+        numbers = {"accuracy": metrics.accuracy, "imbalance": metrics.worst_imbalance, "auc": metrics.mean_auc}
+        verdict = self.checkpoint.verdict(limits)
+        return {"learning_rate": self.rate, "step": self.checkpoint.step, **numbers, "reason": verdict}
 
 
 def _train(
-    setting: Setting, reference: TextReference, base: Check, modules: Sequence[str], rank: int, rate: float
+    setting: Setting, reference: TextReference, base: ValidationMetrics, modules: Sequence[str], rank: int, rate: float
 ) -> _Tried:
     recipe = replace(setting.recipe, learning_rate=rate, objective=_of_answers(setting.recipe.objective))
     steps = recipe.steps * -(-len(setting.heads) // (recipe.heads_at_once or len(setting.heads)))
     with adapted(setting.model, modules, rank, setting.seed) as (model, weights):
         # all layers are trained, so every step begins at the lowest
         trainer = Trainer(model, setting.batches, (0,), recipe)
-        losses = trainer.steps(HeadList((Head(0, 0),)), weights, np.random.default_rng([setting.seed, 0]))
+        losses = trainer.steps(weights, np.random.default_rng([setting.seed, 0]))
 
-        def look_at(step: int, loss: float) -> Look:
-            check = _check(model, setting)
-            return Look(step, loss, check, weights.state(), check.refusal(base, base, setting.limits))
+        def evaluate(step: int, loss: float) -> Checkpoint:
+            metrics = _validate(model, setting)
+            return Checkpoint(step, loss, metrics, weights.state(), metrics.refusal(base, base, setting.limits))
 
-        def price_of(look: Look) -> float:
-            weights.load(look.state)
-            return reference.ratio(model)
+        def ratio_of(checkpoint: Checkpoint) -> float:
+            with weights.written(checkpoint.state):
+                return reference.ratio(model)
 
         try:
-            looks = take_looks(losses, look_at, recipe, setting.limits, steps)
+            checkpoints = train_until_no_better(losses, evaluate, recipe, setting.limits, steps)
         except DivergedError as error:
-            return _Tried(rate, Look(0, float("nan"), base, None, str(error)), failed=True)
-        return _Tried(rate, choose(looks, setting.limits, price_of))
+            return _Tried(rate, Checkpoint(0, float("nan"), base, None, str(error)), failed=True)
+        checkpoints = read_text(checkpoints, setting.limits, ratio_of)
+        return _Tried(rate, select_checkpoint(checkpoints, setting.limits))
 
 
 def _of_answers(objective: Objective) -> Objective:
@@ -217,7 +213,7 @@ def _of_answers(objective: Objective) -> Objective:
     return WeightedSum(kept) if kept else Answer()
 
 
-def _check(model: Model, setting: Setting, reference: bool = False) -> Check:
+def _validate(model: Model, setting: Setting, reference: bool = False) -> ValidationMetrics:
     """The validation questions, asked of the whole model."""
     answers = {batch.order: Restarted(model, batch, ()).decide(reference=reference) for batch in setting.val_batches}
-    return Check.of(setting.val_batches[0].labels.numpy(), answers)
+    return ValidationMetrics.of(setting.val_batches[0].labels.numpy(), answers)

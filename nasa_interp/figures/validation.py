@@ -1,4 +1,4 @@
-"""What validation saw while heads were tuned: imbalance in each order, and what must not be lost, look by look."""
+"""What validation saw while heads were tuned: imbalance in each order, what must not be lost, by checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,19 +17,20 @@ PER_PANEL = 130
 
 
 def validation_curves(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str) -> go.Figure:
-    """How an alignment went: every look at the validation questions, and which was kept.
+    """How an alignment went: every checkpoint, and which was kept.
 
     Args:
-        frame: as `Alignment.looks` gives it: head, step, kept, imbalance in each order, auc, accuracy, answer_mass.
+        frame: as `Alignment.checkpoints` gives it: head, step, kept, imbalance in each order, auc, accuracy and
+            answer_mass.
             Heads that were tuned one after another follow each other along x.
         run: where it came from.
 
     Raises:
-        ResultError: where there are no looks.
+        ResultError: where there are no checkpoints.
     """
     orders = [order for order in ORDER_NAMES if f"imbalance_{order}" in frame]
     if not len(frame) or not orders:
-        raise ResultError("there are no looks to draw; an alignment whose target was reached before has none")
+        raise ResultError("there are no checkpoints to draw; an alignment whose target was reached before has none")
     x, starts = _along(frame)
     kept = frame["kept"].astype(bool).to_numpy()
     figure = make_subplots(rows=1 + len(PANELS), cols=1, shared_xaxes=True, vertical_spacing=0.05)
@@ -46,7 +47,7 @@ def validation_curves(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] |
     for start in starts[1:]:
         figure.add_vline(x=start, line={"color": GREY, "width": 1, "dash": "dot"})
     figure.update_xaxes(title="steps of tuning", row=1 + len(PANELS), col=1)
-    note = "On the validation questions; looks that weren't kept are undone."
+    note = "On the validation questions; checkpoints that weren't kept are undone."
     if len(starts) > 1:
         note += " Dotted: the next head begins."
     height = 120 + PER_PANEL * (1 + len(PANELS))
@@ -54,7 +55,7 @@ def validation_curves(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] |
 
 
 def _along(frame: pd.DataFrame) -> tuple[np.ndarray, list[float]]:
-    """The place of every look, and where each head's looks begin."""
+    """The place of every checkpoint, and where each head's begin."""
     steps, heads = column(frame, "step"), frame["head"].astype(str).to_numpy()
     new = np.r_[True, heads[1:] != heads[:-1]]
     before, starts, places = 0.0, [], np.empty(len(frame))

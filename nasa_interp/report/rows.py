@@ -121,11 +121,11 @@ def _contest(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
 
 def _log(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
     if len(frame) == 1:
-        raise ResultError("one step for all heads; its looks say more")
+        raise ResultError("one step for all heads; its checkpoints say more")
     return alignment_log(frame, run=run)
 
 
-def _looks(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
+def _checkpoints(frame: pd.DataFrame, run: Any, place: str) -> go.Figure:
     return validation_curves(frame, run=run)
 
 
@@ -166,7 +166,7 @@ def _is_text(value: Any) -> bool:
 DRAWN: list[tuple[set[str], Figure]] = [
     ({"ranking", "k", "data", "order", "mean_logit_difference_change", "auc_change"}, _contest),
     ({"head", "accepted"}, _log),
-    ({"head", "step", "kept", "auc", "answer_mass"}, _looks),
+    ({"head", "step", "kept", "auc", "answer_mass"}, _checkpoints),
     ({"method", "variant", "accuracy", "auc_within_orders"}, _methods),
     ({"head", "layer", "index", "place", "effect"}, _patch),
     ({"k", "mean_logit_difference_change", "mean_logit_difference_low", "auc_change", "auc_low"}, _curve),

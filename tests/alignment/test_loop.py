@@ -108,7 +108,7 @@ def test_the_local_objective_moves_the_score(model) -> None:
     setting = loop_module.Setting.of(model, ["1.0"], asked(0), asked(100), recipe, OPEN, None, 0)
     trainer = loop_module.Trainer(model, setting.batches, [1], recipe)
     before = score_heads(model, asked(0), draws=10, progress=False).get("polarity")[1, 0]
-    steps = trainer.steps(HeadList.of(["1.0"]), tuned, loop_module.np.random.default_rng(0))
+    steps = trainer.steps(tuned, loop_module.np.random.default_rng(0), HeadList.of(["1.0"]))
     for _ in range(10):
         next(steps)
     tuned.write()
@@ -156,7 +156,7 @@ def test_the_log_gives_the_nas_of_the_heads_that_were_tuned(model) -> None:
 
 def test_every_look_is_in_the_log(model) -> None:
     run = align(model)
-    for (_, looks), row in zip(run.looks.groupby("head", sort=False), run.rows, strict=True):
+    for (_, looks), row in zip(run.checkpoints.groupby("head", sort=False), run.rows, strict=True):
         assert list(looks["step"]) == [0, 1, 2, 3, 4][: len(looks)]
         assert looks["soft_imbalance"].iloc[0] == pytest.approx(row["soft_imbalance_before"])
         assert looks["kept"].sum() == row["accepted"]
@@ -180,7 +180,7 @@ def test_where_the_text_forbids_the_best_look_the_next_one_is_kept(model, monkey
     assert len(read) == 2
     assert row["accepted"]
     assert row["steps"] != best["steps"]
-    refused = {look["step"]: look["refused"] for look in row["looks"] if look["refused"]}
+    refused = {look["step"]: look["refused"] for look in row["checkpoints"] if look["refused"]}
     assert refused == {best["steps"]: "perplexity x 2.0000, over the limit of 1.9"}
     with run.delta.applied(model), pytest.warns(UserWarning, match="answer mass"):
         report = decide(model, asked(100), draws=10, progress=False)
@@ -208,10 +208,14 @@ def test_saving_and_loading(model, tmp_path) -> None:
     assert loaded.delta == run.delta
     assert loaded.tuned == run.tuned
     assert loaded.rows == run.rows
-    assert loaded.looks.equals(run.looks)
-    assert "looks" not in run.log
+    assert loaded.checkpoints.equals(run.checkpoints)
+    assert "checkpoints" not in run.log
     assert "imbalance" in repr(run)
     assert "<table" in run._repr_html_()
+    # Versions before called checkpoints looks.
+    path = tmp_path / "align.json"
+    path.write_text(path.read_text().replace('"checkpoints"', '"looks"'))
+    assert Alignment.load(tmp_path).checkpoints.equals(run.checkpoints)
 
 
 def test_bad_input_is_refused_and_the_model_untouched(model) -> None:

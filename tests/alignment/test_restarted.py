@@ -30,7 +30,7 @@ def build(family: str, questions: list):
     model = load_model(families.tiny_model(family), tokenizer=families.tiny_tokenizer())
     prompts = build_prompts(model, questions)
     restarted = Restarted(model, prompts, [0, 1])
-    restarted.keep(restarted.decide())
+    restarted.restart_from(restarted.decide())
     return model, prompts, restarted
 
 

@@ -39,7 +39,7 @@ def test_a_step_moves_the_slices_and_nothing_else(family: str, questions) -> Non
     tuned = TunedSlices(model, slices)
     before = tuned.state()
     trainer = Trainer(model, [build_prompts(model, questions, order) for order in ORDERS], [1], Recipe(questions=4))
-    steps = trainer.steps(heads, tuned, np.random.default_rng(0))
+    steps = trainer.steps(tuned, np.random.default_rng(0), heads)
     next(steps), next(steps)
     assert model.weights_hash() == whole, "nothing is written before `write`"
     assert asked == [p.requires_grad for p in model.hf.parameters()]

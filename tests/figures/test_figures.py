@@ -266,7 +266,7 @@ def test_looks_follow_one_another_and_the_kept_one_is_ringed() -> None:
         "kept",
         "imbalance, order No, Yes",
     ]
-    with pytest.raises(ResultError, match="no looks to draw"):
+    with pytest.raises(ResultError, match="no checkpoints to draw"):
         figures.validation_curves(LOOKS.head(0), run=RUN)
 
 

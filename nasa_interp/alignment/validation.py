@@ -1,0 +1,240 @@
+"""What validation sees of a model under tuning, when training stops, and which checkpoint is kept."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.special import expit
+
+from ..heads import HeadList
+from ..measures import measure
+from ..models import Model
+from ..prompts import PromptBatch
+from .recipe import Limits, Recipe
+from .restarted import Answers, Entering, Restarted
+
+# Prompts of which the log gives the tuned heads' NAS.
+NAS_PROMPTS = 32
+
+
+@dataclass(frozen=True)
+class ValidationMetrics:
+    """The validation questions' answers in numbers.
+
+    Args:
+        imbalance: by order: rate of true yes - rate of answered yes.
+        soft_imbalance: by order: rate of true yes - mean P(yes) = sigmoid(-d). It moves before any answer flips, so it
+            can steer where the model says No to everything.
+        auc: by order, over all questions.
+        answer_mass: mean over all.
+        mean_logit_difference: by order.
+        accuracy: over both orders.
+        loss: cross-entropy of the right candidate against the other one, both labels weighing the same; what early
+            stopping goes by, as it falls with the bias and rises where the model sorts worse.
+        nas: mean over orders and heads of the tuned heads' NAS, their polarity; NaN where it was not read.
+    """
+
+    imbalance: Mapping[str, float]
+    soft_imbalance: Mapping[str, float]
+    auc: Mapping[str, float]
+    answer_mass: float
+    mean_logit_difference: Mapping[str, float]
+    accuracy: float
+    loss: float
+    nas: float = math.nan
+
+    @classmethod
+    def of(
+        cls, labels: Bool[np.ndarray, " question"], answers: Mapping[str, Answers], nas: float = math.nan
+    ) -> "ValidationMetrics":
+        """From the answers in each order."""
+        measures = {order: measure(a.d, labels, a.mass) for order, a in answers.items()}
+        return cls(
+            {order: m.imbalance for order, m in measures.items()},
+            {order: float(labels.mean() - expit(-a.d).mean()) for order, a in answers.items()},
+            {order: m.auc for order, m in measures.items()},
+            float(np.mean([m.answer_mass for m in measures.values()])),
+            {order: m.mean_logit_difference for order, m in measures.items()},
+            float(np.mean([m.accuracy for m in measures.values()])),
+            float(np.mean([_balanced_loss(a.d, labels) for a in answers.values()])),
+            nas,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "ValidationMetrics":
+        """The inverse of `to_dict`."""
+        return cls(**{**content, "nas": math.nan if content["nas"] is None else content["nas"]})
+
+    @property
+    def distance(self) -> float:
+        """How far from balance: the mean over orders of the soft imbalance's size."""
+        return float(np.mean([abs(value) for value in self.soft_imbalance.values()]))
+
+    @property
+    def worst_imbalance(self) -> float:
+        """The largest imbalance of any order, by size."""
+        return max(self.imbalance.values(), key=abs)
+
+    @property
+    def mean_auc(self) -> float:
+        """Mean over orders of the AUC within an order."""
+        return float(np.mean(list(self.auc.values())))
+
+    def within(self, limits: Limits) -> bool:
+        """Whether the target is reached: every order's imbalance within the limit."""
+        return abs(self.worst_imbalance) <= limits.imbalance
+
+    def refusal(self, before: "ValidationMetrics", base: "ValidationMetrics", limits: Limits) -> str | None:
+        """Why a change from `before` to this isn't kept, or None; `base` is the model before any tuning.
+
+        The perplexity is another check, of the text.
+        """
+        if not self.distance < before.distance:
+            return f"the imbalance didn't shrink ({before.distance:.3f} to {self.distance:.3f})"
+        if self.mean_auc < base.mean_auc - limits.auc:
+            return f"AUC {self.mean_auc:.3f}, more than {limits.auc} below {base.mean_auc:.3f}"
+        if self.answer_mass < base.answer_mass - limits.answer_mass:
+            return f"answer mass {self.answer_mass:.2f}, more than {limits.answer_mass} below {base.answer_mass:.2f}"
+        return None
+
+
+def perplexity_refusal(ratio: float, limits: Limits) -> str | None:
+    """Why a change that multiplies the perplexity by this isn't kept, or None."""
+    if ratio <= limits.perplexity:
+        return None
+    return f"perplexity x {ratio:.4f}, over the limit of {limits.perplexity}"
+
+
+def _balanced_loss(d: Float[np.ndarray, " question"], labels: Bool[np.ndarray, " question"]) -> float:
+    with np.errstate(invalid="ignore"):  # a model that blew up: its checkpoint is refused
+        losses = np.logaddexp(0, np.where(labels, d, -d))
+    return float((losses[labels].mean() + losses[~labels].mean()) / 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What is tuned, after some steps, as validation sees it.
+
+    Args:
+        step, loss: how many steps were taken, and the loss of the last.
+        metrics: of the answers to the validation questions.
+        state: the tuned tensors, to go back to.
+        reason: why the questions forbid it, or None.
+        answers: what `Validation.restart_from` takes; of several the best alone holds them: they are large.
+        perplexity_ratio: on the validation text, as a multiple of the base model's; None where it was not read.
+    """
+
+    step: int
+    loss: float
+    metrics: ValidationMetrics
+    state: Any
+    reason: str | None
+    answers: Any = None
+    perplexity_ratio: float | None = None
+
+    def refusal(self, limits: Limits) -> str | None:
+        """Why it can't be kept, as far as it was asked and read; None where nothing stands against it."""
+        if self.reason is not None or self.perplexity_ratio is None:
+            return self.reason
+        return perplexity_refusal(self.perplexity_ratio, limits)
+
+    def verdict(self, limits: Limits) -> str:
+        """Why it was kept, or why not."""
+        return self.refusal(limits) or "imbalance shrank within the limits"
+
+    def rank(self, limits: Limits) -> tuple[bool, bool, float]:
+        """Smaller is better: what the questions allow, then what reaches the target, then the smaller loss."""
+        return (self.reason is not None, not self.metrics.within(limits), self.metrics.loss)
+
+
+def train_until_no_better(
+    losses: Iterable[float],
+    evaluate: Callable[[int, float], Checkpoint],
+    recipe: Recipe,
+    limits: Limits,
+    steps: int,
+) -> list[Checkpoint]:
+    """Takes steps, at most so many, evaluates every few of them, and stops when so many in a row were no better."""
+    checkpoints, waited = [], 0
+    for step, loss in enumerate(losses, start=1):
+        if step % recipe.check_every and step < steps:
+            continue
+        checkpoint = evaluate(step, loss)
+        if better := all(checkpoint.rank(limits) < other.rank(limits) for other in checkpoints):
+            checkpoints = [replace(other, answers=None) for other in checkpoints]
+        checkpoints.append(checkpoint if better else replace(checkpoint, answers=None))
+        waited = 0 if better else waited + 1
+        if waited >= recipe.patience or step >= steps:
+            break
+    return checkpoints
+
+
+def select_checkpoint(checkpoints: Sequence[Checkpoint], limits: Limits) -> Checkpoint:
+    """The best checkpoint that may be kept; where there is none, the best one, with what stands against it."""
+    ranked = sorted(checkpoints, key=lambda checkpoint: checkpoint.rank(limits))
+    return next((each for each in ranked if each.refusal(limits) is None), ranked[0])
+
+
+def read_text(
+    checkpoints: Sequence[Checkpoint], limits: Limits, ratio_of: Callable[[Checkpoint], float]
+) -> list[Checkpoint]:
+    """The checkpoints, with the validation text read for as many as it takes to know which is selected: it is dear.
+
+    Args:
+        checkpoints, limits: as for `select_checkpoint`.
+        ratio_of: the perplexity with a checkpoint's tensors, as a multiple of the base model's.
+    """
+    known = list(checkpoints)
+    best = select_checkpoint(known, limits)
+    while best.refusal(limits) is None and best.perplexity_ratio is None:
+        read = replace(best, perplexity_ratio=ratio_of(best))
+        known = [read if each is best else each for each in known]
+        best = select_checkpoint(known, limits)
+    return known
+
+
+class Validation:
+    """The validation questions, asked again and again from the tuned layer on."""
+
+    def __init__(self, model: Model, batches: Sequence[PromptBatch], layers: Sequence[int]):
+        self.orders = {batch.order: Restarted(model, batch, layers) for batch in batches}
+        self.labels = batches[0].labels.numpy()
+
+    def measure(
+        self, heads: HeadList, layer: int = 0, reference: bool = False
+    ) -> tuple[ValidationMetrics, Mapping[str, Answers]]:
+        """Asks from this layer on; later passes may restart from the answers where the weights stay as they are now.
+
+        `reference` holds the answers to the plain model: for the first time, of the model as it was handed over.
+        """
+        answers = {order: restarted.decide(layer, reference) for order, restarted in self.orders.items()}
+        return ValidationMetrics.of(self.labels, answers, self.nas(heads, answers)), answers
+
+    def nas(self, heads: HeadList, answers: Mapping[str, Answers] | None = None) -> float:
+        """Mean NAS of these heads over orders, with the weights as they are now.
+
+        What enters their layers is taken from the answers, or from those that passes restart from.
+        """
+        sources = self.orders if answers is None else answers
+        return float(np.mean([_mean_nas(self.orders[o], source.entering, heads) for o, source in sources.items()]))
+
+    def restart_from(self, answers: Mapping[str, Answers]) -> None:
+        """Later passes restart from what these found."""
+        for order, restarted in self.orders.items():
+            restarted.restart_from(answers[order])
+
+
+@torch.no_grad()
+def _mean_nas(restarted: Restarted, entering: Mapping[int, Entering], heads: HeadList) -> float:
+    """Mean NAS of these heads over at most so many prompts: for the log alone, it decides nothing."""
+    rows = range(min(NAS_PROMPTS, len(restarted.prompts)))
+    nas = {layer: restarted.attention(layer, rows, entering[layer])[0] for layer in {h.layer for h in heads}}
+    return float(torch.stack([nas[head.layer][:, head.index] for head in heads]).nanmean())
