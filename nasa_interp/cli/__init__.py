@@ -1,7 +1,6 @@
 """The command line: arguments in, calls, printing out."""
 
 from . import aligning, intervening, reporting, scoring  # noqa: F401 - hang their commands on the program
-from .app import app
-from .main import entry, main
+from .running import entry, main
 
-__all__ = ["app", "entry", "main"]
+__all__ = ["entry", "main"]

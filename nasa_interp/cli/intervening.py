@@ -3,56 +3,50 @@
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from .app import app
 from .options import (
-    AllowSpecialOpt,
-    CandidatesOpt,
     DataOpt,
-    DeviceOpt,
-    DtypeOpt,
-    InstructionOpt,
+    HeadsOpt,
     JsonOpt,
-    KindOpt,
     LimitOpt,
     ModelArg,
+    ModelOptions,
     OrderOpt,
     OutOpt,
+    PromptOptions,
     SeedOpt,
     check_out,
     intervention_of,
-    load,
     load_data,
     load_heads,
-    one_of,
-    style_of,
 )
+from .shared import with_shared_options
 from .show import deliver, print_result
 
 
 @app.command()
+@with_shared_options
 def ablate(
     model: ModelArg,
-    heads: Annotated[Path, typer.Option("--heads", help="a head list: what `heads --out` wrote, CSV, or PASTA JSON")],
+    *,
+    heads: HeadsOpt,
     data: DataOpt = "builtin:verify#val",
     out: OutOpt = None,
-    by: Annotated[str, typer.Option("--do", help="zero, knockout, swap, or a factor such as 0.5")] = "zero",
+    do: Annotated[str, typer.Option(help="zero, knockout, swap, or a factor such as 0.5")] = "zero",
     positions: Annotated[
-        str | None, typer.Option(help="all, after (the instruction), or last; by default all, for edges after")
+        Literal["all", "after", "last"] | None,
+        typer.Option(help="all, after (the instruction), or last; by default all, for edges after"),
     ] = None,
     controls: Annotated[int, typer.Option(min=0, help="layer-matched random sets; 99 for a claim")] = 9,
     order: OrderOpt = "both",
-    instruction: InstructionOpt = None,
-    candidates: CandidatesOpt = None,
-    kind: KindOpt = "auto",
-    allow_special: AllowSpecialOpt = False,
+    prompt: PromptOptions,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
-    device: DeviceOpt = None,
-    dtype: DtypeOpt = None,
+    placement: ModelOptions,
     limit: LimitOpt = None,
 ) -> None:
     """Do these heads make the model say No? The effect of changing them, against random heads."""
@@ -60,60 +54,60 @@ def ablate(
     from ..results import write_result
 
     check_out(out, "ablation_effect")
-    chosen, what = load_heads(heads), intervention_of(by, positions)
-    style, questions = style_of(instruction, candidates, kind, allow_special), load_data(data, limit, seed)
-    ablator = Ablator(load(model, device, dtype), questions, order, style, seed=seed)  # type: ignore[arg-type]
+    chosen, what = load_heads(heads), intervention_of(do, positions)
+    style, questions = prompt.style(), load_data(data, limit, seed)
+    ablator = Ablator(placement.load(model), questions, order, style, seed=seed)
     effect = ablator.effect(chosen, what)
     control = random_control(ablator, chosen, what, controls, seed=seed) if controls else None
-    found = {**effect.to_dict(), "control": None if control is None else asdict(control)}
+    result = {**effect.to_dict(), "control": None if control is None else asdict(control)}
     text = effect.changes.to_string(float_format=lambda x: f"{x:+.3f}", na_rep="undefined")
     text += "" if control is None else f"\n\nmean logit difference: {control}"
-    deliver(partial(print_result, found if json_ else text, json_), (out, lambda path: write_result(path, found)))
+    deliver(partial(print_result, result if json_ else text, json_), (out, lambda path: write_result(path, result)))
 
 
 @app.command()
+@with_shared_options
 def patch(
     model: ModelArg,
+    *,
     heads: Annotated[
         Path | None, typer.Option("--heads", help="a head list to patch together too; without it every head alone")
     ] = None,
     data: DataOpt = "builtin:verify#val",
     out: OutOpt = None,
-    kind_: Annotated[
-        str, typer.Option("--pairs", help="question (twins: who carries the truth), neutral or order (the bias)")
+    pairs: Annotated[
+        Literal["question", "neutral", "order"],
+        typer.Option(help="question (twins: who carries the truth), neutral or order (the bias)"),
     ] = "question",
-    by: Annotated[str, typer.Option(help="head, class (of positions), or position (pairs of one length)")] = "head",
+    by: Annotated[
+        Literal["head", "class", "position"],
+        typer.Option(help="head, class (of positions), or position (pairs of one length)"),
+    ] = "head",
     neutral: Annotated[str | None, typer.Option(help="the word that stands for No in neutral pairs")] = None,
     top: Annotated[int, typer.Option(min=1, help="heads to print")] = 10,
     order: OrderOpt = "both",
-    instruction: InstructionOpt = None,
-    candidates: CandidatesOpt = None,
-    kind: KindOpt = "auto",
-    allow_special: AllowSpecialOpt = False,
+    prompt: PromptOptions,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
-    device: DeviceOpt = None,
-    dtype: DtypeOpt = None,
+    placement: ModelOptions,
     limit: LimitOpt = None,
 ) -> None:
     """Which heads carry the truth, and which the bias? Outputs of a clean run patched into a corrupted one."""
     from ..patching import patch_data
 
-    one_of(kind_, ("question", "neutral", "order"), "--pairs")
-    one_of(by, ("head", "class", "position"), "--by")
     check_out(out, "patch_summary")
     chosen = None if heads is None else load_heads(heads)
-    style, questions = style_of(instruction, candidates, kind, allow_special), load_data(data, None, seed)
-    found = patch_data(
-        load(model, device, dtype),
+    style, questions = prompt.style(), load_data(data, None, seed)
+    effects = patch_data(
+        placement.load(model),
         questions,
         chosen,
-        kind_,  # type: ignore[arg-type]
-        order,  # type: ignore[arg-type]
+        pairs,
+        order,
         style,
-        by=by,  # type: ignore[arg-type]
+        by=by,
         neutral=neutral,
         limit=limit,
         seed=seed,
     )
-    deliver(partial(print_result, found.to_dict() if json_ else found.text(top), json_), (out, found.save))
+    deliver(partial(print_result, effects.to_dict() if json_ else effects.text(top), json_), (out, effects.save))

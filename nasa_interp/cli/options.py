@@ -1,31 +1,72 @@
 """What several commands ask for: options, and how they become models, questions, styles and interventions."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ..errors import NasaInterpError
+from ..prompts.style import Orders
 
 ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a hub id, a folder, or a .gguf file")]
 DataOpt = Annotated[str, typer.Option("--data", help="builtin:verify#test, strategyqa:PATH, or a .jsonl/.csv file")]
-OrderOpt = Annotated[str, typer.Option(help="candidate order in the instruction: both, yes_no or no_yes")]
+OrderOpt = Annotated[Orders, typer.Option(help="candidate order in the instruction: both, yes_no or no_yes")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 SeedOpt = Annotated[int, typer.Option(min=0, help="seed of sampling and of the bootstrap")]
-DeviceOpt = Annotated[str | None, typer.Option(help="such as cpu or cuda:0; auto spreads over all devices")]
-DtypeOpt = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto")]
 LimitOpt = Annotated[int | None, typer.Option(min=1, help="use so many questions only, evenly from the groups")]
 BatchOpt = Annotated[int | None, typer.Option(min=1, help="prompts in a forward pass; changes time and memory alone")]
 OutOpt = Annotated[Path | None, typer.Option(help="write the result here, whole or not at all")]
-InstructionOpt = Annotated[
-    list[str] | None,
-    typer.Option(help="your instruction; {first} and {second} are the candidates; given again, questions take turns"),
-]
-CandidatesOpt = Annotated[str | None, typer.Option(help="the answer candidates, the yes one first: True,False")]
-KindOpt = Annotated[str, typer.Option("--prompt", help="auto, chat or plain")]
-AllowSpecialOpt = Annotated[
-    bool, typer.Option("--allow-special", help="read control tokens in questions (<|im_end|>) as such, not as text")
-]
+HeadsOpt = Annotated[Path, typer.Option("--heads", help="a head list: what `heads --out` wrote, CSV, or PASTA JSON")]
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """How questions are asked, as given."""
+
+    instruction: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="your instruction; {first} and {second} are the candidates; given again, questions take turns"
+        ),
+    ] = None
+    candidates: Annotated[str | None, typer.Option(help="the answer candidates, the yes one first: True,False")] = None
+    kind: Annotated[Literal["auto", "chat", "plain"], typer.Option("--prompt", help="auto, chat or plain")] = "auto"
+    allow_special: Annotated[
+        bool, typer.Option("--allow-special", help="read control tokens in questions (<|im_end|>) as such, not as text")
+    ] = False
+
+    def style(self) -> Any:
+        """The style of the prompts; an instruction that can't be used is a PromptError before any model is loaded."""
+        from ..prompts import ORDERS, PromptStyle
+
+        given: dict[str, Any] = {"kind": self.kind, "allow_special": self.allow_special}
+        if self.instruction:
+            given["instruction"] = tuple(self.instruction)
+        if self.candidates is not None:
+            yes, comma, no = self.candidates.partition(",")
+            if not comma:
+                message = f"{self.candidates!r} is not two texts with a comma between"
+                raise typer.BadParameter(message, param_hint="--candidates")
+            given |= {"yes": yes.strip(), "no": no.strip()}
+        style = PromptStyle(**given)
+        for order in ORDERS:
+            style.render_instructions(order)
+        return style
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Where a model runs, and in which numbers, as given."""
+
+    device: Annotated[str | None, typer.Option(help="such as cpu or cuda:0; auto spreads over all devices")] = None
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto")] = None
+
+    def load(self, name: str) -> Any:
+        """The model of this name."""
+        from ..models import load_model
+
+        return load_model(name, device=self.device, dtype=self.dtype)
 
 
 def check_out(out: Path | None, kind: str) -> None:
@@ -52,12 +93,6 @@ def check_out_folder(out: Path | None, kinds: dict[str, str] | None = None) -> N
         check_place(out / name, kind)
 
 
-def load(name: str, device: str | None, dtype: str | None) -> Any:
-    from ..models import load_model
-
-    return load_model(name, device=device, dtype=dtype)
-
-
 def load_data(data: str, limit: int | None, seed: int) -> Any:
     # Before the model, so that a mistake in the data shows at once.
     from ..questions import load_questions
@@ -75,38 +110,15 @@ def load_heads(path: Path) -> Any:
     return chosen
 
 
-def one_of(value: str, known: tuple[str, ...], option: str) -> None:
-    """Refuses what is none of the known words."""
-    if value not in known:
-        raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}", param_hint=option)
-
-
-def style_of(instruction: list[str] | None, candidates: str | None, kind: str, allow_special: bool) -> Any:
-    from ..prompts import ORDERS, PromptStyle
-
-    given: dict[str, Any] = {"kind": kind, "allow_special": allow_special}
-    if instruction:
-        given["instruction"] = tuple(instruction)
-    if candidates is not None:
-        yes, comma, no = candidates.partition(",")
-        if not comma:
-            raise typer.BadParameter(f"{candidates!r} is not two texts with a comma between", param_hint="--candidates")
-        given |= {"yes": yes.strip(), "no": no.strip()}
-    style = PromptStyle(**given)
-    for order in ORDERS:
-        style.render_instructions(order)
-    return style
-
-
 def intervention_of(name: str, positions: str | None) -> Any:
-    from ..interventions import Knockout, Scale, Swap, Zero
+    """The intervention of this name, or the scaling by this factor."""
+    from ..interventions import INTERVENTIONS, Scale
 
-    known: dict[str, Any] = {"zero": Zero, "knockout": Knockout, "swap": Swap}
     where: dict[str, Any] = {} if positions is None else {"positions": positions}
-    if name in known:
-        return known[name](**where)
+    if name in INTERVENTIONS:
+        return INTERVENTIONS[name](**where)
     try:
         return Scale(float(name), **where)
     except ValueError:
-        message = f"{name!r} is none of {', '.join(known)}, nor a factor"
+        message = f"{name!r} is none of {', '.join(INTERVENTIONS)}, nor a factor"
         raise typer.BadParameter(message, param_hint="--do") from None

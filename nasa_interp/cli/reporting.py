@@ -7,28 +7,30 @@ import typer
 
 from ..errors import NasaInterpError
 from .app import app
-from .main import say_stage
-from .options import DeviceOpt, DtypeOpt, JsonOpt, LimitOpt, ModelArg, SeedOpt, check_out, check_out_folder, load
+from .options import JsonOpt, LimitOpt, ModelArg, ModelOptions, SeedOpt, check_out, check_out_folder
+from .running import say_stage
+from .shared import with_shared_options
 from .show import print_report, print_result, print_scores
 
 
 @app.command()
+@with_shared_options
 def doctor(
     model: ModelArg,
+    *,
     length: Annotated[int, typer.Option(min=8, help="prompt length in tokens for the memory estimate")] = 1024,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
-    device: DeviceOpt = None,
-    dtype: DtypeOpt = None,
+    placement: ModelOptions,
     limit: LimitOpt = None,
 ) -> None:
     """Can this model be scored, by which engine, how much memory? Checks the hooks against eager attention."""
     from ..doctor import SAMPLE, diagnose
 
-    found = diagnose(load(model, device, dtype), length, limit=limit or SAMPLE, seed=seed)
-    print_result(found.to_dict() if json_ else found.text(), json_)
-    if not found.ok:
-        raise NasaInterpError(f"{model} can't be scored: {'; '.join(filter(None, found.engines.values()))}")
+    diagnosis = diagnose(placement.load(model), length, limit=limit or SAMPLE, seed=seed)
+    print_result(diagnosis.to_dict() if json_ else diagnosis.text(), json_)
+    if not diagnosis.ok:
+        raise NasaInterpError(f"{model} can't be scored: {'; '.join(filter(None, diagnosis.engines.values()))}")
 
 
 @app.command()
@@ -46,20 +48,23 @@ def report(
 
 
 @app.command()
+@with_shared_options
 def demo(
+    *,
     out: Annotated[Path, typer.Option(help="run folder")] = Path("runs/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="fewer questions: a look, not a claim")] = False,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
-    device: DeviceOpt = None,
-    dtype: DtypeOpt = None,
+    placement: ModelOptions,
     limit: LimitOpt = None,
 ) -> None:
     """The whole story on the embedded model, into a run folder."""
     from ..demo import run_demo
 
     check_out_folder(out)
-    story = run_demo(out, quick=quick, seed=seed, device=device, dtype=dtype, limit=limit, say=say_stage)
+    story = run_demo(
+        out, quick=quick, seed=seed, device=placement.device, dtype=placement.dtype, limit=limit, say=say_stage
+    )
     if json_:
         print_result(story.to_dict(), True)
     else:

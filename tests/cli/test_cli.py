@@ -6,15 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from inspect import Parameter, signature
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
 import pytest
 from families import tiny_model, tiny_tokenizer
 
+from nasa_interp.cli.shared import with_shared_options
 from nasa_interp.cli.show import print_scores, shortfall
+from nasa_interp.deltas.formats import Format
+from nasa_interp.interventions import Zero
+from nasa_interp.patching import patch_data
+from nasa_interp.prompts import PromptStyle
 from nasa_interp.run import RunInfo
-from nasa_interp.scoring import HeadScores
+from nasa_interp.scoring import HeadScores, score_heads
 
 # All bad calls go through one process, as importing takes seconds; each is a fresh call of the program's entry.
 RUNNER = """
@@ -76,13 +84,8 @@ def test_bad_input_is_one_clear_line_and_status_1(place):
         "'nobody/nothing' can't be loaded": ["decide", "nobody/nothing", *good],
         "random.gguf is not a whole GGUF file": ["doctor", "random.gguf"],
         "missing.gguf can't be read": ["doctor", "missing.gguf"],
-        "engine 'quick' is unknown": ["score", "tiny", *good, "--engine", "quick"],
-        "per='token' is unknown": ["score", "tiny", *good, "--per", "token"],
-        "order 'up' is unknown": ["score", "tiny", *good, "--order", "up"],
-        "prompt kind 'song' is unknown": ["score", "tiny", *good, "--prompt", "song"],
         "dtype 'int3' is unknown": ["score", "tiny", *good, "--dtype", "int3"],
         "9.9 is outside the model": ["ablate", "tiny", *good, "--heads", "outside.json"],
-        "positions 'end' are unknown": ["ablate", "tiny", *good, "--heads", "inside.json", "--positions", "end"],
         "nowhere.json does not exist": ["heads", "nowhere.json"],
         "good.jsonl can't be read as JSON": ["heads", "good.jsonl"],
     }
@@ -98,13 +101,76 @@ def test_bad_input_is_one_clear_line_and_status_1(place):
     assert not list(place.glob(".half*"))
 
 
+WORDS = {
+    ("decide", "--order"): ("both", "yes_no", "no_yes"),
+    ("decide", "--by"): ("logits", "generation"),
+    ("decide", "--prompt"): ("auto", "chat", "plain"),
+    ("score", "--order"): ("both", "yes_no", "no_yes"),
+    ("score", "--engine"): ("auto", "fused", "hooked"),
+    ("score", "--per"): ("prompt", "query"),
+    ("heads", "--by"): ("values", "polarity", "recency"),
+    ("ablate", "--positions"): ("all", "after", "last"),
+    ("patch", "--pairs"): ("question", "neutral", "order"),
+    ("patch", "--by"): ("head", "class", "position"),
+    ("export", "--format"): ("hf", "peft", "delta"),
+    ("ablate", "--do"): ("zero", "knockout", "swap"),
+    ("align", "--objective"): ("answer", "balance", "nas"),
+    ("compare", "--objective"): ("answer", "balance", "nas"),
+}
+GIVEN = {
+    "ablate": ["--heads", "inside.json"],
+    "align": ["--heads", "inside.json", "--out", "half"],
+    "compare": ["--heads", "inside.json"],
+    "export": ["--out", "half"],
+}
+
+
+def test_a_word_that_an_option_does_not_know_is_wrong_usage_and_names_the_known_ones(place):
+    calls = [[name, "tiny", *GIVEN.get(name, []), option, "song"] for name, option in WORDS]
+    for ((_, option), words), (status, out, err) in zip(WORDS.items(), call(*calls, cwd=place), strict=True):
+        assert status == 2, err
+        assert out == ""
+        assert "Traceback" not in err
+        assert all(part in err for part in (option, "'song'", *words)), err
+    assert not (place / "half").exists()
+
+
+def test_the_words_of_options_are_those_of_the_functions():
+    for function, names, (command, option) in (
+        (score_heads, "engine", ("score", "--engine")),
+        (score_heads, "per", ("score", "--per")),
+        (score_heads, "order", ("score", "--order")),
+        (PromptStyle, "kind", ("decide", "--prompt")),
+        (Zero, "positions", ("ablate", "--positions")),
+        (patch_data, "kind", ("patch", "--pairs")),
+        (patch_data, "by", ("patch", "--by")),
+    ):
+        assert get_args(get_type_hints(function)[names]) == WORDS[command, option]
+    assert get_args(Format) == WORDS["export", "--format"]
+
+
+def test_a_commands_shared_options_come_as_one_value():
+    @dataclass(frozen=True)
+    class Shared:
+        low: int = 1
+        high: int = 2
+
+    def command(name: str, *, first: bool = False, shared: Shared, last: int = 0) -> None:
+        assert (name, first, shared, last) == ("x", True, Shared(1, 5), 7)
+
+    expanded = with_shared_options(command)
+    assert list(signature(expanded).parameters) == ["name", "first", "low", "high", "last"]
+    assert [p.default for p in signature(expanded).parameters.values()] == [Parameter.empty, False, 1, 2, 0]
+    assert get_type_hints(expanded) == {"name": str, "first": bool, "low": int, "high": int, "last": int}
+    expanded(name="x", first=True, low=1, high=5, last=7)
+
+
 def test_wrong_usage_is_status_2(place):
     cases = [["decide"], ["decide", "tiny", "--bogus"], ["fly"], ["decide", "tiny", "--limit", "0"]]
-    cases += [["decide", "tiny", "--by", "dice"], ["decide", "tiny", "--candidates", "Yes"]]
-    given = {"ablate": ["--heads", "a"], "align": ["--heads", "a", "--out", "b"], "compare": ["--heads", "a"]}
+    cases += [["decide", "tiny", "--candidates", "Yes"]]
     for name in RUN_A_MODEL:
         model = [] if name == "demo" else ["tiny"]
-        cases.append([name, *model, *given.get(name, []), "--seed", "-1"])
+        cases.append([name, *model, *GIVEN.get(name, []), "--seed", "-1"])
     for status, _, err in call(*cases, cwd=place):
         assert status == 2, err
         assert "Traceback" not in err
