@@ -16,7 +16,7 @@ from .errors import NothingKeptError
 from .evaluation import ChangeReport, evaluate_change, four_options, groups_above_chance, plain_text
 from .figures import decision_histogram, head_heatmap, save_figure
 from .heads import HeadList
-from .interventions import AblationEffect, Ablator, random_control
+from .interventions import AblationEffect, Ablator, random_controls
 from .models import Model, load_model
 from .questions import load_questions
 from .report import write_report
@@ -188,7 +188,7 @@ def _write_scores(scores: HeadScores, folder: Path) -> HeadList:
 def _ablate(model: Model, heads: HeadList, size: Size, seed: int, folder: Path) -> AblationEffect:
     ablator = Ablator(model, VAL, limit=size.ablate, seed=seed, progress=False)
     effect = ablator.effect(heads)
-    control = random_control(ablator, heads, n=size.controls, seed=seed)
+    control = random_controls(ablator, heads, n=size.controls, seed=seed).of()
     write_result(folder / "effect.json", {**effect.to_dict(), "control": asdict(control)})
     return effect
 

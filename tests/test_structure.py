@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_every_public_name_is_there(package):
     for name in found.__all__:
         assert getattr(found, name) is not None, name
         assert name in dir(found)
+
+
+def test_stubs_are_shipped():
+    """Without its stub beside it, an installed package would have no names."""
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["nasa_interp"]
+    stubs = list(PACKAGE.rglob("__init__.pyi"))
+    assert len(stubs) > 15
+    for stub in stubs:
+        assert any(stub in PACKAGE.glob(pattern) for pattern in patterns), stub
 
 
 MODEL_LIBRARIES = ("torch", "transformers", "transformer_lens")

@@ -50,7 +50,7 @@ def ablate(
     limit: LimitOpt = None,
 ) -> None:
     """Do these heads make the model say No? The effect of changing them, against random heads."""
-    from ..interventions import Ablator, random_control
+    from ..interventions import Ablator, random_controls
     from ..results import write_result
 
     check_out(out, "ablation_effect")
@@ -58,7 +58,7 @@ def ablate(
     style, questions = prompt.style(), load_data(data, limit, seed)
     ablator = Ablator(placement.load(model), questions, order, style, seed=seed)
     effect = ablator.effect(chosen, what)
-    control = random_control(ablator, chosen, what, controls, seed=seed) if controls else None
+    control = random_controls(ablator, chosen, what, controls, seed=seed).of() if controls else None
     result = {**effect.to_dict(), "control": None if control is None else asdict(control)}
     text = effect.changes.to_string(float_format=lambda x: f"{x:+.3f}", na_rep="undefined")
     text += "" if control is None else f"\n\nmean logit difference: {control}"

@@ -1,6 +1,6 @@
 """Interventions on heads and what they do to the model's decisions."""
 
-from .controls import RandomControl, RandomControls, random_control, random_controls, random_heads, shuffle_scores
+from .controls import RandomControl, RandomControls, random_controls, random_heads, shuffle_scores
 from .effect import AblationEffect, Ablator, ablation_effect, cumulative_effect
 from .outputs import POSITION_CLASSES, HeadOutputs, position_classes, record_outputs
 from .replace import Mean, Patch, Resample
@@ -28,7 +28,6 @@ __all__ = [
     "cumulative_effect",
     "edits_of",
     "position_classes",
-    "random_control",
     "random_controls",
     "random_heads",
     "record_outputs",

@@ -105,28 +105,6 @@ class RandomControls:
         return self.to_dataframe().to_html(index=False, float_format="%.3f")
 
 
-def random_control(
-    ablator: Ablator,
-    heads: HeadList | Iterable[Any],
-    intervention: Intervention | None = None,
-    n: int = 19,
-    matched: bool = True,
-    seed: int = 0,
-    measure: str = "mean_logit_difference",
-    order: str | None = None,
-) -> RandomControl:
-    """Does the choice of heads matter? The same intervention on random sets of the same size, on one measure.
-
-    Args:
-        ablator, heads, intervention, n, matched, seed: as for `random_controls`.
-        measure: one of MEASURES.
-        order: "yes_no" or "no_yes"; None: over all that the ablator asks in.
-
-    Source: ours.
-    """
-    return random_controls(ablator, heads, intervention, n, matched, seed).of(measure, order)
-
-
 def random_controls(
     ablator: Ablator,
     heads: HeadList | Iterable[Any],

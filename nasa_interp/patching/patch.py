@@ -33,9 +33,21 @@ from ..interventions.values import Positions, edits_of
 from ..models import Model, as_model
 from ..prompts import Order, Orders, PromptBatch, PromptStyle
 from ..prompts.pairs import PairKind, PromptPairs, instruction_pairs, question_pairs
+from ..run import RunInfo
 from ..session import describe_run, orders_of
 from ..torch_defaults import under_torch_defaults
 from .effects import By, PatchEffects, PatchSummary
+
+
+@dataclass(frozen=True, eq=False)
+class Patched:
+    """d = logit(No) - logit(Yes) under patches and of the two runs as they are; fields as in `PatchEffects`."""
+
+    by: By
+    places: tuple[str, ...]
+    d: Float[np.ndarray, "*cell pair"]
+    clean: Float[np.ndarray, " pair"]
+    corrupted: Float[np.ndarray, " pair"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +132,8 @@ def patch_heads(
                 bar.update(len(some))
     shape = (len(chosen), len(pairs)) if by == "head" else patched.shape
     clean = _differences(model, pairs.clean, batch_size)
-    return _effects(model, pairs, chosen, by, labels, patched.reshape(shape), clean, corrupted, seed, draws, start)
+    run = _describe(model, pairs, seed, draws, start)
+    return _effects(model, pairs, chosen, Patched(by, labels, patched.reshape(shape), clean, corrupted), run)
 
 
 @under_torch_defaults
@@ -152,7 +165,8 @@ def patch_together(
         patched[some.numpy()] = _differences(model, part.corrupted, batch_size, edits_of(chosen, patch))
     clean, corrupted = (_differences(model, side, batch_size) for side in (pairs.clean, pairs.corrupted))
     label = {"all": "all positions", "after": "after the instruction", "last": "last"}[positions]
-    return _effects(model, pairs, chosen, "together", (label,), patched, clean, corrupted, seed, draws, start)
+    run = _describe(model, pairs, seed, draws, start)
+    return _effects(model, pairs, chosen, Patched("together", (label,), patched, clean, corrupted), run)
 
 
 def patch_data(
@@ -251,21 +265,13 @@ def _pairs_at_once(model: Model, pairs: PromptPairs, heads: HeadList) -> int:
     return max(1, min(len(pairs), int(free // max(each, 1))))
 
 
-def _effects(
-    model: Model,
-    pairs: PromptPairs,
-    heads: HeadList,
-    by: By,
-    places: tuple[str, ...],
-    patched: Float[np.ndarray, "*cell pair"],
-    clean: Float[np.ndarray, " pair"],
-    corrupted: Float[np.ndarray, " pair"],
-    seed: int,
-    draws: int,
-    start: float,
-) -> PatchEffects:
-    run = describe_run(model, pairs.questions, [pairs.corrupted], seed, draws, start, "fused", pairs.notes)
-    questions = pairs.corrupted.questions
+def _describe(model: Model, pairs: PromptPairs, seed: int, draws: int, start: float) -> RunInfo:
+    return describe_run(model, pairs.questions, [pairs.corrupted], seed, draws, start, "fused", pairs.notes)
+
+
+def _effects(model: Model, pairs: PromptPairs, heads: HeadList, patched: Patched, run: RunInfo) -> PatchEffects:
+    """The value that knows where it came from."""
+    questions, shape = pairs.corrupted.questions, (model.n_layers, model.n_heads)
     ids, names = tuple(q.id for q in questions), tuple(q.pair for q in questions)
-    shape = (model.n_layers, model.n_heads)
-    return PatchEffects(heads.heads, patched, clean, corrupted, by, places, pairs.kind, ids, names, shape, run)
+    answers = (patched.d, patched.clean, patched.corrupted)
+    return PatchEffects(heads.heads, *answers, patched.by, patched.places, pairs.kind, ids, names, shape, run)

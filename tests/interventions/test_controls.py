@@ -9,7 +9,7 @@ from planted import PLANTED, planted_model
 import nasa_interp as ni
 from nasa_interp.attribution import direct_logit_attribution, estimate_zero_ablation
 from nasa_interp.errors import HeadError
-from nasa_interp.interventions import Ablator, random_control, random_controls, shuffle_scores, sweep_heads
+from nasa_interp.interventions import Ablator, random_controls, shuffle_scores, sweep_heads
 from nasa_interp.interventions.effect import MEASURES
 from nasa_interp.prompts import ORDERS, build_prompts
 from nasa_interp.scoring import score_heads
@@ -64,7 +64,7 @@ def test_the_planted_head_attends_to_no_whatever_the_question_is(planted) -> Non
 def test_random_sets_do_nothing_beside_the_planted_head(planted) -> None:
     ablator = Ablator(planted, QUESTIONS, draws=20, progress=False)
     for matched in (True, False):
-        control = random_control(ablator, [PLANTED], n=9, matched=matched)
+        control = random_controls(ablator, [PLANTED], n=9, matched=matched).of()
         assert control.p == 0.1
         assert abs(control.ratio) > 5
         assert control.matched is matched
@@ -77,11 +77,11 @@ def test_negative_control_shuffled_scores_find_nothing(planted, scores) -> None:
         dealt = shuffle_scores(scores, seed)
         assert sorted(dealt.values.ravel()) == sorted(scores.values.ravel())
         heads = dealt.top(1, "polarity")
-        found.append(random_control(ablator, heads, n=5, matched=False, seed=seed).p)
+        found.append(random_controls(ablator, heads, n=5, matched=False, seed=seed).of().p)
         if heads[0] != PLANTED:
             assert found[-1] >= 0.2 or ablator.effect(heads).mean_logit_difference_change > -0.5
     assert np.median(found) > 0.3
-    assert random_control(ablator, scores.top(1, "polarity"), n=9, matched=False).p == 0.1
+    assert random_controls(ablator, scores.top(1, "polarity"), n=9, matched=False).of().p == 0.1
 
 
 def test_shuffling_is_seeded_and_moves_everything_alike(scores) -> None:
@@ -104,7 +104,7 @@ def test_one_family_of_random_sets_serves_every_measure_and_order(tiny, question
     both = controls.of()
     halves = [controls.of(order=order) for order in ORDERS]
     np.testing.assert_allclose(both.random, np.mean([half.random for half in halves], axis=0), atol=1e-6)
-    assert random_control(ablator, ["1.2", "0.1"], n=4, measure="auc", order="no_yes") == controls.of("auc", "no_yes")
+    assert random_controls(ablator, ["1.2", "0.1"], n=4).of("auc", "no_yes") == controls.of("auc", "no_yes")
     frame = controls.to_dataframe()
     assert len(frame) == 3 * len(MEASURES)
     assert set(frame.order) == {"both", *ORDERS}
@@ -121,7 +121,7 @@ def test_p_counts_sets_that_do_as_well_or_better(tiny, questions) -> None:
 
 
 def test_without_random_sets_nothing_is_claimed(tiny, questions) -> None:
-    control = random_control(Ablator(tiny, questions, draws=20, progress=False), ["1.2"], n=0)
+    control = random_controls(Ablator(tiny, questions, draws=20, progress=False), ["1.2"], n=0).of()
     assert control.p == 1
     assert np.isnan(control.mean)
     assert np.isnan(control.ratio)

@@ -20,7 +20,7 @@ from nasa_interp.interventions import (
     cumulative_effect,
     edits_of,
     position_classes,
-    random_control,
+    random_controls,
     random_heads,
     record_outputs,
 )
@@ -337,10 +337,10 @@ def test_random_sets_match_layers_and_hold_no_chosen_head():
 
 def test_random_control_counts_sets_that_go_as_far(tiny, questions):
     ablator = Ablator(tiny, questions, draws=20, progress=False)
-    control = random_control(ablator, ["1.2"], n=5)
+    control = random_controls(ablator, ["1.2"], n=5).of()
     assert len(control.random) == 5
     assert control.p == (sum(r <= control.effect for r in control.random) + 1) / 6
-    assert control.random == random_control(ablator, ["1.2"], n=5).random
+    assert control.random == random_controls(ablator, ["1.2"], n=5).of().random
 
 
 def test_a_model_off_the_fused_engine_is_refused(questions):
