@@ -11,6 +11,11 @@ from .models import Model
 from .prompts import PromptBatch
 
 
+def longest_first(prompts: PromptBatch) -> list[int]:
+    """Places of the prompts, the longest first, so that memory peaks at once; those of one length as they stand."""
+    return torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
+
+
 def equal_length(prompts: PromptBatch, batch_size: int) -> Iterator[list[int]]:
     """Places of prompts in batches of equal length, the longest first: no pads, and nothing of a longer neighbour."""
     lengths = prompts.last_pos.tolist()

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .attention import CandidateAttention, Edit, Recording, Spans, instrumented
-from .batches import batch_size_for, check_batch_size, in_batches, split_batches
+from .batches import batch_size_for, check_batch_size, in_batches, longest_first, split_batches
 from .errors import FusedRefusedError
 from .models import Model
 from .models.model import device_of
@@ -160,7 +160,7 @@ def run_fused(
     if batch_size is not None:
         check_batch_size(batch_size)
     prefix = run_prefix(model, prompts, edits, read) if share_prefix else Prefix(0)
-    places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
+    places = longest_first(prompts)
     lengths = (prompts.last_pos[places] + 1 - prefix.length).tolist()
     batches = list(
         split_batches(places, lengths, lambda length: batch_size or batch_size_for(model, length, prefix.length))

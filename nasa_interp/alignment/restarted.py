@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..attention import CandidateAttention, Spans, instrumented
-from ..batches import in_batches, split_batches, tokens_at_once
+from ..batches import in_batches, longest_first, split_batches, tokens_at_once
 from ..decisions import compare_answers
 from ..forward import Prefix, answer_logits, cache_prefix, shared_prefix_length
 from ..models import Model
@@ -141,7 +141,7 @@ class Restarted:
             return answer_logits(hf, batch, self.length, prefix.cache())
 
     def _batches(self) -> Iterator[list[int]]:
-        places = torch.argsort(self.prompts.last_pos, descending=True, stable=True).tolist()
+        places = longest_first(self.prompts)
         lengths = (self.prompts.last_pos[places] + 1 - self.length).tolist()
         # From fixed numbers, not from the memory that happens to be free: a run that goes on rounds as it began.
         return split_batches(places, lengths, lambda n: tokens_at_once(self.model) // n or 1)

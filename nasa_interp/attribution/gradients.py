@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..batches import batch_size_for, free_memory, in_batches, split_batches
+from ..batches import batch_size_for, free_memory, in_batches, longest_first, split_batches
 from ..models import Model
 from ..prompts import PromptBatch
 from ..reference import PlainReference
@@ -67,7 +67,7 @@ def run_rows(
     `run` returns the logit differences; with `reference` those of the shortest and the longest prompt, which come first
     then, are held to the plain model.
     """
-    places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
+    places = longest_first(prompts)
     lengths = (prompts.last_pos[places] + 1).tolist()
 
     def size(length: int) -> int:

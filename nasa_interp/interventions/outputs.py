@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..attention import instrumented
-from ..batches import batch_size_for, in_batches, split_batches
+from ..batches import batch_size_for, in_batches, longest_first, split_batches
 from ..errors import HeadError, ModelError, PromptError
 from ..forward import answer_logits
 from ..heads import Head, HeadList
@@ -163,7 +163,7 @@ def run_outputs(
     wanted = sorted(layers)
     if not wanted:
         return
-    places = torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
+    places = longest_first(prompts)
     lengths = (prompts.last_pos[places] + 1).tolist()
     batches = split_batches(places, lengths, lambda length: batch_size or batch_size_for(model, length))
 

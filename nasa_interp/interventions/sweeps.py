@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..attention import Edit, ScaleHeads, instrumented
-from ..batches import batch_size_for, free_memory, in_batches, split_batches
+from ..batches import batch_size_for, free_memory, in_batches, longest_first, split_batches
 from ..bootstrap import DRAWS
 from ..decisions import compare_answers
 from ..forward import Prefix, answer_logits, cache_prefix, shared_prefix_length
@@ -152,7 +152,7 @@ def sweep(
         layers.setdefault(head.layer, []).append(head.index)
     d, base = torch.full((len(chosen), len(prompts)), torch.nan), torch.full((len(prompts),), torch.nan)
     length = shared_prefix_length(prompts, edits) if share_prefix else 0
-    places = torch.argsort(prompts.last_pos, descending=True, stable=True)
+    places = torch.tensor(longest_first(prompts))
     with tqdm(total=len(chosen), desc="sweeping heads", unit="head", disable=not progress) as bar:
         for some in places.split(_prompts_at_once(model, prompts, length, max(len(layers), 1))):
             base_pass = _BasePass.of(model, prompts.select(some), length, sorted(layers), batch_size)
