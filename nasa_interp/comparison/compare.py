@@ -20,7 +20,7 @@ from ..questions.resolve import resolve_questions
 from ..run import jsonable, read_json, write_json
 from ..session import describe_run
 from ..torch_defaults import under_torch_defaults
-from .methods import METHODS, Asked, Contestants, random_sets
+from .methods import METHODS, ComparisonSetting, Methods, random_sets
 from .table import BASE, NASA, PARTS, RANDOM, Comparison, Entry, entry_name
 
 
@@ -52,7 +52,7 @@ def compare_methods(
     Args:
         model: as for `align_heads`; it is left as it was.
         heads: the heads that NASA tunes, in ranking order.
-        probe, val: questions to tune on, and to decide on; offsets, factors and known groups see all of `val`, what is
+        probe, val: questions to tune on, and to decide on; offsets, factors and groups see all of `val`, what is
             tuned sees as many as the recipe says. test: other questions, which decide nothing.
         recipe, limits: of NASA; the LoRA and the random sets get the same.
         seeds: of NASA; the LoRA and the random sets are tuned with the first.
@@ -81,27 +81,27 @@ def compare_methods(
     start, model = time.perf_counter(), as_model(model)
     chosen = _check_methods(METHODS if methods is None else methods, seeds)
     first = seeds[0] if seeds else seed
-    setting = Setting.of(model, heads, probe, val, recipe or Recipe(), limits or Limits(), style, first)
-    sets = random_sets(model, setting.heads, n_random, seed) if RANDOM in chosen else ()
+    tuning = Setting.of(model, heads, probe, val, recipe or Recipe(), limits or Limits(), style, first)
+    sets = random_sets(model, tuning.heads, n_random, seed) if RANDOM in chosen else ()
     probe, val, test = resolve_questions(probe), resolve_questions(val), resolve_questions(test, limit, seed)
     for fitted in (probe, val):
         check_apart(fitted, test, "on which methods are fitted", "test on")
-    texts, val_texts = (None if each is None else tuple(each) for each in (texts, val_texts))
-    asked = Asked(setting, probe, val, test, texts, val_texts, seed, draws)
-    keep = _Keeping(folder, asked.digest())
-    validated = keep.get(entry_name("validation", ""), lambda: Entry("validation", "", asked.validate())).report
-    known = groups_above_chance(validated) if groups is None else tuple(groups)
-    base = keep.get(BASE, lambda: Entry(BASE, "", asked.test_of(model)))
-    Paired(base.report, known)  # an unknown group ends it here, not at the end
-    runs = Contestants(asked, validated, base.report, tuple(seeds), sets, keep.parts).runs(chosen)
+    texts, val_texts = (None if passages is None else tuple(passages) for passages in (texts, val_texts))
+    setting = ComparisonSetting(tuning, probe, val, test, texts, val_texts, seed, draws)
+    finished = _Finished(folder, setting.digest())
+    validated = finished.get(entry_name("validation", ""), lambda: Entry("validation", "", setting.validate())).report
+    pooled = groups_above_chance(validated) if groups is None else tuple(groups)
+    base = finished.get(BASE, lambda: Entry(BASE, "", setting.test_of(model)))
+    Paired(base.report, pooled)  # an unknown group ends it here, not at the end
+    runs = Methods(setting, validated, base.report, tuple(seeds), sets, finished.parts).runs(chosen)
     with tqdm(runs, desc="comparing", unit="run", disable=not progress) as bar:
-        entries = (base, *(keep.get(each.name, each.make) for each in bar))
-    details = {**setting.to_dict(), "test": test.name, "seeds": list(seeds), "n_random": len(sets)}
-    info = describe_run(model, test, asked.test_batches, seed, draws, start, "fused", setting.notes)
-    found = Comparison(entries, known, info, jsonable(details))
+        entries = (base, *(finished.get(run.name, run.make) for run in bar))
+    details = {**tuning.to_dict(), "test": test.name, "seeds": list(seeds), "n_random": len(sets)}
+    info = describe_run(model, test, setting.test_batches, seed, draws, start, "fused", tuning.notes)
+    comparison = Comparison(entries, pooled, info, jsonable(details))
     if folder is not None:
-        found.save(folder)
-    return found
+        comparison.save(folder)
+    return comparison
 
 
 def _check_methods(methods: Sequence[str], seeds: Sequence[int]) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ def _check_methods(methods: Sequence[str], seeds: Sequence[int]) -> tuple[str, .
     return tuple(methods)
 
 
-class _Keeping:
+class _Finished:
     """Finished entries, on the disk where there is a folder.
 
     Raises:
@@ -126,8 +126,8 @@ class _Keeping:
         path, digest = self.parts / "setting.json", jsonable(digest)
         if not path.exists():
             write_json(path, digest)
-        elif (there := read_json(path)) != digest:
-            other = sorted(key for key in digest if there.get(key) != digest[key])
+        elif (saved := read_json(path)) != digest:
+            other = sorted(key for key in digest if saved.get(key) != digest[key])
             raise AlignmentError(
                 f"{folder} holds a comparison with another {', '.join(other)}; name another folder, or delete it"
             )

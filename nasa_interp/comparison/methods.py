@@ -14,7 +14,7 @@ from ..alignment.setting import Setting
 from ..decisions import BinaryReport, report_decisions
 from ..deltas.delta import HeadDelta
 from ..errors import HeadError, NothingKeptError
-from ..evaluation import TextReference, plain_text
+from ..evaluation import TextChange, TextReference, plain_text
 from ..heads import HeadList
 from ..interventions import random_heads
 from ..models import Model
@@ -47,17 +47,17 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """The model, all that it is asked, and what it answers as it is.
+class ComparisonSetting:
+    """What a comparison is about: the model, the heads, and all questions and texts.
 
     Args:
-        setting: what is tuned, how, and what may be lost.
+        tuning: what is tuned, how, and what may be lost.
         probe, val, test: all questions to tune on, those that decide, and those that decide nothing.
         texts, val_texts: plain text to read in the end, and while tuning; None takes the built-in ones.
         seed, draws: of the bootstrap.
     """
 
-    setting: Setting
+    tuning: Setting
     probe: QuestionList
     val: QuestionList
     test: QuestionList
@@ -69,7 +69,7 @@ class Asked:
     @property
     def model(self) -> Model:
         """The base model."""
-        return self.setting.model
+        return self.tuning.model
 
     @cached_property
     def base_hash(self) -> str:
@@ -105,33 +105,37 @@ class Asked:
         """A model's decisions on the test questions."""
         return self._report(model, self.test, self.test_batches)
 
+    def text_of(self, model: Model) -> TextChange:
+        """What a change costs on the text that is read in the end."""
+        return self.reference.compare(model, seed=self.seed, draws=self.draws, progress=False)
+
     def digest(self) -> dict[str, Any]:
         """What must be the same for a comparison to go on."""
-        asked = [digest_of(questions) for questions in (self.probe, self.val, self.test)]
-        texts = [None if each is None else digest_of(each) for each in (self.texts, self.val_texts)]
+        questions = [digest_of(data) for data in (self.probe, self.val, self.test)]
+        texts = [None if passages is None else digest_of(passages) for passages in (self.texts, self.val_texts)]
         drawn = {"seed of draws": self.seed, "draws": self.draws}
-        return {**self.setting.fingerprint(), "base": self.base_hash, "asked": asked, "texts": texts, **drawn}
+        return {**self.tuning.fingerprint(), "base": self.base_hash, "asked": questions, "texts": texts, **drawn}
 
     def _prompts(self, questions: QuestionList) -> list[PromptBatch]:
-        return prompts_in_orders(self.model, questions, style=self.setting.style)
+        return prompts_in_orders(self.model, questions, style=self.tuning.style)
 
     def _report(self, model: Model, questions: QuestionList, batches: list[PromptBatch]) -> BinaryReport:
         return report_decisions(model, questions, batches, self.seed, self.draws, progress=False)
 
 
 @dataclass(frozen=True, eq=False)
-class Contestants:
+class Methods:
     """Everything that can be compared.
 
     Args:
-        asked: what there is to be asked.
+        setting: what the comparison is about.
         validated, base: the base model's decisions on validation and on the test questions.
         seeds: of NASA.
         random: random sets of heads.
         folder: where tuning keeps its progress; None keeps nothing.
     """
 
-    asked: Asked
+    setting: ComparisonSetting
     validated: BinaryReport
     base: BinaryReport
     seeds: tuple[int, ...]
@@ -151,8 +155,8 @@ class Contestants:
             "scale": [Run("scale", "", self._scale)],
             "lora": [Run("lora", "", self._lora)],
         }
-        heads, seed = self.asked.setting.heads, self.asked.setting.seed
-        sets = [(f"set {place}", some) for place, some in enumerate(self.random)]
+        heads, seed = self.setting.tuning.heads, self.setting.tuning.seed
+        sets = [(f"set {index}", some) for index, some in enumerate(self.random)]
         plan[RANDOM] = [Run(RANDOM, name, partial(self._nasa, RANDOM, name, some, seed)) for name, some in sets]
         plan[NASA] = [Run(NASA, f"seed {s}", partial(self._nasa, NASA, f"seed {s}", heads, s)) for s in self.seeds]
         return [run for method in METHODS if method in methods for run in plan[method]]
@@ -172,55 +176,48 @@ class Contestants:
         return self._changed("zero", "", self._scaled(0.0), 0.0, {"factor": 0.0})
 
     def _scale(self) -> Entry:
-        start, asked = time.perf_counter(), self.asked
-        factor, found = best_factor(asked.model, asked.setting.heads, asked.val_batches)
-        fitted = {"factor": factor, "accuracies": {str(each): accuracy for each, accuracy in found.items()}}
+        start = time.perf_counter()
+        factor, accuracies = best_factor(self.setting.model, self.setting.tuning.heads, self.setting.val_batches)
+        fitted = {"factor": factor, "accuracies": {str(tried): accuracy for tried, accuracy in accuracies.items()}}
         return self._changed("scale", "", self._scaled(factor), time.perf_counter() - start, fitted)
 
     def _scaled(self, factor: float) -> HeadDelta:
-        return scaled_heads(self.asked.model, self.asked.setting.heads, factor, self.asked.base_hash)
+        return scaled_heads(self.setting.model, self.setting.tuning.heads, factor, self.setting.base_hash)
 
     def _lora(self) -> Entry:
-        asked, total = self.asked, sum(parameter.numel() for parameter in self.asked.model.module.parameters())
-        lora = fit_lora(asked.setting, asked.val_reference)
+        setting = self.setting
+        lora = fit_lora(setting.tuning, setting.val_reference)
         rate = next((row["learning_rate"] for row in lora.tried if row["taken"]), "none: all were refused")
-        reference = asked.reference
-        with lora.applied(asked.model) as tuned:
-            report, text = (
-                asked.test_of(tuned),
-                reference.compare(tuned, seed=asked.seed, draws=asked.draws, progress=False),
-            )
+        share = lora.n_trained / sum(parameter.numel() for parameter in setting.model.module.parameters())
+        with lora.applied(setting.model) as tuned:
+            report, text = setting.test_of(tuned), setting.text_of(tuned)
         fitted = {"rank": lora.rank, "learning rate": rate, "tried": list(lora.tried)}
-        return Entry("lora", "", report, lora.n_trained, lora.n_trained / total, text, lora.seconds, fitted)
+        return Entry("lora", "", report, lora.n_trained, share, text, lora.seconds, fitted)
 
     def _nasa(self, method: str, variant: str, heads: HeadList, seed: int) -> Entry:
-        asked, start = self.asked, time.perf_counter()
-        setting, folder = asked.setting, self.folder and self.folder / entry_name(method, variant) / "tuning"
-        texts = asked.val_texts
-        options = {"recipe": setting.recipe, "limits": setting.limits, "style": setting.style, "texts": texts}
+        setting, start = self.setting, time.perf_counter()
+        tuning, folder = setting.tuning, self.folder and self.folder / entry_name(method, variant) / "tuning"
+        options = {"recipe": tuning.recipe, "limits": tuning.limits, "style": tuning.style, "texts": setting.val_texts}
         names = " ".join(str(head) for head in heads)
         try:
-            found = align_heads(
-                asked.model, heads, asked.probe, asked.val, **options, folder=folder, seed=seed, progress=False
+            alignment = align_heads(
+                setting.model, heads, setting.probe, setting.val, **options, folder=folder, seed=seed, progress=False
             )
         except NothingKeptError as error:
             # A result too: the model stays as it is.
-            empty = HeadDelta(asked.base_hash, asked.model.name, heads, (), (), ())
+            empty = HeadDelta(setting.base_hash, setting.model.name, heads, (), (), ())
             fitted = {"heads": names, "kept": 0, "reason": str(error)}
             return self._changed(method, variant, empty, time.perf_counter() - start, fitted)
-        kept = sum(row["accepted"] for row in found.rows)
-        fitted = {"heads": names, "kept": kept, "of": len(found.rows)}
-        return self._changed(method, variant, found.delta, time.perf_counter() - start, fitted)
+        kept = sum(row["accepted"] for row in alignment.rows)
+        fitted = {"heads": names, "kept": kept, "of": len(alignment.rows)}
+        return self._changed(method, variant, alignment.delta, time.perf_counter() - start, fitted)
 
     def _changed(self, method: str, variant: str, delta: HeadDelta, seconds: float, fitted: dict[str, Any]) -> Entry:
         """The test questions and the text under a change of weights."""
-        asked, reference = self.asked, self.asked.reference
-        with delta.applied(asked.model, check=False):
-            report, text = (
-                asked.test_of(asked.model),
-                reference.compare(asked.model, seed=asked.seed, draws=asked.draws, progress=False),
-            )
-        return Entry(method, variant, report, delta.n_changed, delta.share(asked.model), text, seconds, fitted)
+        model = self.setting.model
+        with delta.applied(model, check=False):
+            report, text = self.setting.test_of(model), self.setting.text_of(model)
+        return Entry(method, variant, report, delta.n_changed, delta.share(model), text, seconds, fitted)
 
 
 def random_sets(model: Model, heads: HeadList, n: int, seed: int) -> tuple[HeadList, ...]:
@@ -229,15 +226,15 @@ def random_sets(model: Model, heads: HeadList, n: int, seed: int) -> tuple[HeadL
     Raises:
         HeadError: where the model has too few other heads for one set, or for so many different ones.
     """
-    rng, found = np.random.default_rng(seed), {}
+    rng, sets = np.random.default_rng(seed), {}
     for _ in range(TRIES * n):
         drawn = random_heads(heads, model.n_layers, model.n_heads, rng)
-        found.setdefault(frozenset(drawn), drawn)
-        if len(found) == n:
+        sets.setdefault(frozenset(drawn), drawn)
+        if len(sets) == n:
             break
-    if len(found) < n:
+    if len(sets) < n:
         raise HeadError(
-            f"the model has only {len(found)} random sets of {len(heads)} heads in or near the layers of the chosen "
-            f"ones; ask for n_random={len(found)} or fewer"
+            f"the model has only {len(sets)} random sets of {len(heads)} heads in or near the layers of the chosen "
+            f"ones; ask for n_random={len(sets)} or fewer"
         )
-    return tuple(found.values())
+    return tuple(sets.values())

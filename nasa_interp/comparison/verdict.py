@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-# What no weights need to change for, what is done to heads without training, and how each is said.
+# What no weights need to change for, what is done to heads without training, and the words for each.
 WITHOUT_WEIGHTS = {
     "offset": "one offset for all answers",
     "offset per order": "an offset for each candidate order",
@@ -37,16 +37,16 @@ def verdict_of(summary: pd.DataFrame, differences: pd.DataFrame) -> tuple[str, .
     # where there is nothing to recover, accuracy itself is compared
     on = "accuracy" if math.isnan(rows["nasa"]["recovered"]) else "recovered"
     against, aucs = _against(differences, on), _against(differences, "auc_within_orders")
-    said = [_gained(rows, against["base"], aucs["base"], on)]
+    sentences = [_gained(rows, against["base"], aucs["base"], on)]
     if best := _best(rows, WITHOUT_WEIGHTS, on):
-        said.append(_without_weights(best, against[best], on))
+        sentences.append(_without_weights(best, against[best], on))
     if best := _best(rows, TURNED_DOWN, on):
-        said.append(_turned_down(best, against[best], aucs[best], on))
+        sentences.append(_turned_down(best, against[best], aucs[best], on))
     if "lora" in rows:
-        said.append(_lora(rows, against["lora"], on))
+        sentences.append(_lora(rows, against["lora"], on))
     if "random heads" in rows:
-        said.append(_random(rows, against["random heads"], on))
-    return tuple(said)
+        sentences.append(_random(rows, against["random heads"], on))
+    return tuple(sentences)
 
 
 def _against(differences: pd.DataFrame, measure: str) -> dict[str, Any]:
@@ -75,18 +75,18 @@ def _gained(rows: dict[str, Any], accuracy: dict[str, Any], auc: dict[str, Any],
 
 def _without_weights(name: str, row: dict[str, Any], on: str) -> str:
     what = WITHOUT_WEIGHTS[name]
-    said = (
+    result = (
         f"Of what changes no weights, {what} does best ({row['other']:+.2f}; the best on the test itself, which "
         f"favours it); NASA is {_apart(row, on)}. "
     )
     if _sign(row) > 0:
-        return said + "Prefer NASA, also where logits can be read."
+        return result + "Prefer NASA, also where logits can be read."
     if _sign(row) < 0:
-        return said + (
+        return result + (
             f"Prefer {what} wherever logits can be read and the candidates are known beforehand; it does nothing for "
             f"answers that are generated, for which NASA is left."
         )
-    return said + (
+    return result + (
         f"Where logits can be read, {what} is the simpler choice; NASA is for answers that are generated, and for a "
         f"model that is passed on."
     )
@@ -94,46 +94,46 @@ def _without_weights(name: str, row: dict[str, Any], on: str) -> str:
 
 def _turned_down(name: str, row: dict[str, Any], auc: dict[str, Any], on: str) -> str:
     what = TURNED_DOWN[name]
-    said = (
+    result = (
         f"{what.capitalize()} without training gives {row['other']:+.2f}; NASA is {_apart(row, on)}, "
         f"and its AUC within orders is {_apart(auc, '')}. "
     )
     if _sign(row) < 0 or (_sign(row) == 0 and _sign(auc) < 0):
-        return said + f"Prefer {what}: it needs no training."
+        return result + f"Prefer {what}: it needs no training."
     if _sign(row) == 0 and _sign(auc) == 0:
-        return said + f"Training isn't shown to be worth it here; {what} is simpler."
-    return said + "Prefer NASA."
+        return result + f"Training isn't shown to be worth it here; {what} is simpler."
+    return result + "Prefer NASA."
 
 
 def _lora(rows: dict[str, Any], row: dict[str, Any], on: str) -> str:
     nasa, lora = rows["nasa"], rows["lora"]
-    said = (
+    result = (
         f"A LoRA with {lora['weights']:,.0f} trained weights (NASA changes {nasa['weights']:,.0f}) gives "
         f"{row['other']:+.2f} at perplexity x {lora['perplexity_ratio']:.4f}; NASA is {_apart(row, on)}. "
     )
     if not lora["weights"]:
-        return said + "No LoRA came through validation within the limits."
+        return result + "No LoRA came through validation within the limits."
     if _sign(row) < 0:
-        return said + "Prefer the LoRA, unless the change has to stay in few heads."
+        return result + "Prefer the LoRA, unless the change has to stay in few heads."
     if _sign(row) > 0:
-        return said + "Prefer NASA."
-    return said + "Neither is shown to be better; NASA's change stays in few heads and can be read head by head."
+        return result + "Prefer NASA."
+    return result + "Neither is shown to be better; NASA's change stays in few heads and can be read head by head."
 
 
 def _random(rows: dict[str, Any], row: dict[str, Any], on: str) -> str:
     runs, better = int(row["runs"]), int(row["better"])
     p = (better + 1) / (runs + 1)
-    said = (
+    result = (
         f"Of {runs} random sets of as many heads from the same layers, tuned alike, {better} do as well as NASA's or "
         f"better (p = {p:.2f}; their mean {row['other']:+.2f}, {_spread(rows['random heads'], on)}). "
     )
     if p <= LEVEL:
-        return said + "Which heads are tuned matters here."
+        return result + "Which heads are tuned matters here."
     if better == 0:
-        return said + f"So few sets can't show p <= {LEVEL}; none of them reaches it, which is a sign and no more."
+        return result + f"So few sets can't show p <= {LEVEL}; none of them reaches it, which is a sign and no more."
     if _sign(row) > 0:
-        return said + f"On average NASA is {_apart(row, on)}: a better choice than chance, but not the only one."
-    return said + "That the chosen heads matter is not shown: others would do too."
+        return result + f"On average NASA is {_apart(row, on)}: a better choice than chance, but not the only one."
+    return result + "That the chosen heads matter is not shown: others would do too."
 
 
 def _sign(row: dict[str, Any]) -> int:

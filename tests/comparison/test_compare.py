@@ -17,7 +17,7 @@ from nasa_interp.alignment.setting import Setting
 from nasa_interp.comparison import compare_methods
 from nasa_interp.comparison.baselines import Offset, average_orders, best_factor, best_offset, scaled_heads
 from nasa_interp.comparison.lora import _of_answers, adapted, fit_lora, projections_of
-from nasa_interp.comparison.methods import METHODS, Contestants, random_sets
+from nasa_interp.comparison.methods import METHODS, Methods, random_sets
 from nasa_interp.comparison.table import Comparison
 from nasa_interp.comparison.verdict import verdict_of
 from nasa_interp.decisions import BinaryReport, report_decisions
@@ -288,10 +288,8 @@ def test_a_comparison_that_was_killed_goes_on(model, compared, folder, tmp_path,
         (tmp_path / "killed" / name).unlink()
     made = []
     for name in ("_nasa", "_zero", "_lora", "_scale", "_average", "_offset"):
-        whole = getattr(Contestants, name)
-        monkeypatch.setattr(
-            Contestants, name, lambda *args, _n=name, _w=whole, **kw: made.append(_n) or _w(*args, **kw)
-        )
+        whole = getattr(Methods, name)
+        monkeypatch.setattr(Methods, name, lambda *args, _n=name, _w=whole, **kw: made.append(_n) or _w(*args, **kw))
     again = run(model, folder=tmp_path / "killed")
     assert made == ["_zero", "_nasa"]
     same = [name for name in compared.to_dataframe().columns if name != "seconds"]
@@ -343,7 +341,7 @@ def test_random_sets_differ_and_the_first_stay_the_same(model) -> None:
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_tuned(model, monkeypatch, options, error, words) -> None:
-    monkeypatch.setattr(Contestants, "runs", lambda *args: pytest.fail("it went on"))
+    monkeypatch.setattr(Methods, "runs", lambda *args: pytest.fail("it went on"))
     with pytest.raises(error, match=words):
         run(model, **options)
 
