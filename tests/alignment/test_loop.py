@@ -60,7 +60,7 @@ def test_the_imbalance_shrinks_head_by_head_and_the_model_is_left_alone(model) -
     kept = [row for row in run.rows if row["accepted"]]
     assert kept
     assert all(row["soft_imbalance_after"] < row["soft_imbalance_before"] for row in kept)
-    # each head's look is compared with the model as it was kept before it
+    # each head's checkpoints are compared with the model as it was kept before it
     last = run.base.distance
     for row in run.rows:
         assert row["soft_imbalance_before"] == pytest.approx(last)
@@ -154,16 +154,16 @@ def test_the_log_gives_the_nas_of_the_heads_that_were_tuned(model) -> None:
     assert run.tuned.nas == pytest.approx(np.mean([tuned[head] for head in heads]), abs=1e-4)
 
 
-def test_every_look_is_in_the_log(model) -> None:
+def test_every_checkpoint_is_in_the_log(model) -> None:
     run = align(model)
-    for (_, looks), row in zip(run.checkpoints.groupby("head", sort=False), run.rows, strict=True):
-        assert list(looks["step"]) == [0, 1, 2, 3, 4][: len(looks)]
-        assert looks["soft_imbalance"].iloc[0] == pytest.approx(row["soft_imbalance_before"])
-        assert looks["kept"].sum() == row["accepted"]
-        assert row["soft_imbalance_after"] in list(looks["soft_imbalance"])
+    for (_, checkpoints), row in zip(run.checkpoints.groupby("head", sort=False), run.rows, strict=True):
+        assert list(checkpoints["step"]) == [0, 1, 2, 3, 4][: len(checkpoints)]
+        assert checkpoints["soft_imbalance"].iloc[0] == pytest.approx(row["soft_imbalance_before"])
+        assert checkpoints["kept"].sum() == row["accepted"]
+        assert row["soft_imbalance_after"] in list(checkpoints["soft_imbalance"])
 
 
-def test_where_the_text_forbids_the_best_look_the_next_one_is_kept(model, monkeypatch) -> None:
+def test_where_the_text_forbids_the_best_checkpoint_the_next_one_is_kept(model, monkeypatch) -> None:
     from nasa_interp import decide
 
     whole, read = loop_module.TextReference.ratio, []
@@ -180,7 +180,7 @@ def test_where_the_text_forbids_the_best_look_the_next_one_is_kept(model, monkey
     assert len(read) == 2
     assert row["accepted"]
     assert row["steps"] != best["steps"]
-    refused = {look["step"]: look["refused"] for look in row["checkpoints"] if look["refused"]}
+    refused = {line["step"]: line["refused"] for line in row["checkpoints"] if line["refused"]}
     assert refused == {best["steps"]: "perplexity x 2.0000, over the limit of 1.9"}
     with run.delta.applied(model), pytest.warns(UserWarning, match="answer mass"):
         report = decide(model, asked(100), draws=10, progress=False)
@@ -299,7 +299,7 @@ def test_batches_of_alignment_do_not_depend_on_free_memory(monkeypatch, model) -
 
 
 def test_weights_that_blow_up_in_the_first_layer_roll_back_too(model) -> None:
-    """There a look restarts at layer 0, where the model under tuning is not the one that was handed over."""
+    """There a pass restarts at layer 0, where the model under tuning is not the one that was handed over."""
     run = align(model, heads=("1.0", "0.0"), recipe=replace(RECIPE, steps=3))
     assert run.rows[0]["accepted"]
     with pytest.raises(NothingKeptError):
