@@ -275,9 +275,8 @@ class HeadTable:
 
     @classmethod
     def _means(cls, per_prompt: Mapping[str, Float[np.ndarray, "prompt layer head"]]) -> dict[str, Any]:
-        once = {order: np.ones((1, len(numbers)), dtype=np.float32) for order, numbers in per_prompt.items()}
-        means = cls._combine({order: _weighted_mean(numbers, once[order]) for order, numbers in per_prompt.items()})
-        return {name: grids[0] for name, grids in means.items()}
+        means = {o: _weighted_mean(x, np.ones((1, len(x)), dtype=np.float32)) for o, x in per_prompt.items()}
+        return {name: grids[0] for name, grids in cls._combine(means).items()}
 
     @classmethod
     def _combine(

@@ -70,10 +70,10 @@ def evaluate_change(
     asked = {"": style, **(unseen_styles(style) if styles is None else styles)}
     measuring = _Measuring(model, questions, asked, tuple(items) if items else None, generation, seed, draws, progress)
     reference = TextReference.of(model, texts, progress=progress)
-    before = measuring.look()
+    before = measuring.measure()
     Paired(before.decided[""], tuple(groups))  # an unknown group ends it here, not at the end
     with delta.applied(model):
-        after = measuring.look()
+        after = measuring.measure()
         text = reference.compare(model, seed=seed, draws=draws, progress=progress)
     reports = {name: (before.decided[name], after.decided[name]) for name in asked}
     decided = reports.pop("")
@@ -93,7 +93,7 @@ def unseen_styles(style: PromptStyle) -> dict[str, PromptStyle]:
     }
 
 
-class _Look(NamedTuple):
+class _Measured(NamedTuple):
     """The model as it is at one time."""
 
     decided: dict[str, BinaryReport]
@@ -114,7 +114,7 @@ class _Measuring:
     draws: int
     progress: bool
 
-    def look(self) -> _Look:
+    def measure(self) -> _Measured:
         digest = self.model.weights_hash()
         decided = {name: self._decide(style, digest) for name, style in self.styles.items()}
         common = {"seed": self.seed, "progress": self.progress}
@@ -123,7 +123,7 @@ class _Measuring:
         if self.generation:
             first = next(iter(self.styles.values()))
             said = decide_by_generation(self.model, self.questions, style=first, limit=self.generation, **common)
-        return _Look(decided, options, said)
+        return _Measured(decided, options, said)
 
     def _decide(self, style: PromptStyle, digest: str) -> BinaryReport:
         batches = prompts_in_orders(self.model, self.questions, style=style)

@@ -152,8 +152,9 @@ class PatchEffects:
         name = f"patching {self.kind} {by}"
         if by != "size":
             return replace(self.table.top(k, "values" if by == "effect" else by), by=name)
-        largest = ranked(np.abs(self.grid), name, self.run.to_dict(), k=k)
-        return replace(largest, scores=tuple(float(self.grid[head.layer, head.index]) for head in largest))
+        effects = self.grid
+        largest = ranked(np.abs(effects), name, self.run.to_dict(), k=k)
+        return replace(largest, scores=tuple(float(effects[head.layer, head.index]) for head in largest))
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a cell: head (or heads), layer, index, place; effect and recovered with the ends of the intervals."""

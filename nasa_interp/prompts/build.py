@@ -21,7 +21,7 @@ from .answers import AnswerTokens
 from .batch import PromptBatch
 from .encoding import Encoded, Encoder, Span
 from .rendering import Rendered, content, content_head, prompt_kind, question_spans, render
-from .style import Order, PromptStyle, find_candidates
+from .style import Order, PromptStyle
 
 
 @under_torch_defaults
@@ -118,10 +118,9 @@ class Parts:
 
 def _locate(tokenizer: Any, prompt: Rendered, encoded: Encoded) -> Parts:
     """The candidates by the characters of the instruction alone, and the other parts by where they begin."""
-    style, start = prompt.style, prompt.start
+    start = prompt.start
     spans = [
-        _candidate_span(tokenizer, prompt, encoded, (start + first, start + end))
-        for first, end in find_candidates(prompt.instruction, style.yes, style.no)
+        _candidate_span(tokenizer, prompt, encoded, (start + first, start + end)) for first, end in prompt.candidates
     ]
     return Parts(
         *spans,

@@ -3,13 +3,14 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from ..errors import PromptError
 from ..questions import BinaryQuestion
 from .chat import write_chat
 from .encoding import Span
-from .style import Order, PromptStyle
+from .style import Order, PromptStyle, find_candidates
 
 Kind = Literal["chat", "plain"]
 
@@ -21,6 +22,7 @@ class Rendered:
     Args:
         question: what it asks.
         instruction: the one that it got, with the candidates in their order.
+        candidates: where the yes and the no candidate stand in the instruction.
         text: the whole prompt.
         start: the character at which the instruction begins in it.
         style: how it was written.
@@ -28,11 +30,12 @@ class Rendered:
 
     question: BinaryQuestion
     instruction: str
+    candidates: tuple[Span, Span]
     text: str
     start: int
     style: PromptStyle
 
-    @property
+    @cached_property
     def question_spans(self) -> list[Span]:
         """Where the question's own text stands, as often as its line holds it."""
         return question_spans(self.style, self.question.question, self.start + len(content_head(self.instruction)))
@@ -48,10 +51,11 @@ def render(
 ) -> list[Rendered]:
     """The prompt of each question."""
     instructions = style.render_instructions(order)
+    candidates = [find_candidates(text, style.yes, style.no) for text in instructions]
     prompts = []
     for q, turn in zip(questions, _turns(questions, len(instructions)), strict=True):
         text, start = _render(tokenizer, style, kind, instructions[turn], q.question)
-        prompts.append(Rendered(q, instructions[turn], text, start, style))
+        prompts.append(Rendered(q, instructions[turn], candidates[turn], text, start, style))
     return prompts
 
 

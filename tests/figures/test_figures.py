@@ -70,7 +70,7 @@ STEPS = pd.DataFrame(
 )
 
 
-LOOKS = pd.DataFrame(
+CHECKPOINTS = pd.DataFrame(
     {
         "head": ["1.2", "1.2", "1.2", "0.1", "0.1"],
         "step": [0, 4, 8, 0, 4],
@@ -109,7 +109,7 @@ def every_figure(scores, questions):
         figures.contest_curves(contest(), run=RUN),
         figures.ablation_curve(effects(), [effects(shift=1.0), effects(shift=2.0)], run=RUN),
         figures.alignment_log(STEPS, run=RUN),
-        figures.validation_curves(LOOKS, run=RUN),
+        figures.validation_curves(CHECKPOINTS, run=RUN),
         figures.method_comparison(methods(), run=RUN),
         figures.cost_curves(effects(), "k", ["auc_change"], run=RUN),
         figures.decision_histogram(report, after),
@@ -255,7 +255,7 @@ def test_log_draws_what_is_there_and_tells_accepted_from_rolled_back() -> None:
 
 
 def test_looks_follow_one_another_and_the_kept_one_is_ringed() -> None:
-    figure = figures.validation_curves(LOOKS, run=RUN)
+    figure = figures.validation_curves(CHECKPOINTS, run=RUN)
     line, rings = figure.data[:2]
     assert list(line.x) == [0, 4, 8, 8, 12]
     assert list(line.y) == [0.5, 0.3, 0.1, 0.1, 0.0]
@@ -267,7 +267,7 @@ def test_looks_follow_one_another_and_the_kept_one_is_ringed() -> None:
         "imbalance, order No, Yes",
     ]
     with pytest.raises(ResultError, match="no checkpoints to draw"):
-        figures.validation_curves(LOOKS.head(0), run=RUN)
+        figures.validation_curves(CHECKPOINTS.head(0), run=RUN)
 
 
 def test_comparison_has_a_row_a_method_and_its_runs_apart() -> None:
