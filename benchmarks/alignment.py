@@ -18,13 +18,14 @@ import numpy as np
 import torch
 
 import nasa_interp as ni
-from nasa_interp.alignment.objectives import NegativeAttention, Step
 from nasa_interp.alignment.trainer import Trainer
-from nasa_interp.alignment.tuned import TunedSlices, tunable_slices
+from nasa_interp.alignment.tuned import TunedSlices
 from nasa_interp.attention import Spans, instrumented
 from nasa_interp.heads import HeadList
 from nasa_interp.models import Model
-from nasa_interp.prompts import ORDERS, PromptBatch, build_prompts
+from nasa_interp.models.tunable import tunable_slices
+from nasa_interp.objectives import NegativeAttention, Step
+from nasa_interp.prompts import PromptBatch
 from nasa_interp.questions import QuestionList
 from nasa_interp.scoring.formula import negative_attention_score
 
@@ -45,9 +46,9 @@ def whole_nas(model: Model, prompts: PromptBatch, layer: int, index: int) -> tor
 def benchmark_local(model: Model, heads: HeadList, n: int, runs: int) -> list[dict[str, Any]]:
     """Seconds of a step toward smaller NAS, local and through the whole model, and whether the gradients agree."""
     questions = ni.load_questions(PROBE, n)
-    batches = [build_prompts(model, questions, order) for order in ORDERS]
+    asked = resolve_prompts(model, questions, "both", None)
     recipe = ni.Recipe(objective=NegativeAttention(keep_mass=0))
-    trainer = Trainer(model, batches, sorted({head.layer for head in heads}), recipe)
+    trainer = Trainer(model, asked, sorted({head.layer for head in heads}), recipe)
     rows, found = np.argsort(-trainer.lengths.numpy()).tolist(), []
     for head in heads:
         tuned, one = TunedSlices(model, tunable_slices(model, [head])), HeadList((head,))
@@ -60,9 +61,9 @@ def benchmark_local(model: Model, heads: HeadList, n: int, runs: int) -> list[di
                     if side == "local":
                         step = trainer.see(one, rows, trainer.mass_before(one))
                     else:
-                        nas = {b.order: whole_nas(model, b, head.layer, head.index)[:, None] for b in batches}
+                        nas = {b.order: whole_nas(model, b, head.layer, head.index)[:, None] for b in asked}
                         still = {order: torch.zeros_like(each) for order, each in nas.items()}
-                        step = Step(batches[0].labels, {}, {}, {}, nas, still, still)
+                        step = Step(asked.batches[0].labels, {}, {}, {}, nas, still, still)
                     gradients[side] = torch.autograd.grad(recipe.objective(step), tuned.values)[0]
                 times.append(time.perf_counter() - start)
         apart = float((gradients["local"] - gradients["whole model"]).norm() / gradients["whole model"].norm())

@@ -1,7 +1,6 @@
 """Can this model be scored, by which engine, at what cost? Found out by looking and by measuring, not by a list."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ from .questions import load_questions
 from .run import jsonable
 from .scoring.formula import nas_terms
 from .scoring.fused import score_fused
-from .session import prompts_in_orders
+from .session import PromptSet
 from .torch_defaults import under_torch_defaults
 
 SAMPLE = 16
@@ -131,11 +130,11 @@ def diagnose(
     """
     model = as_model(model)
     questions = load_questions("builtin:verify#probe", limit=limit, seed=seed)
-    batches = prompts_in_orders(model, questions, style=style)
-    first = batches[0].select([0])
+    asked = PromptSet.build(model, questions, style=style)
+    first = asked.batches[0].select([0])
     check, hooked = _hooked(model, first)
     fused_off, fused = _fused(model, first)
-    masses, apart = _masses(model, batches)
+    masses, apart = _masses(model, asked)
     fused = fused or apart
     return Diagnosis(
         model=model.name,
@@ -161,12 +160,12 @@ def diagnose(
     )
 
 
-def _masses(model: Model, batches: Sequence[PromptBatch]) -> tuple[list[Float[np.ndarray, " prompt"]], str | None]:
+def _masses(model: Model, asked: PromptSet) -> tuple[list[Float[np.ndarray, " prompt"]], str | None]:
     """The answer masses of each order, and why the fused pass that gave them can't be believed."""
     try:
-        return [fused_answers(model, batch, reference=True, progress=False)[1] for batch in batches], None
+        return [fused_answers(model, batch, reference=True, progress=False)[1] for batch in asked], None
     except FusedRefusedError as refusal:
-        return [answers_without_fusing(model, batch, refusal, progress=False)[1] for batch in batches], str(refusal)
+        return [answers_without_fusing(model, batch, refusal, progress=False)[1] for batch in asked], str(refusal)
 
 
 def tuning_refusal(model: Model) -> str | None:

@@ -129,8 +129,7 @@ def run_fused(
     batch_size: int | None = None,
     share_prefix: bool = True,
     reference: bool = False,
-    progress: bool = False,
-    title: str = "running",
+    bar: str | None = None,
 ) -> Iterator[FusedBatch]:
     """Runs all prompts through the plain model with fused attention.
 
@@ -147,7 +146,7 @@ def run_fused(
         share_prefix: False runs every prompt whole.
         reference: hold the shortest and the longest prompt's answer to the plain model's (`reference.py`); they come
             first then. For the model as it is, without edits.
-        progress, title: a bar over prompts.
+        bar: the title of a bar over prompts; None shows none.
 
     Returns:
         Batches in no particular order; `places` says which prompts they hold.
@@ -172,12 +171,12 @@ def run_fused(
         sampled = plain is not None and plain.waits_for(rows)
         return _run_batch(model, prompts, rows, prefix, read, logits or sampled, edits)
 
-    with tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress) as bar:
+    with tqdm(total=len(prompts), desc=bar, unit="prompt", disable=bar is None) as shown:
         for batch in in_batches(batches, run):
             if plain and plain.waits_for(batch.places):
                 plain.compare(batch.places, batch.logits[:, prompts.no_token] - batch.logits[:, prompts.yes_token])
             yield batch
-            bar.update(len(batch.places))
+            shown.update(len(batch.places))
 
 
 def _check_whole(model: Model, prompts: PromptBatch) -> None:

@@ -22,7 +22,7 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]],
     module = sys.modules[package]
     stub = ast.parse(Path(str(module.__file__)).with_suffix(".pyi").read_text(encoding="utf-8"))
     homes = {
-        alias.name: node.module
+        alias.name: "." * node.level + (node.module or "")
         for node in stub.body
         if isinstance(node, ast.ImportFrom) and node.level
         for alias in node.names
@@ -30,7 +30,7 @@ def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]],
 
     def load(name: str) -> Any:
         if name in homes:
-            value = getattr(importlib.import_module(f".{homes[name]}", package), name)
+            value = getattr(importlib.import_module(homes[name], package), name)
         else:
             value = _submodule(package, name)
         setattr(module, name, value)

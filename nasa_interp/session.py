@@ -1,18 +1,20 @@
 """What every computation begins and ends with: questions from whatever was handed over, details for the result."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from .bootstrap import DRAWS
 from .errors import PromptError
 from .models import Model
 from .prompts import ORDERS, Order, Orders, PromptBatch, PromptStyle, build_prompts
 from .questions import (
-    BinaryQuestion,
     QuestionList,
     describe_questions,
     resolve_questions,
 )
+from .reference import reference_order
 from .run import RunInfo
 
 
@@ -21,23 +23,67 @@ def orders_of(order: Orders) -> tuple[Order, ...]:
     return ORDERS if order == "both" else (order,)
 
 
-def prompts_in_orders(
-    model: Model, questions: Sequence[BinaryQuestion], order: Orders = "both", style: PromptStyle | None = None
-) -> list[PromptBatch]:
-    """One batch a candidate order: "both" of them, or the named one."""
-    return [build_prompts(model, questions, each, style) for each in orders_of(order)]
+@dataclass(frozen=True, eq=False)
+class PromptSet:
+    """The same questions in one candidate order or both, with what a result draws of them.
+
+    Args:
+        questions: what is asked, under the name of its data.
+        batches: their prompts, one batch a candidate order.
+        seed, draws: of the bootstrap over the questions.
+    """
+
+    questions: QuestionList
+    batches: tuple[PromptBatch, ...]
+    seed: int = 0
+    draws: int = DRAWS
+
+    @classmethod
+    def build(
+        cls,
+        model: Model,
+        questions: QuestionList,
+        order: Orders = "both",
+        style: PromptStyle | None = None,
+        seed: int = 0,
+        draws: int = DRAWS,
+    ) -> "PromptSet":
+        """Writes the prompts, in both candidate orders or the named one."""
+        batches = tuple(build_prompts(model, questions, order, style) for order in orders_of(order))
+        return cls(questions, batches, seed, draws)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @property
+    def orders(self) -> tuple[Order, ...]:
+        """The candidate order of each batch."""
+        return tuple(batch.order for batch in self.batches)
+
+    @property
+    def compared_order(self) -> Order:
+        """The order whose shortest and longest prompt are held to the plain model; orders take turns by seed."""
+        return reference_order(self.orders, self.seed)
 
 
 def resolve_prompts(
-    model: Model, data: Any, order: Orders, style: PromptStyle | None, limit: int | None = None, seed: int = 0
-) -> tuple[QuestionList, list[PromptBatch]]:
-    """The questions, and a batch an order: as handed over (one PromptBatch, or several), or built from data."""
+    model: Model,
+    data: Any,
+    order: Orders,
+    style: PromptStyle | None,
+    limit: int | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> PromptSet:
+    """The prompts as they were handed over (one PromptBatch, or one an order), or built from data."""
     if isinstance(data, PromptBatch):
         data = [data]
-    if isinstance(data, Sequence) and len(data) and all(isinstance(each, PromptBatch) for each in data):
-        return _handed_over(model, list(data), limit), list(data)
-    questions = resolve_questions(data, limit, seed)
-    return questions, prompts_in_orders(model, questions, order, style)
+    if isinstance(data, Sequence) and len(data) and all(isinstance(item, PromptBatch) for item in data):
+        return PromptSet(_handed_over(model, list(data), limit), tuple(data), seed, draws)
+    return PromptSet.build(model, resolve_questions(data, limit, seed), order, style, seed, draws)
 
 
 def _handed_over(model: Model, batches: list[PromptBatch], limit: int | None) -> QuestionList:
@@ -62,10 +108,7 @@ def _handed_over(model: Model, batches: list[PromptBatch], limit: int | None) ->
 
 def describe_run(
     model: Model,
-    questions: QuestionList,
-    batches: Sequence[PromptBatch],
-    seed: int,
-    draws: int,
+    prompts: PromptSet,
     start: float,
     engine: str = "",
     notes: tuple[str, ...] = (),
@@ -74,23 +117,24 @@ def describe_run(
     """The run's details.
 
     Args:
-        batches: the prompts, one batch a candidate order; they know how they were written.
+        prompts: what was asked, and how it was written.
         start: time.perf_counter() when the computation began.
         notes: what the user should know of the computation, besides the notes of the prompts and the model's state.
         model_hash: where it is known already, as it takes time on a large model.
     """
+    first = prompts.batches[0]
     return RunInfo(
         model=model.name,
         model_hash=model.weights_hash() if model_hash is None else model_hash,
-        data=questions.name,
-        n_questions=len(questions),
-        orders=tuple(batch.order for batch in batches),
-        template={**batches[0].style.to_dict(), "kind": batches[0].kind},
-        seed=seed,
-        draws=draws,
+        data=prompts.questions.name,
+        n_questions=len(prompts.questions),
+        orders=prompts.orders,
+        template={**first.style.to_dict(), "kind": first.kind},
+        seed=prompts.seed,
+        draws=prompts.draws,
         engine=engine,
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         seconds=round(time.perf_counter() - start, 3),
-        notes=(*batches[0].notes, *model.state_notes(), *notes),
+        notes=(*first.notes, *model.state_notes(), *notes),
     )

@@ -1,7 +1,7 @@
 """Alignment: changing a few heads so that a model's negative bias falls, and passing the change on."""
 
+from ..objectives import OBJECTIVES, Answer, Balance, NegativeAttention, Objective, Step, WeightedSum
 from .loop import align_heads
-from .objectives import OBJECTIVES, Answer, Balance, NegativeAttention, Objective, Step, WeightedSum
 from .recipe import Limits, Recipe
 from .result import Alignment
 

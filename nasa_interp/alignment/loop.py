@@ -17,6 +17,7 @@ from ..evaluation import TextReference, plain_text
 from ..heads import HeadList
 from ..models import as_model
 from ..models.slice_values import read_slices, write_slices
+from ..models.tunable import outside_hash, tunable_slices
 from ..prompts import PromptStyle
 from ..run import digest_of
 from ..session import describe_run
@@ -26,7 +27,7 @@ from .recipe import Limits, Recipe
 from .result import Alignment
 from .setting import Setting
 from .trainer import Trainer
-from .tuned import TunedSlices, outside_hash, tunable_slices
+from .tuned import TunedSlices
 from .validation import Checkpoint, Validation, ValidationMetrics, read_text, select_checkpoint, train_until_no_better
 
 # Passages of the built-in validation text that limit what is kept; the whole text is read by `evaluate_change`.
@@ -97,7 +98,7 @@ def align_heads(
         raise NothingKeptError(f"no head's change was kept, the last because {record.rows[-1]['reason']}; {_ADVICE}")
     if outside_after != outside:
         raise AlignmentError("weights outside the chosen slices changed; this is a defect of nasa_interp, report it")
-    run = describe_run(model, setting.probe, setting.batches, seed, 0, start, "fused", setting.notes, base_hash)
+    run = describe_run(model, setting.probe, start, "fused", setting.notes, base_hash)
     place = None if folder is None else Path(folder)
     found = Alignment(delta, tuple(record.rows), loop.base, tuned, outside, run, place)
     if place is not None:
@@ -115,14 +116,14 @@ class _Loop:
         self.setting, self.record, self.progress = setting, record, progress
         model, layers = setting.model, sorted({head.layer for head in setting.heads})
         self.reference = TextReference.of(model, texts, progress=False)
-        self.validation = Validation(model, setting.val_batches, layers)
+        self.validation = Validation(model, setting.val, layers)
         self.base, answers = self.validation.measure(setting.heads, reference=True)
         self.now = self.base
         if record.values:
             write_slices(model, record.values)
             self.now, answers = self.validation.measure(setting.heads)
         self.validation.restart_from(answers)
-        self.trainer = Trainer(model, setting.batches, layers, setting.recipe)
+        self.trainer = Trainer(model, setting.probe, layers, setting.recipe)
 
     def run(self) -> ValidationMetrics:
         """Tunes the heads that are left, until the target is reached; what validation saw last, with all heads' NAS."""
@@ -178,47 +179,31 @@ class _Loop:
 
     def _perplexity_ratio(self, tuned: TunedSlices, checkpoint: Checkpoint) -> float:
         """The perplexity on the validation text with the checkpoint's weights, as a multiple of the base model's."""
-        with tuned.written(checkpoint.state):
+        tuned.load(checkpoint.state)
+        with tuned.inserted():
             return self.reference.ratio(self.setting.model)
 
 
 def _metrics_row(step: int, metrics: ValidationMetrics, reason: str | None) -> dict[str, Any]:
     """One checkpoint of the log: what validation saw after so many steps, and why it couldn't be kept."""
-    return {
-        "step": step,
-        **{f"imbalance_{order}": value for order, value in metrics.imbalance.items()},
-        "soft_imbalance": metrics.distance,
-        "auc": metrics.mean_auc,
-        "accuracy": metrics.accuracy,
-        "answer_mass": metrics.answer_mass,
-        "loss": metrics.loss,
-        "refused": reason or "",
-    }
+    imbalances = {f"imbalance_{order}": value for order, value in metrics.imbalance.items()}
+    numbers = {name: value for name, value in metrics.summary().items() if name not in ("imbalance", "nas")}
+    return {"step": step, **imbalances, **numbers, "loss": metrics.loss, "refused": reason or ""}
 
 
 def _row(
     heads: HeadList, before: ValidationMetrics, best: Checkpoint, limits: Limits, seconds: float
 ) -> dict[str, Any]:
     """One line of the log."""
-    after, ratio = best.metrics, best.perplexity_ratio
+    ratio, moments = best.perplexity_ratio, {"before": before.summary(), "after": best.metrics.summary()}
     return {
         "head": " ".join(str(head) for head in heads),
         "accepted": best.refusal(limits) is None,
         "reason": best.verdict(limits),
         "steps": best.step,
         "loss": best.loss,
-        "imbalance_before": before.worst_imbalance,
-        "imbalance_after": after.worst_imbalance,
-        **{f"imbalance_{order}": value for order, value in after.imbalance.items()},
-        "soft_imbalance_before": before.distance,
-        "soft_imbalance_after": after.distance,
-        "nas_before": before.nas,
-        "nas_after": after.nas,
-        "auc_before": before.mean_auc,
-        "auc_after": after.mean_auc,
-        "accuracy_before": before.accuracy,
-        "accuracy_after": after.accuracy,
-        "answer_mass_after": after.answer_mass,
+        **{f"{name}_{moment}": moments[moment][name] for name in moments["after"] for moment in moments},
+        **{f"imbalance_{order}": value for order, value in best.metrics.imbalance.items()},
         "perplexity_ratio": math.nan if ratio is None else ratio,
         "seconds": round(seconds, 2),
     }

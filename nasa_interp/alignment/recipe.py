@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import AlignmentError
-from .objectives import Answer, Objective
+from ..objectives import Answer, Objective
 
 
 @dataclass(frozen=True)

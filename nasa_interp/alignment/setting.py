@@ -4,18 +4,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ModelError, QuestionError
+from ..errors import ModelError
 from ..forward import fused_refusal
 from ..heads import HeadList
 from ..models import Model
 from ..models.slices import WeightSlice
-from ..prompts import PromptBatch, PromptStyle
-from ..questions import QuestionList, check_apart
+from ..models.tunable import spanning_norms, tunable_slices
+from ..prompts import PromptStyle
+from ..questions import check_apart, check_two_sided
 from ..questions.resolve import resolve_questions
 from ..run import digest_of
-from ..session import prompts_in_orders
+from ..session import PromptSet
 from .recipe import Limits, Recipe
-from .tuned import spanning_norms, tunable_slices
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,12 @@ class Setting:
     model: Model
     heads: HeadList
     slices: tuple[WeightSlice, ...]
-    probe: QuestionList
-    val: QuestionList
+    probe: PromptSet = field(repr=False)
+    val: PromptSet = field(repr=False)
     recipe: Recipe
     limits: Limits
     style: PromptStyle | None
     seed: int
-    batches: list[PromptBatch] = field(repr=False)
-    val_batches: list[PromptBatch] = field(repr=False)
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -56,18 +54,18 @@ class Setting:
         val = resolve_questions(val, recipe.val_questions, seed)
         for questions, use in ((probe, "tune on"), (val, "validate on")):
             check_two_sided(questions, use)
-        batches, val_batches = (prompts_in_orders(model, q, style=style) for q in (probe, val))
-        if refusal := fused_refusal(model, batches[0]):
+        to_tune, to_validate = (PromptSet.build(model, q, "both", style, seed, draws=0) for q in (probe, val))
+        if refusal := fused_refusal(model, to_tune.batches[0]):
             raise ModelError(
                 f"tuning runs on the fused engine, which refuses {model.name}: {refusal}; see `nasa-interp doctor`"
             )
         spanned = spanning_norms(model, chosen)
         notes = (f"norms span all heads in layers {list(spanned)}: tuned queries scale other heads",) if spanned else ()
-        return cls(model, chosen, slices, probe, val, recipe, limits, style, seed, batches, val_batches, notes)
+        return cls(model, chosen, slices, to_tune, to_validate, recipe, limits, style, seed, notes)
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        asked = [digest_of(questions) for questions in (self.probe, self.val)]
+        asked = [digest_of(questions) for questions in (self.probe.questions, self.val.questions)]
         state = list(self.model.state_notes())
         return {**self.to_dict(), "questions": asked, "style": (self.style or PromptStyle()).to_dict(), "state": state}
 
@@ -77,21 +75,11 @@ class Setting:
             "model": self.model.name,
             "heads": [str(head) for head in self.heads],
             "by": self.heads.by,
-            "probe": self.probe.name,
-            "val": self.val.name,
-            "n_probe": len(self.probe),
-            "n_val": len(self.val),
+            "probe": self.probe.questions.name,
+            "val": self.val.questions.name,
+            "n_probe": len(self.probe.questions),
+            "n_val": len(self.val.questions),
             "recipe": self.recipe.to_dict(),
             "limits": self.limits.to_dict(),
             "seed": self.seed,
         }
-
-
-def check_two_sided(questions: QuestionList, use: str) -> None:
-    """Raises QuestionError where all labels are the same."""
-    if len({q.label for q in questions}) < 2:
-        kind = "yes" if questions[0].label else "no"
-        raise QuestionError(
-            f"all {len(questions)} questions to {use} ({questions.name}) have the answer {kind}, so that always saying "
-            f"{kind} would be best; add questions with the other answer"
-        )

@@ -9,10 +9,10 @@ from torch import Tensor
 from ..errors import DivergedError
 from ..heads import HeadList
 from ..models import Model
-from ..prompts import PromptBatch
-from .objectives import Step
+from ..objectives import Step
+from ..restartable import RestartablePrompts
+from ..session import PromptSet
 from .recipe import Recipe
-from .restarted import Restarted
 from .tuned import Tuned
 
 NO_HEADS = HeadList(())
@@ -25,16 +25,16 @@ class Trainer:
 
     Args:
         model: the model, as it is now.
-        batches: one batch of prompts a candidate order, of the same questions.
+        asked: the prompts of these questions.
         layers: of all heads that will be tuned.
         recipe: how to tune.
     """
 
-    def __init__(self, model: Model, batches: Sequence[PromptBatch], layers: Sequence[int], recipe: Recipe):
+    def __init__(self, model: Model, asked: PromptSet, layers: Sequence[int], recipe: Recipe):
         self.model, self.recipe = model, recipe
-        self.labels = batches[0].labels
-        self.lengths = torch.stack([batch.last_pos for batch in batches]).amax(0)
-        self.orders = {batch.order: Restarted(model, batch, layers) for batch in batches}
+        self.labels = asked.batches[0].labels
+        self.lengths = torch.stack([prompts.last_pos for prompts in asked]).amax(0)
+        self.orders = {prompts.order: RestartablePrompts(model, prompts, layers) for prompts in asked}
         self.log_mass: dict[str, Tensor] = {}
         self.refresh(reference=True)
 
@@ -99,7 +99,7 @@ class Trainer:
         }
 
 
-def _attention(restarted: Restarted, heads: HeadList, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _attention(restarted: RestartablePrompts, heads: HeadList, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     """NAS of these heads and what they pay to the candidates; each layer takes what entered it before this tuning."""
     found = {layer: restarted.attention(layer, rows) for layer in {head.layer for head in heads}}
     nas, mass = (torch.stack([found[head.layer][part][:, head.index] for head in heads], 1) for part in (0, 1))

@@ -13,9 +13,9 @@ from scipy.special import expit
 from ..heads import HeadList
 from ..measures import measure
 from ..models import Model
-from ..prompts import PromptBatch
+from ..restartable import Answers, Entering, RestartablePrompts
+from ..session import PromptSet
 from .recipe import Limits, Recipe
-from .restarted import Answers, Entering, Restarted
 
 # Prompts of which the log gives the tuned heads' NAS.
 NAS_PROMPTS = 32
@@ -72,6 +72,17 @@ class ValidationMetrics:
     def from_dict(cls, content: dict[str, Any]) -> "ValidationMetrics":
         """The inverse of `to_dict`."""
         return cls(**{**content, "nas": math.nan if content["nas"] is None else content["nas"]})
+
+    def summary(self) -> dict[str, float]:
+        """What the log tells of each moment, over both orders."""
+        return {
+            "imbalance": self.worst_imbalance,
+            "soft_imbalance": self.distance,
+            "auc": self.mean_auc,
+            "accuracy": self.accuracy,
+            "answer_mass": self.answer_mass,
+            "nas": self.nas,
+        }
 
     @property
     def distance(self) -> float:
@@ -204,9 +215,9 @@ def read_text(
 class Validation:
     """The validation questions, asked again and again from the tuned layer on."""
 
-    def __init__(self, model: Model, batches: Sequence[PromptBatch], layers: Sequence[int]):
-        self.orders = {batch.order: Restarted(model, batch, layers) for batch in batches}
-        self.labels = batches[0].labels.numpy()
+    def __init__(self, model: Model, asked: PromptSet, layers: Sequence[int]):
+        self.orders = {prompts.order: RestartablePrompts(model, prompts, layers) for prompts in asked}
+        self.labels = asked.batches[0].labels.numpy()
 
     def measure(
         self, heads: HeadList, layer: int = 0, reference: bool = False
@@ -233,7 +244,7 @@ class Validation:
 
 
 @torch.no_grad()
-def _mean_nas(restarted: Restarted, entering: Mapping[int, Entering], heads: HeadList) -> float:
+def _mean_nas(restarted: RestartablePrompts, entering: Mapping[int, Entering], heads: HeadList) -> float:
     """Mean NAS of these heads over at most so many prompts: for the log alone, it decides nothing."""
     rows = range(min(NAS_PROMPTS, len(restarted.prompts)))
     nas = {layer: restarted.attention(layer, rows, entering[layer])[0] for layer in {h.layer for h in heads}}

@@ -25,7 +25,6 @@ from ..head_table import HeadTable
 from ..models import Model, as_model
 from ..models.slices import head_layout
 from ..prompts import Orders, PromptBatch, PromptStyle
-from ..reference import reference_order
 from ..restart import decoder_layers
 from ..results import Arrays, tensors_of
 from ..session import describe_run, resolve_prompts
@@ -120,15 +119,15 @@ def direct_logit_attribution(
     Source: direct logit attribution as in the field (TransformerLens has it for its own models); not in the paper.
     """
     model, start = as_model(model), time.perf_counter()
-    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
-    checked = reference_order([prompts.order for prompts in batches], seed)
-    found = [_collect(model, prompts, batch_size, progress, prompts.order == checked) for prompts in batches]
-    per_prompt = {prompts.order: part.pop("heads").numpy() for prompts, part in zip(batches, found, strict=True)}
-    whole = {name: torch.cat([part[name] for part in found]).numpy() for name in found[0]}
+    asked = resolve_prompts(model, data, order, style, limit, seed, draws)
+    compared = asked.compared_order
+    parts = [_collect(model, prompts, batch_size, progress, prompts.order == compared) for prompts in asked]
+    per_prompt = {order: part.pop("heads").numpy() for order, part in zip(asked.orders, parts, strict=True)}
+    whole = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     notes = ("d is taken before the logits' soft cap",) if _capped(model) else ()
-    info = describe_run(model, questions, batches, seed, draws, start, "plain", notes)
+    info = describe_run(model, asked, start, "plain", notes)
     d = whole.pop("d")
-    result = DirectLogitAttribution.from_prompts(per_prompt, questions, info, parts=whole, d=d)
+    result = DirectLogitAttribution.from_prompts(per_prompt, asked.questions, info, parts=whole, d=d)
     _check_sum(model, result)
     return result
 
@@ -160,8 +159,8 @@ def _collect(
         # Before a soft cap d is another one than the answer's.
         return None if _capped(model) else parts["d"]
 
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "title": f"attributing, {prompts.order}"}
-    run_rows(model, prompts, run, graph=False, reference=held, **options)
+    bar = f"attributing, {prompts.order}" if progress else None
+    run_rows(model, prompts, run, graph=False, reference=held, batch_size=batch_size, bar=bar)
     return found
 
 

@@ -14,7 +14,7 @@ from ..forward import answer_logits
 from ..head_table import HeadTable
 from ..models import Model, as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
-from ..reference import check_plain, reference_order
+from ..reference import check_plain
 from ..session import describe_run, resolve_prompts
 from ..torch_defaults import under_torch_defaults
 from .gradients import difference, frozen_weights, run_rows, tracked_embeddings
@@ -55,26 +55,22 @@ def estimate_zero_ablation(
     Source: ours; the estimate is that of attribution patching, with zero as the patch.
     """
     model, start = as_model(model), time.perf_counter()
-    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
+    asked = resolve_prompts(model, data, order, style, limit, seed, draws)
     per_prompt = {}
-    for prompts in batches:
-        found = torch.empty(len(prompts), model.n_layers, model.n_heads)
+    for prompts in asked:
+        estimates = torch.empty(len(prompts), model.n_layers, model.n_heads)
 
-        def run(rows: list[int], prompts: PromptBatch = prompts, found: Tensor = found) -> Float[Tensor, " row"]:
+        def run(rows: list[int], prompts: PromptBatch = prompts, into: Tensor = estimates) -> Float[Tensor, " row"]:
             outputs, gradients, d = _outputs_and_gradients(model, prompts.select(rows))
-            found[rows] = _products([-output for output in outputs], gradients)
+            into[rows] = _products([-output for output in outputs], gradients)
             return d
 
-        held = prompts.order == reference_order([batch.order for batch in batches], seed)
-        options: dict[str, Any] = {
-            "batch_size": batch_size,
-            "progress": progress,
-            "title": f"gradients, {prompts.order}",
-        }
-        run_rows(model, prompts, run, graph=True, reference=held, **options)
-        per_prompt[prompts.order] = found.numpy()
-    info = describe_run(model, questions, batches, seed, draws, start, "fused")
-    return HeadTable.from_prompts(per_prompt, questions, info, quantity="first-order zero", sign=-1)
+        bar = f"gradients, {prompts.order}" if progress else None
+        compared = prompts.order == asked.compared_order
+        run_rows(model, prompts, run, graph=True, reference=compared, batch_size=batch_size, bar=bar)
+        per_prompt[prompts.order] = estimates.numpy()
+    info = describe_run(model, asked, start, "fused")
+    return HeadTable.from_prompts(per_prompt, asked.questions, info, quantity="first-order zero", sign=-1)
 
 
 @under_torch_defaults
@@ -107,23 +103,23 @@ def attribution_patching(
     """
     model, start = as_model(model), time.perf_counter()
     _check_alike(clean, corrupted)
-    questions, batches = resolve_prompts(model, corrupted, "both", style, None, seed)
-    found, of_clean = torch.empty(len(corrupted), model.n_layers, model.n_heads), torch.empty(len(clean))
+    asked = resolve_prompts(model, corrupted, "both", style, None, seed, draws)
+    estimates, of_clean = torch.empty(len(corrupted), model.n_layers, model.n_heads), torch.empty(len(clean))
 
     def run(rows: list[int]) -> Float[Tensor, " row"]:
         with torch.no_grad():
             wanted, of_clean[rows] = _outputs(model, clean.select(rows))
         outputs, gradients, d = _outputs_and_gradients(model, corrupted.select(rows))
-        found[rows] = _products([new - old for new, old in zip(wanted, outputs, strict=True)], gradients)
+        estimates[rows] = _products([new - old for new, old in zip(wanted, outputs, strict=True)], gradients)
         return d
 
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "title": "attribution patching"}
-    run_rows(model, corrupted, run, graph=True, reference=True, **options)
+    bar = "attribution patching" if progress else None
+    run_rows(model, corrupted, run, graph=True, reference=True, batch_size=batch_size, bar=bar)
     check_plain(model, clean, of_clean)
     notes = (f"patched from {clean.order} into {corrupted.order} prompts",)
-    info = describe_run(model, questions, batches, seed, draws, start, "fused", notes)
-    per_prompt = {corrupted.order: found.numpy()}
-    return HeadTable.from_prompts(per_prompt, questions, info, quantity="first-order patch", sign=-1)
+    info = describe_run(model, asked, start, "fused", notes)
+    per_prompt = {corrupted.order: estimates.numpy()}
+    return HeadTable.from_prompts(per_prompt, asked.questions, info, quantity="first-order patch", sign=-1)
 
 
 def _check_alike(clean: PromptBatch, corrupted: PromptBatch) -> None:

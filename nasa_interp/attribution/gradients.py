@@ -59,13 +59,12 @@ def run_rows(
     graph: bool,
     reference: bool = False,
     batch_size: int | None = None,
-    progress: bool = False,
-    title: str = "",
+    bar: str | None = None,
 ) -> None:
     """Calls `run` with the places of each batch of prompts, longest first; `graph` keeps all layers' activations.
 
     `run` returns the logit differences; with `reference` those of the shortest and the longest prompt, which come first
-    then, are held to the plain model.
+    then, are held to the plain model. `bar` is the title of a bar over prompts.
     """
     places = longest_first(prompts)
     lengths = (prompts.last_pos[places] + 1).tolist()
@@ -77,11 +76,11 @@ def run_rows(
 
     batches = list(split_batches(places, lengths, size))
     plain = PlainReference(model, prompts, batches)
-    with tqdm(total=len(prompts), desc=title, unit="prompt", disable=not progress) as bar:
+    with tqdm(total=len(prompts), desc=bar, unit="prompt", disable=bar is None) as shown:
         for rows, d in in_batches(plain.first(batches) if reference else batches, lambda rows: (rows, run(rows))):
             if reference and d is not None:
                 plain.compare(rows, d)
-            bar.update(len(rows))
+            shown.update(len(rows))
 
 
 def _graphs_that_fit(model: Model, length: int) -> int:

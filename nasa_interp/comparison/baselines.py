@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
-from ..alignment.restarted import Restarted
 from ..decisions import BinaryReport
 from ..deltas.delta import HeadDelta
 from ..errors import AlignmentError
@@ -17,6 +16,8 @@ from ..measures import measure
 from ..models import Model
 from ..models.slice_values import read_slices, write_slices
 from ..models.slices import head_slices
+from ..restartable import RestartablePrompts
+from ..session import PromptSet
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -136,7 +137,7 @@ def scaled_heads(
 def best_factor(
     model: Model,
     heads: HeadList | Iterable[Any],
-    batches: Sequence[Any],
+    asked: PromptSet,
     factors: Sequence[float] = FACTORS,
     progress: bool = False,
 ) -> tuple[float, dict[float, float]]:
@@ -145,25 +146,25 @@ def best_factor(
     Args:
         model: with a plain view whose attention is fused; it is left as it was.
         heads: heads, pairs or names.
-        batches: validation prompts, one batch an order.
+        asked: the validation prompts.
         factors: to choose from; of equally good ones the one nearest to 1, which changes least.
         progress: a bar over factors.
 
     Returns:
         The factor, and the accuracy of each.
     """
-    found, label = {}, np.concatenate([batch.labels.numpy() for batch in batches])
+    accuracies, label = {}, np.concatenate([prompts.labels.numpy() for prompts in asked])
     lowest = min((head.layer for head in HeadList.of(heads)), default=0)
-    restarted = [Restarted(model, batch, [lowest]) for batch in batches]
-    for each in restarted:
-        each.restart_from(each.decide())
+    orders = [RestartablePrompts(model, prompts, [lowest]) for prompts in asked]
+    for order in orders:
+        order.restart_from(order.decide())
     for factor in tqdm(factors, desc="scaling heads", disable=not progress):
         delta = scaled_heads(model, heads, factor, base_hash="")
         try:
             write_slices(model, dict(zip(delta.slices, delta.after, strict=True)))
-            answers = [each.decide(lowest) for each in restarted]
+            answers = [order.decide(lowest) for order in orders]
         finally:
             write_slices(model, dict(zip(delta.slices, delta.before, strict=True)))
         d, mass = np.concatenate([a.d for a in answers]), np.concatenate([a.mass for a in answers])
-        found[factor] = measure(d, label, mass).accuracy
-    return max(found, key=lambda factor: (found[factor], -abs(1 - factor))), found
+        accuracies[factor] = measure(d, label, mass).accuracy
+    return max(accuracies, key=lambda factor: (accuracies[factor], -abs(1 - factor))), accuracies

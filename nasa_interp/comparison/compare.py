@@ -97,7 +97,7 @@ def compare_methods(
     with tqdm(runs, desc="comparing", unit="run", disable=not progress) as bar:
         entries = (base, *(finished.get(run.name, run.make) for run in bar))
     details = {**tuning.to_dict(), "test": test.name, "seeds": list(seeds), "n_random": len(sets)}
-    info = describe_run(model, test, setting.test_batches, seed, draws, start, "fused", tuning.notes)
+    info = describe_run(model, setting.test_prompts, start, "fused", tuning.notes)
     comparison = Comparison(entries, pooled, info, jsonable(details))
     if folder is not None:
         comparison.save(folder)

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..alignment.objectives import Answer, Objective, WeightedSum
 from ..alignment.recipe import Limits
-from ..alignment.restarted import Restarted
 from ..alignment.setting import Setting
 from ..alignment.trainer import Trainer
 from ..alignment.tuned import Tuned
@@ -24,6 +22,8 @@ from ..errors import AlignmentError, DivergedError
 from ..evaluation import TextReference
 from ..models import Model
 from ..models.slices import head_layout
+from ..objectives import Answer, Objective, WeightedSum
+from ..restartable import RestartablePrompts
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 RANK = 8
@@ -185,7 +185,7 @@ def _train(
     steps = recipe.steps * -(-len(setting.heads) // (recipe.heads_at_once or len(setting.heads)))
     with adapted(setting.model, modules, rank, setting.seed) as (model, weights):
         # all layers are trained, so every step begins at the lowest
-        trainer = Trainer(model, setting.batches, (0,), recipe)
+        trainer = Trainer(model, setting.probe, (0,), recipe)
         losses = trainer.steps(weights, np.random.default_rng([setting.seed, 0]))
 
         def evaluate(step: int, loss: float) -> Checkpoint:
@@ -193,7 +193,8 @@ def _train(
             return Checkpoint(step, loss, metrics, weights.state(), metrics.refusal(base, base, setting.limits))
 
         def ratio_of(checkpoint: Checkpoint) -> float:
-            with weights.written(checkpoint.state):
+            weights.load(checkpoint.state)
+            with weights.inserted():
                 return reference.ratio(model)
 
         try:
@@ -215,5 +216,5 @@ def _of_answers(objective: Objective) -> Objective:
 
 def _validate(model: Model, setting: Setting, reference: bool = False) -> ValidationMetrics:
     """The validation questions, asked of the whole model."""
-    answers = {batch.order: Restarted(model, batch, ()).decide(reference=reference) for batch in setting.val_batches}
-    return ValidationMetrics.of(setting.val_batches[0].labels.numpy(), answers)
+    answers = {batch.order: RestartablePrompts(model, batch, ()).decide(reference=reference) for batch in setting.val}
+    return ValidationMetrics.of(setting.val.batches[0].labels.numpy(), answers)

@@ -18,10 +18,9 @@ from ..evaluation import TextChange, TextReference, plain_text
 from ..heads import HeadList
 from ..interventions import random_heads
 from ..models import Model
-from ..prompts import PromptBatch
 from ..questions import QuestionList
 from ..run import digest_of
-from ..session import prompts_in_orders
+from ..session import PromptSet
 from .baselines import Offset, average_orders, best_factor, scaled_heads
 from .lora import fit_lora
 from .table import NASA, RANDOM, Entry, entry_name
@@ -77,13 +76,13 @@ class ComparisonSetting:
         return self.model.weights_hash()
 
     @cached_property
-    def val_batches(self) -> list[PromptBatch]:
-        """All validation prompts, one batch an order."""
+    def val_prompts(self) -> PromptSet:
+        """All validation prompts."""
         return self._prompts(self.val)
 
     @cached_property
-    def test_batches(self) -> list[PromptBatch]:
-        """The test prompts, one batch an order."""
+    def test_prompts(self) -> PromptSet:
+        """The test prompts."""
         return self._prompts(self.test)
 
     @cached_property
@@ -99,11 +98,11 @@ class ComparisonSetting:
 
     def validate(self) -> BinaryReport:
         """The base model's decisions on validation."""
-        return self._report(self.model, self.val, self.val_batches)
+        return report_decisions(self.model, self.val_prompts, progress=False)
 
     def test_of(self, model: Model) -> BinaryReport:
         """A model's decisions on the test questions."""
-        return self._report(model, self.test, self.test_batches)
+        return report_decisions(model, self.test_prompts, progress=False)
 
     def text_of(self, model: Model) -> TextChange:
         """What a change costs on the text that is read in the end."""
@@ -116,11 +115,8 @@ class ComparisonSetting:
         drawn = {"seed of draws": self.seed, "draws": self.draws}
         return {**self.tuning.fingerprint(), "base": self.base_hash, "asked": questions, "texts": texts, **drawn}
 
-    def _prompts(self, questions: QuestionList) -> list[PromptBatch]:
-        return prompts_in_orders(self.model, questions, style=self.tuning.style)
-
-    def _report(self, model: Model, questions: QuestionList, batches: list[PromptBatch]) -> BinaryReport:
-        return report_decisions(model, questions, batches, self.seed, self.draws, progress=False)
+    def _prompts(self, questions: QuestionList) -> PromptSet:
+        return PromptSet.build(self.model, questions, "both", self.tuning.style, self.seed, self.draws)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +173,7 @@ class Methods:
 
     def _scale(self) -> Entry:
         start = time.perf_counter()
-        factor, accuracies = best_factor(self.setting.model, self.setting.tuning.heads, self.setting.val_batches)
+        factor, accuracies = best_factor(self.setting.model, self.setting.tuning.heads, self.setting.val_prompts)
         fitted = {"factor": factor, "accuracies": {str(tried): accuracy for tried, accuracy in accuracies.items()}}
         return self._changed("scale", "", self._scaled(factor), time.perf_counter() - start, fitted)
 

@@ -2,7 +2,6 @@
 
 import time
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,8 @@ from ..errors import DisagreementError, FusedRefusedError, ModelError
 from ..forward import EditsOf, run_fused
 from ..models import Model, as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
-from ..questions import QuestionList
-from ..reference import PlainReference, reference_order
-from ..session import describe_run, resolve_prompts
+from ..reference import PlainReference
+from ..session import PromptSet, describe_run, resolve_prompts
 from ..torch_defaults import under_torch_defaults
 from .report import BinaryReport
 
@@ -62,8 +60,8 @@ def decide(
     Source: the paper compares generated answers; the logit difference is ours.
     """
     model = as_model(model)
-    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
-    report = report_decisions(model, questions, batches, seed, draws, batch_size=batch_size, progress=progress)
+    asked = resolve_prompts(model, data, order, style, limit, seed, draws)
+    report = report_decisions(model, asked, batch_size=batch_size, progress=progress)
     for message in report.warnings:
         # Past the decorator: the line that asked.
         warnings.warn(message, stacklevel=3)
@@ -73,19 +71,15 @@ def decide(
 @torch.no_grad()
 def report_decisions(
     model: Model,
-    questions: QuestionList,
-    batches: Sequence[PromptBatch],
-    seed: int,
-    draws: int,
+    asked: PromptSet,
     *,
     batch_size: int | None = None,
     progress: bool = True,
     edits: EditsOf | None = None,
     fused_only: bool = False,
-    notes: tuple[str, ...] = (),
     model_hash: str | None = None,
 ) -> BinaryReport:
-    """The report on prompts that are built already: one batch a candidate order, of the same questions.
+    """The report on prompts that are built already.
 
     The fused pass answers, held to the plain model on a sample of one order; where it refuses, plain passes do. Under
     `edits`, interventions as for `run_fused`, there is no plain pass to fall back on, nor to compare with.
@@ -93,27 +87,27 @@ def report_decisions(
     Raises:
         FusedRefusedError: under edits or with `fused_only`, where the fused pass refuses.
     """
-    start, engine = time.perf_counter(), "fused"
-    checked = None if edits else reference_order([prompts.order for prompts in batches], seed)
+    start, engine, notes = time.perf_counter(), "fused", ()
+    compared = None if edits else asked.compared_order
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     try:
         # The order that is compared runs first, so that a fault shows at the start.
-        found = {
-            prompts.order: fused_answers(model, prompts, edits=edits, reference=prompts.order == checked, **options)
-            for prompts in sorted(batches, key=lambda prompts: prompts.order != checked)
+        by_order = {
+            prompts.order: fused_answers(model, prompts, edits=edits, reference=prompts.order == compared, **options)
+            for prompts in sorted(asked, key=lambda prompts: prompts.order != compared)
         }
-        answers = [found[prompts.order] for prompts in batches]
+        answers = [by_order[order] for order in asked.orders]
     except FusedRefusedError as refusal:
         if edits or fused_only:
             raise
-        engine, notes = "plain", (*notes, f"decided by plain passes, as the fused pass refused: {refusal}")
-        answers = [answers_without_fusing(model, prompts, refusal, **options) for prompts in batches]
+        engine, notes = "plain", (f"decided by plain passes, as the fused pass refused: {refusal}",)
+        answers = [answers_without_fusing(model, prompts, refusal, **options) for prompts in asked]
     return BinaryReport(
         np.concatenate([d for d, _ in answers]),
         np.concatenate([mass for _, mass in answers]),
-        tuple(prompts.order for prompts in batches for _ in questions),
-        tuple(questions) * len(batches),
-        describe_run(model, questions, batches, seed, draws, start, engine, notes, model_hash),
+        tuple(order for order in asked.orders for _ in asked.questions),
+        tuple(asked.questions) * len(asked),
+        describe_run(model, asked, start, engine, notes, model_hash),
     )
 
 
@@ -154,8 +148,8 @@ def fused_answers(
 ) -> Answered:
     """d and the answer mass of each prompt from the fused pass; arguments as for `run_fused`."""
     d, mass = torch.empty(len(prompts)), torch.empty(len(prompts))
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "title": f"deciding, {prompts.order}"}
-    for batch in run_fused(model, prompts, edits=edits, reference=reference, **options):
+    bar = f"deciding, {prompts.order}" if progress else None
+    for batch in run_fused(model, prompts, edits=edits, batch_size=batch_size, reference=reference, bar=bar):
         d[batch.places], mass[batch.places] = compare_answers(batch.logits, prompts)
     return _finite(model, prompts, d, mass)
 

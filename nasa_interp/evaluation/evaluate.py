@@ -11,7 +11,7 @@ from ..models import Model, as_model
 from ..prompts import PromptStyle
 from ..questions import QuestionList
 from ..questions.resolve import resolve_questions
-from ..session import prompts_in_orders
+from ..session import PromptSet
 from ..torch_defaults import under_torch_defaults
 from .change_report import ChangeReport
 from .generation import GenerationReport, decide_by_generation
@@ -126,6 +126,5 @@ class _Measuring:
         return _Measured(decided, options, said)
 
     def _decide(self, style: PromptStyle, digest: str) -> BinaryReport:
-        batches = prompts_in_orders(self.model, self.questions, style=style)
-        common = {"progress": self.progress, "model_hash": digest}
-        return report_decisions(self.model, self.questions, batches, self.seed, self.draws, **common)
+        asked = PromptSet.build(self.model, self.questions, "both", style, self.seed, self.draws)
+        return report_decisions(self.model, asked, progress=self.progress, model_hash=digest)

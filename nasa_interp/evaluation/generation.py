@@ -107,17 +107,17 @@ def decide_by_generation(
         if value < 1:
             raise PromptError(f"{name} is {value}; give 1 or more")
     model = as_model(model)
-    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
-    for prompts in batches:
+    asked = resolve_prompts(model, data, order, style, limit, seed)
+    for prompts in asked:
         _check_room(model, prompts, max_new_tokens)
     texts: list[str] = []
-    for prompts in batches:
+    for prompts in asked:
         texts.extend(_generate(model, prompts, max_new_tokens, batch_size, progress))
     return GenerationReport(
-        tuple(questions) * len(batches),
-        tuple(prompts.order for prompts in batches for _ in questions),
+        tuple(asked.questions) * len(asked),
+        tuple(order for order in asked.orders for _ in asked.questions),
         tuple(texts),
-        tuple(first_candidate(text, batches[0].style) for text in texts),
+        tuple(first_candidate(text, asked.batches[0].style) for text in texts),
     )
 
 

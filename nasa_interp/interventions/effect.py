@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from ..bootstrap import DRAWS, cluster_interval, draw_weights
 from ..decisions import BinaryReport, report_decisions
 from ..errors import FusedRefusedError, ModelError
+from ..forward import EditsOf
 from ..heads import HeadList
 from ..measures import measure_draws
 from ..models import as_model
@@ -171,8 +172,8 @@ class Ablator:
         draws: int = DRAWS,
         progress: bool = True,
     ):
-        self.model, self.seed, self.draws, self.progress = as_model(model), seed, draws, progress
-        self.questions, self.batches = resolve_prompts(self.model, data, order, style, limit, seed)
+        self.model, self.progress = as_model(model), progress
+        self.asked = resolve_prompts(self.model, data, order, style, limit, seed, draws)
         self._hash, self._state = self.model.weights_hash(), self.model.state_notes()
         try:
             self.base = self._report(None)
@@ -198,7 +199,7 @@ class Ablator:
 
         Told by weights, hooks and adapters, and by asking some prompts again, as a change may lie in none of these.
         """
-        prompts = self.batches[0]
+        prompts = self.asked.batches[0]
         try:
             same = (self.model.weights_hash(), self.model.state_notes()) == (self._hash, self._state)
             check_plain(self.model, prompts, self.base.logit_differences[: len(prompts)])
@@ -216,23 +217,16 @@ class Ablator:
         chosen = HeadList.of(heads).check(self.model.n_layers, self.model.n_heads)
         what = intervention or Zero()
         names = ", ".join(str(head) for head in chosen)
-        changed = self._report(edits_of(chosen, what), (f"{what} on {names}",)) if len(chosen) else self.base
-        return AblationEffect(chosen, what, self.base, changed)
+        if not len(chosen):
+            return AblationEffect(chosen, what, self.base, self.base)
+        changed = self._report(edits_of(chosen, what))
+        run = replace(changed.run, notes=(*changed.run.notes, f"{what} on {names}"))
+        return AblationEffect(chosen, what, self.base, replace(changed, run=run))
 
-    def _report(self, edits: Any, notes: tuple[str, ...] = ()) -> BinaryReport:
-        return report_decisions(
-            self.model,
-            self.questions,
-            self.batches,
-            self.seed,
-            self.draws,
-            progress=self.progress,
-            edits=edits,
-            fused_only=True,
-            notes=notes,
-            # The interventions leave the weights alone, so one hash serves all of them.
-            model_hash=self._hash,
-        )
+    def _report(self, edits: EditsOf | None) -> BinaryReport:
+        # The interventions leave the weights alone, so one hash serves all of them.
+        options: dict[str, Any] = {"progress": self.progress, "fused_only": True, "model_hash": self._hash}
+        return report_decisions(self.model, self.asked, edits=edits, **options)
 
 
 def ablation_effect(

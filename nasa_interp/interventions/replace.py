@@ -74,10 +74,10 @@ class Mean:
         """
         model, start = as_model(model), time.perf_counter()
         layers = heads_by_layer(model, heads)
-        questions, batches = resolve_prompts(model, data, order, style, limit, seed)
+        asked = resolve_prompts(model, data, order, style, limit, seed, draws=0)
         sums: dict[int, Tensor] = {}
         count = torch.zeros(len(POSITION_CLASSES), dtype=torch.float64)
-        for prompts in batches:
+        for prompts in asked:
             for rows, outputs in run_outputs(model, prompts, layers, batch_size, progress):
                 classes = position_classes(prompts.select(rows))
                 member = torch.stack([classes == kind for kind in range(PAD)]).double()
@@ -86,7 +86,7 @@ class Mean:
                     new = torch.einsum("cbq,bqhd->chd", member, found.double().cpu())
                     sums[layer] = sums.get(layer, 0) + new
         means = {layer: (total / count[:, None, None]).float() for layer, total in sums.items()}
-        return cls(means, positions, describe_run(model, questions, batches, seed, 0, start, "fused"))
+        return cls(means, positions, describe_run(model, asked, start, "fused"))
 
     def edit(self, layer: int, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
         """See `Intervention`."""
@@ -177,8 +177,8 @@ class Resample:
         Caveat: keeps every position's outputs in memory; name the heads where there are many prompts.
         """
         model = as_model(model)
-        _, batches = resolve_prompts(model, data, order, style, limit, seed)
-        return cls(tuple(record_outputs(model, b, heads, progress=progress) for b in batches), seed, positions)
+        asked = resolve_prompts(model, data, order, style, limit, seed)
+        return cls(tuple(record_outputs(model, b, heads, progress=progress) for b in asked), seed, positions)
 
     def edit(self, layer: int, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
         """See `Intervention`."""

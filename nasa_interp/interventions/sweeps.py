@@ -93,15 +93,15 @@ def sweep_heads(
     """
     model, start = as_model(model), time.perf_counter()
     chosen = None if heads is None else HeadList.of(heads)
-    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
+    asked = resolve_prompts(model, data, order, style, limit, seed, draws)
     options: dict[str, Any] = {"batch_size": batch_size, "share_prefix": share_prefix, "progress": progress}
     per_prompt = {}
-    for prompts in batches:
+    for prompts in asked:
         answers = sweep(model, prompts, chosen, scale_rows(factor), **options)
         per_prompt[prompts.order] = answers.changes(model.n_layers, model.n_heads)
-    run = describe_run(model, questions, batches, seed, draws, start, "fused")
+    run = describe_run(model, asked, start, "fused")
     quantity = f"scaling by {factor:g}" if factor else "zero ablation"
-    return HeadTable.from_prompts(per_prompt, questions, run, quantity=quantity, sign=-1)
+    return HeadTable.from_prompts(per_prompt, asked.questions, run, quantity=quantity, sign=-1)
 
 
 def scale_rows(factor: float) -> RowEdits:

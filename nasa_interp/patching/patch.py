@@ -34,7 +34,7 @@ from ..models import Model, as_model
 from ..prompts import Order, Orders, PromptBatch, PromptStyle
 from ..prompts.pairs import PairKind, PromptPairs, instruction_pairs, question_pairs
 from ..run import RunInfo
-from ..session import describe_run, orders_of
+from ..session import PromptSet, describe_run, orders_of
 from ..torch_defaults import under_torch_defaults
 from .effects import By, PatchEffects, PatchSummary
 
@@ -266,7 +266,8 @@ def _pairs_at_once(model: Model, pairs: PromptPairs, heads: HeadList) -> int:
 
 
 def _describe(model: Model, pairs: PromptPairs, seed: int, draws: int, start: float) -> RunInfo:
-    return describe_run(model, pairs.questions, [pairs.corrupted], seed, draws, start, "fused", pairs.notes)
+    asked = PromptSet(pairs.questions, (pairs.corrupted,), seed, draws)
+    return describe_run(model, asked, start, "fused", pairs.notes)
 
 
 def _effects(model: Model, pairs: PromptPairs, heads: HeadList, patched: Patched, run: RunInfo) -> PatchEffects:

@@ -1,7 +1,15 @@
 """Questions with a yes-no answer, from files, public data sets and the built-in set."""
 
 from .question import BinaryQuestion, QuestionList
-from .registry import SOURCES, check_apart, check_questions, check_seed, load_questions, sample_questions
+from .registry import (
+    SOURCES,
+    check_apart,
+    check_questions,
+    check_seed,
+    check_two_sided,
+    load_questions,
+    sample_questions,
+)
 from .resolve import describe_questions, resolve_questions
 from .rows import read_rows
 
@@ -12,6 +20,7 @@ __all__ = [
     "check_apart",
     "check_questions",
     "check_seed",
+    "check_two_sided",
     "describe_questions",
     "load_questions",
     "read_rows",

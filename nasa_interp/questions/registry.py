@@ -140,3 +140,13 @@ def check_apart(seen: QuestionList, asked: QuestionList, use: str, other: str) -
                 f"question {q.id!r} of {asked.name} (or its twin) is among those {use} ({seen.name}); "
                 f"{other} other questions, such as another split"
             )
+
+
+def check_two_sided(questions: QuestionList, use: str) -> None:
+    """Raises QuestionError where all labels are the same."""
+    if len({q.label for q in questions}) < 2:
+        kind = "yes" if questions[0].label else "no"
+        raise QuestionError(
+            f"all {len(questions)} questions to {use} ({questions.name}) have the answer {kind}, so that always saying "
+            f"{kind} would be best; add questions with the other answer"
+        )

@@ -39,7 +39,6 @@ def score_fused(
     """
     scores = torch.full((len(prompts), model.n_layers, model.n_heads), torch.nan)
     counts = torch.zeros(len(prompts), model.n_layers)
-    title = f"scoring, {prompts.order}"
     batches = run_fused(
         model,
         prompts,
@@ -49,8 +48,7 @@ def score_fused(
         batch_size=batch_size,
         share_prefix=share_prefix,
         reference=reference,
-        progress=progress,
-        title=title,
+        bar=f"scoring, {prompts.order}" if progress else None,
     )
     for batch in batches:
         some = prompts.select(batch.places)

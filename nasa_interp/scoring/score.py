@@ -12,8 +12,7 @@ from ..bootstrap import DRAWS
 from ..errors import FusedRefusedError, ModelError
 from ..models import Model, as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
-from ..reference import reference_order
-from ..session import describe_run, resolve_prompts
+from ..session import PromptSet, describe_run, resolve_prompts
 from ..torch_defaults import under_torch_defaults
 from .engine import Choice, Engine, choose_engine, hooked_instead
 from .fused import score_fused
@@ -64,39 +63,33 @@ def score_heads(
     if per not in ("prompt", "query"):
         raise ModelError(f"per={per!r} is unknown; use 'prompt' or 'query'")
     start = time.perf_counter()
-    questions, batches = resolve_prompts(model, data, order, style, limit, seed)
-    choice = choose_engine(model, batches[0], engine)
+    asked = resolve_prompts(model, data, order, style, limit, seed, draws)
+    choice = choose_engine(model, asked.batches[0], engine)
     try:
-        per_prompt = _score_orders(model, batches, choice, per, batch_size, seed, progress)
+        per_prompt = _score_orders(model, asked, choice, per, batch_size, progress)
     except FusedRefusedError as refusal:
         if engine == "fused":
             raise
         choice = hooked_instead(refusal)
-        per_prompt = _score_orders(model, batches, choice, per, batch_size, seed, progress)
+        per_prompt = _score_orders(model, asked, choice, per, batch_size, progress)
     if choice.engine == "hooked" and choice.note:
         warnings.warn(choice.note, stacklevel=3)
     notes = (choice.note,) if choice.note else ()
-    run = describe_run(model, questions, batches, seed, draws, start, choice.engine, notes)
+    run = describe_run(model, asked, start, choice.engine, notes)
     unit = "nats, summed over queries" if per == "prompt" else "nats a query"
-    return HeadScores.from_prompts(per_prompt, questions, run, unit=unit)
+    return HeadScores.from_prompts(per_prompt, asked.questions, run, unit=unit)
 
 
 def _score_orders(
-    model: Model,
-    batches: list[PromptBatch],
-    choice: Choice,
-    per: str,
-    batch_size: int | None,
-    seed: int,
-    progress: bool,
+    model: Model, asked: PromptSet, choice: Choice, per: str, batch_size: int | None, progress: bool
 ) -> dict[str, Float[np.ndarray, "prompt layer head"]]:
     """The scores of every prompt, in each order; one of them is held to the plain model."""
-    checked = reference_order([prompts.order for prompts in batches], seed)
-    found = {
-        prompts.order: _score(model, prompts, choice, per, batch_size, progress, prompts.order == checked)
-        for prompts in sorted(batches, key=lambda prompts: prompts.order != checked)
+    compared = asked.compared_order
+    scores = {
+        prompts.order: _score(model, prompts, choice, per, batch_size, progress, prompts.order == compared)
+        for prompts in sorted(asked, key=lambda prompts: prompts.order != compared)
     }
-    return {prompts.order: found[prompts.order] for prompts in batches}
+    return {order: scores[order] for order in asked.orders}
 
 
 def _score(

@@ -14,11 +14,11 @@ from ..errors import ModelError
 from ..heads import HeadList
 from ..models import as_model
 from ..models.windows import attention_windows
-from ..prompts import Order, PromptBatch, PromptStyle, build_prompts
+from ..prompts import Order, PromptBatch, PromptStyle
 from ..questions import BinaryQuestion, QuestionList
 from ..scoring.formula import counted_queries, nas_terms
 from ..scoring.patterns import attention_patterns
-from ..session import describe_run
+from ..session import PromptSet, describe_run
 from ..torch_defaults import under_torch_defaults
 from .value import HeadView
 
@@ -56,8 +56,10 @@ def view_heads(
     wanted = HeadList.of(heads).check(model.n_layers, model.n_heads)
     if not len(wanted):
         raise ModelError("no heads to look at; name some, such as scores.top(5)")
-    asked = question if isinstance(question, BinaryQuestion) else BinaryQuestion(question, False, "question")
-    prompts = build_prompts(model, [asked], order, style)
+    if not isinstance(question, BinaryQuestion):
+        question = BinaryQuestion(question, False, "question")
+    asked = PromptSet.build(model, QuestionList([question], "one question"), order, style, draws=0)
+    (prompts,) = asked
     patterns = attention_patterns(model, prompts, wanted)
     first, last = int(prompts.first_query[0]), int(prompts.last_pos[0])
     attention = patterns.values[0, :, first : last + 1, : last + 1]
@@ -65,7 +67,7 @@ def view_heads(
     windows = attention_windows(model)
     counted = torch.stack([_counted(prompts, windows[head.layer]) for head in wanted])
     return HeadView(
-        question=asked.question,
+        question=question.question,
         order=order,
         tokens=patterns.tokens[0],
         first_query=first,
@@ -75,7 +77,7 @@ def view_heads(
         attention=attention,
         contributions=_contributions(attention, prompts, counted),
         logit_difference=difference,
-        run=describe_run(model, QuestionList([asked], "one question"), [prompts], 0, 0, start, "hooked"),
+        run=describe_run(model, asked, start, "hooked"),
     )
 
 

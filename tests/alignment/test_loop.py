@@ -11,9 +11,9 @@ import torch
 from nasa_interp import BinaryQuestion, batches, load_model
 from nasa_interp.alignment import Alignment, Limits, Recipe, align_heads
 from nasa_interp.alignment import loop as loop_module
-from nasa_interp.alignment.objectives import Balance, NegativeAttention
 from nasa_interp.errors import AlignmentError, HeadError, NothingKeptError, QuestionError
 from nasa_interp.heads import HeadList
+from nasa_interp.objectives import Balance, NegativeAttention
 from nasa_interp.prompts import PromptStyle
 
 TEXTS = ["Water freezes at zero degrees; iron is a metal.", "The moon goes around the earth."]
@@ -106,7 +106,7 @@ def test_the_local_objective_moves_the_score(model) -> None:
     recipe = replace(RECIPE, objective=NegativeAttention("polarity"), projections="q", steps=10, check_every=10)
     tuned = loop_module.TunedSlices(model, loop_module.tunable_slices(model, ["1.0"], "q"))
     setting = loop_module.Setting.of(model, ["1.0"], asked(0), asked(100), recipe, OPEN, None, 0)
-    trainer = loop_module.Trainer(model, setting.batches, [1], recipe)
+    trainer = loop_module.Trainer(model, setting.probe, [1], recipe)
     before = score_heads(model, asked(0), draws=10, progress=False).get("polarity")[1, 0]
     steps = trainer.steps(tuned, loop_module.np.random.default_rng(0), HeadList.of(["1.0"]))
     for _ in range(10):

@@ -8,11 +8,11 @@ import torch
 from nasa_interp import load_model
 from nasa_interp.alignment.recipe import Recipe
 from nasa_interp.alignment.trainer import Trainer
-from nasa_interp.alignment.tuned import TunedSlices, outside_hash, tunable_slices
-from nasa_interp.errors import HeadError, ModelError
+from nasa_interp.alignment.tuned import TunedSlices
 from nasa_interp.heads import HeadList
-from nasa_interp.models.slices import group_of
-from nasa_interp.prompts import ORDERS, build_prompts
+from nasa_interp.models.tunable import outside_hash, tunable_slices
+from nasa_interp.prompts import build_prompts
+from nasa_interp.session import resolve_prompts
 
 FUSED = [family for family in families.SUPPORTED if (family, "fused") not in families.ENGINE_REFUSES]
 
@@ -38,7 +38,7 @@ def test_a_step_moves_the_slices_and_nothing_else(family: str, questions) -> Non
     asked = [p.requires_grad for p in model.hf.parameters()]
     tuned = TunedSlices(model, slices)
     before = tuned.state()
-    trainer = Trainer(model, [build_prompts(model, questions, order) for order in ORDERS], [1], Recipe(questions=4))
+    trainer = Trainer(model, resolve_prompts(model, questions, "both", None), [1], Recipe(questions=4))
     steps = trainer.steps(tuned, np.random.default_rng(0), heads)
     next(steps), next(steps)
     assert model.weights_hash() == whole, "nothing is written before `write`"
@@ -78,41 +78,6 @@ def test_a_raising_body_leaves_the_model_as_it_was(questions) -> None:
         _ = 1 / 0
     assert model.weights_hash() == whole
     assert names == [name for name, _ in model.hf.named_parameters()]
-
-
-def test_shared_keys_and_values_are_refused_with_the_siblings_named() -> None:
-    model = build("llama")
-    group = group_of(model.hf, 1, 0)
-    assert len(group) > 1
-    with pytest.raises(HeadError, match=r"1\.1"):
-        tunable_slices(model, ["1.0"], "qk")
-    assert tunable_slices(model, ["1.0"], "qk", share=True)
-    whole_group = [(1, index) for index in group]
-    # the group's key rows are there once, not once a head
-    assert len(tunable_slices(model, whole_group, "k")) == 1
-
-
-def test_heads_outside_no_heads_and_quantized_models_are_refused() -> None:
-    model = build("llama")
-    with pytest.raises(HeadError, match="outside"):
-        tunable_slices(model, ["99.0"])
-    with pytest.raises(HeadError, match="no heads"):
-        tunable_slices(model, [])
-    model.hf.config.quantization_config = {"bits": 4}
-    with pytest.raises(ModelError, match="quantized"):
-        tunable_slices(model, ["0.0"])
-
-
-def test_a_change_outside_the_slices_changes_the_outside_hash() -> None:
-    model = build("llama")
-    slices = tunable_slices(model, ["1.0"])
-    before = outside_hash(model.hf, slices)
-    weight = model.hf.get_parameter(slices[0].parameter)
-    with torch.no_grad():
-        weight[slices[0].index[0]] += 1
-        assert outside_hash(model.hf, slices) == before
-        weight[(slices[0].index[-1] + 1) % len(weight)] += 1
-    assert outside_hash(model.hf, slices) != before
 
 
 def test_low_precision_models_are_tuned_in_fp32() -> None:

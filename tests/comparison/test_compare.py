@@ -27,9 +27,9 @@ from nasa_interp.evaluation.paired import Paired, average, estimate
 from nasa_interp.heads import HeadList
 from nasa_interp.interventions import Scale, ablation_effect
 from nasa_interp.measures import measure
-from nasa_interp.prompts import ORDERS, build_prompts
-from nasa_interp.questions.resolve import resolve_questions
+from nasa_interp.prompts import ORDERS
 from nasa_interp.run import RunInfo
+from nasa_interp.session import resolve_prompts
 
 TEXTS = ["Water freezes at zero degrees; iron is a metal.", "The moon goes around the earth."]
 # A tiny random model has nothing to lose: what validation may cost is left open.
@@ -141,16 +141,15 @@ def test_scaled_heads_are_the_intervention(family, questions) -> None:
     model = load_model(families.tiny_model(family), tokenizer=families.tiny_tokenizer())
     effect = ablation_effect(model, questions, HEADS, Scale(0.25), draws=10, progress=False)
     with scaled_heads(model, HEADS, 0.25).applied(model):
-        batches = [build_prompts(model, questions, order) for order in ORDERS]
-        found = report_decisions(model, resolve_questions(questions), batches, 0, 10, progress=False)
+        found = report_decisions(model, resolve_prompts(model, questions, "both", None, draws=10), progress=False)
     assert np.abs(found.logit_differences - effect.changed.logit_differences).max() < 1e-4
     assert np.abs(found.logit_differences - effect.base.logit_differences).max() > 1e-3
     assert scaled_heads(model, HEADS, 1.0).n_changed == 0
 
 
 def test_the_best_factor_is_the_best_on_validation_and_nearest_to_1(model) -> None:
-    before, batches = model.weights_hash(), [build_prompts(model, asked(100), order) for order in ORDERS]
-    factor, found = best_factor(model, HEADS, batches, (0.0, 0.5, 0.999))
+    before, prompts = model.weights_hash(), resolve_prompts(model, asked(100), "both", None)
+    factor, found = best_factor(model, HEADS, prompts, (0.0, 0.5, 0.999))
     assert model.weights_hash() == before
     effect = ablation_effect(model, asked(100), HEADS, Scale(0.5), draws=10, progress=False)
     assert found[0.5] == effect.changed.accuracy
@@ -168,9 +167,9 @@ def test_a_lora_leaves_the_model_bit_for_bit(family) -> None:
     before, tree = model.weights_hash(), [(name, id(module)) for name, module in model.hf.named_modules()]
     flags, state = [p.requires_grad for p in model.hf.parameters()], torch.random.get_rng_state()
     setting = setting_of(model)
-    base = report_decisions(model, setting.val, setting.val_batches, 0, 10, progress=False)
+    base = report_decisions(model, setting.val, progress=False)
     with adapted(model, projections_of(model), 2, 0) as (other, weights):
-        fresh = report_decisions(other, setting.val, setting.val_batches, 0, 10, progress=False)
+        fresh = report_decisions(other, setting.val, progress=False)
         assert np.array_equal(fresh.logit_differences, base.logit_differences)
         assert all(value.requires_grad and value.dtype == torch.float32 for value in weights.values)
         shared = {p.data_ptr() for p in model.hf.parameters()}
@@ -179,7 +178,7 @@ def test_a_lora_leaves_the_model_bit_for_bit(family) -> None:
     assert len(lora.tried) == 2
     assert lora.n_trained > 0
     with lora.applied(model) as other:
-        tuned = report_decisions(other, setting.val, setting.val_batches, 0, 10, progress=False)
+        tuned = report_decisions(other, setting.val, progress=False)
     assert np.abs(tuned.logit_differences - base.logit_differences).max() > 1e-3
     taken = [row for row in lora.tried if row["taken"]]
     assert [row["accuracy"] for row in taken] == [pytest.approx(tuned.accuracy)]
@@ -187,7 +186,7 @@ def test_a_lora_leaves_the_model_bit_for_bit(family) -> None:
     assert [(name, id(module)) for name, module in model.hf.named_modules()] == tree
     assert [p.requires_grad for p in model.hf.parameters()] == flags
     assert torch.equal(torch.random.get_rng_state(), state)
-    again = report_decisions(model, setting.val, setting.val_batches, 0, 10, progress=False)
+    again = report_decisions(model, setting.val, progress=False)
     assert np.array_equal(again.logit_differences, base.logit_differences)
 
 

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from nasa_interp import load_model
-from nasa_interp.alignment.objectives import Answer, Balance, NegativeAttention, Step, WeightedSum
-from nasa_interp.alignment.restarted import Restarted
-from nasa_interp.alignment.tuned import TunedSlices, tunable_slices
+from nasa_interp.alignment.tuned import TunedSlices
 from nasa_interp.decisions import answer_differences
-from nasa_interp.errors import HeadError
-from nasa_interp.prompts import ORDERS, build_prompts
+from nasa_interp.models.tunable import tunable_slices
+from nasa_interp.prompts import build_prompts
+from nasa_interp.restartable import RestartablePrompts
 from nasa_interp.scoring.fused import score_fused
 
 FUSED = [family for family in families.SUPPORTED if (family, "fused") not in families.ENGINE_REFUSES]
@@ -29,7 +28,7 @@ def one_thread():
 def build(family: str, questions: list):
     model = load_model(families.tiny_model(family), tokenizer=families.tiny_tokenizer())
     prompts = build_prompts(model, questions)
-    restarted = Restarted(model, prompts, [0, 1])
+    restarted = RestartablePrompts(model, prompts, [0, 1])
     restarted.restart_from(restarted.decide())
     return model, prompts, restarted
 
@@ -99,37 +98,3 @@ def test_gradients_are_those_of_finite_differences(family: str, questions) -> No
         down = sums()
     for slope, high, low in zip(slopes, up, down, strict=True):
         assert float(slope) == pytest.approx(float(high - low) / (2 * step), rel=0.02, abs=1e-3)
-
-
-def step_of(d: list[float], labels: list[bool], nas: float = 0.0, mass: float = 0.2) -> Step:
-    both = {order: torch.tensor(d) for order in ORDERS}
-    signs = dict(zip(ORDERS, (1.0, -1.0), strict=True))
-    scores = {order: torch.full((len(d), 1), nas * signs[order]) for order in ORDERS}
-    paid = {order: torch.full((len(d), 1), mass) for order in ORDERS}
-    before = {order: torch.full((len(d), 1), 0.2) for order in ORDERS}
-    named, named_before = ({order: torch.full((len(d),), log) for order in ORDERS} for log in (-0.5, -0.2))
-    return Step(torch.tensor(labels), both, named, named_before, scores, paid, before)
-
-
-def test_objectives_by_hand() -> None:
-    assert float(Answer(0)(step_of([0.0, 0.0, 0.0], [True, False, False]))) == pytest.approx(np.log(2))
-    # all right and far: nothing to lose but the mass; one yes weighs as much as two noes
-    assert float(Answer(2)(step_of([-50.0, 50.0, 50.0], [True, False, False]))) == pytest.approx(2 * 0.09)
-    assert float(Answer(0)(step_of([50.0, 50.0, 50.0], [True, False, False]))) == pytest.approx(25)
-    assert float(Balance()(step_of([3.0, -1.0], [True, False]))) == pytest.approx(1)
-    # opposite scores in the two orders are order, not polarity
-    assert float(NegativeAttention()(step_of([0.0], [True], nas=2.0))) == 0
-    assert float(NegativeAttention("values")(step_of([0.0], [True], nas=2.0))) == pytest.approx(4)
-    assert float(NegativeAttention(keep_mass=3)(step_of([0.0], [True], mass=0.3))) == pytest.approx(0.03)
-
-
-def test_weighted_sums_add_up_and_read_what_their_terms_read() -> None:
-    both = Answer() + 0.5 * (Balance() + 2 * NegativeAttention("values"))
-    assert isinstance(both, WeightedSum)
-    assert [weight for weight, _ in both.terms] == [1, 0.5, 1.0]
-    assert both.reads == {"answer", "attention"}
-    step = step_of([1.0, 2.0], [True, False], nas=0.5)
-    parts = [Answer()(step), 0.5 * Balance()(step), NegativeAttention("values")(step)]
-    assert float(both(step)) == pytest.approx(float(sum(parts)))
-    with pytest.raises(HeadError, match="polarity"):
-        NegativeAttention("order")

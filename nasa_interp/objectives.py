@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import HeadError
+from .errors import HeadError
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..attention import CandidateAttention, Spans, instrumented
-from ..batches import in_batches, longest_first, split_batches, tokens_at_once
-from ..decisions import compare_answers
-from ..forward import Prefix, answer_logits, cache_prefix, shared_prefix_length
-from ..models import Model
-from ..prompts import PromptBatch
-from ..reference import check_plain
-from ..restart import residuals_entering, restart_at
-from ..scoring.formula import negative_attention_score
+from .attention import CandidateAttention, Spans, instrumented
+from .batches import in_batches, longest_first, split_batches, tokens_at_once
+from .decisions import compare_answers
+from .forward import Prefix, answer_logits, cache_prefix, shared_prefix_length
+from .models import Model
+from .prompts import PromptBatch
+from .reference import check_plain
+from .restart import residuals_entering, restart_at
+from .scoring.formula import negative_attention_score
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Answers:
     entering: Mapping[int, Entering]
 
 
-class Restarted:
+class RestartablePrompts:
     """Prompts of one candidate order that passes can restart in, at any of some layers.
 
     Args:
