@@ -1,4 +1,9 @@
-"""The errors that users see: one clear line that names the thing, its place and the next action."""
+"""The errors and warnings that users see: one clear line that names the thing, its place and the next action."""
+
+import sys
+import warnings
+
+PACKAGE = __name__.partition(".")[0]
 
 
 class NasaInterpError(Exception):
@@ -52,3 +57,11 @@ class NothingKeptError(AlignmentError):
 def first_line(error: BaseException) -> str:
     """The first line of what another library raised, or its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def warn_user(message: str) -> None:
+    """A UserWarning that points at the user's line: the first outside the package, whatever of ours lies between."""
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE:
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, stacklevel=depth)

@@ -1,7 +1,6 @@
 """One table of numbers by head, whatever they measure: columns with intervals, each prompt's own, and the run."""
 
 import html
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from .bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights
-from .errors import HeadError, ResultError
+from .errors import HeadError, ResultError, warn_user
 from .heads import Head, HeadList
 from .results import HASH, Arrays, read_tensors, write_with_tensors
 from .run import RunInfo, digest_of, read_json
@@ -201,7 +200,7 @@ class HeadTable:
             raise ResultError(f"{path} is damaged ({error!r}); compute it again") from error
         # Files without a hash may have been written without tensors; those had no ids either.
         if arrays is None and (HASH in content or table.ids):
-            warnings.warn(f"{path}: the numbers of each prompt are missing; these are the means alone", stacklevel=2)
+            warn_user(f"{path}: the numbers of each prompt are missing; these are the means alone")
         return table
 
     @classmethod

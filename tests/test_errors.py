@@ -64,3 +64,16 @@ def test_what_a_user_reads_stands_in_the_table(case):
     kinds = {cls.__name__ for cls in type(raised.value).__mro__}
     rows = [entry for entry in build_errors.entries() if entry.kind in kinds or entry.kind == "error"]
     assert any(entry.cause.strip("<>") and entry.pattern.fullmatch(str(raised.value)) for entry in rows), raised.value
+
+
+def test_warnings_point_at_the_users_line(tmp_path) -> None:
+    """In an interpreter without the shape checks of these tests, whose frames lie between."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from nasa_interp.errors import warn_user\n"
+        "ours = {'__name__': 'nasa_interp.somewhere', 'warn_user': warn_user}\n"
+        "exec('def inner(): warn_user(\"watch out\")\\ndef verb(): inner()', ours)\n"
+        "ours['verb']()\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert f"{script}:4: UserWarning: watch out" in done.stderr

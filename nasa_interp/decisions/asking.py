@@ -1,7 +1,6 @@
 """What the model decides: the logits of both candidates at the first answer position."""
 
 import time
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ..batches import equal_length
 from ..bootstrap import DRAWS
-from ..errors import DisagreementError, FusedRefusedError, ModelError
+from ..errors import DisagreementError, FusedRefusedError, ModelError, warn_user
 from ..forward import EditsOf, run_fused
 from ..models import Model, as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
@@ -63,8 +62,7 @@ def decide(
     asked = resolve_prompts(model, data, order, style, limit, seed, draws)
     report = report_decisions(model, asked, batch_size=batch_size, progress=progress)
     for message in report.warnings:
-        # Past the decorator: the line that asked.
-        warnings.warn(message, stacklevel=3)
+        warn_user(message)
     return report
 
 

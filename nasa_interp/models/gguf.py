@@ -4,14 +4,13 @@ import hashlib
 import json
 import os
 import tempfile
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from ..errors import ModelError, first_line
+from ..errors import ModelError, first_line, warn_user
 from ..run import file_sha256, write_json
 from .quiet import quiet_transformers
 from .whole import check_converted, check_whole, warn_unused
@@ -120,7 +119,7 @@ def _renew(path: Path, folder: Path, source: dict[str, Any]) -> None:
             if damage := _damage(folder):
                 # An earlier version listed no files to compare with: what it left is made anew, once, without a word.
                 if folder.exists() and damage != UNLISTED:
-                    warnings.warn(f"the cached {folder} is damaged: {damage}; {path} is converted again", stacklevel=3)
+                    warn_user(f"the cached {folder} is damaged: {damage}; {path} is converted again")
                 _convert(path, folder, source)
     except (OSError, NotImplementedError) as error:
         raise ModelError(

@@ -1,12 +1,11 @@
 """Whether all of a model's weights came from its files: transformers draws those at random that it doesn't find."""
 
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import ModelError, warn_user
 
 # So many names stand in a message.
 NAMED = 3
@@ -67,10 +66,9 @@ def check_converted(name: str, error: Exception, remedy: str = SAVE_AGAIN) -> No
 def warn_unused(name: str, tensors: Collection[str], remedy: str) -> None:
     """A UserWarning that names the tensors of a model's files that no weight of the model takes, if there are any."""
     if tensors:
-        warnings.warn(
+        warn_user(
             f"{name}: {len(tensors)} of the tensors in its files are not used ({listed(sorted(tensors))}), so what "
-            f"they do is missing; {remedy}",
-            stacklevel=2,
+            f"they do is missing; {remedy}"
         )
 
 

@@ -5,7 +5,6 @@ inside the instruction's own span and checked to decode back; there is one BOS t
 in a question is text; padding is on the right, so that each prompt keeps its own coordinates.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..errors import PromptError
+from ..errors import PromptError, warn_user
 from ..questions import BinaryQuestion, QuestionList, check_questions
 from ..torch_defaults import under_torch_defaults
 from .answers import AnswerTokens
@@ -162,7 +161,7 @@ def _control_notes(
     how = "the model reads them as such" if style.allow_special else "they are read as plain text"
     note = f"{n} question{'s' if n > 1 else ''} hold{'' if n > 1 else 's'} control tokens ({first!r}: {token!r}); {how}"
     if not style.allow_special:
-        warnings.warn(note, stacklevel=3)
+        warn_user(note)
     return (note,)
 
 

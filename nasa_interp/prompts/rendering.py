@@ -1,12 +1,11 @@
 """From a question to the text of its prompt: which instruction, chat or plain, and where its parts stand."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from ..errors import PromptError
+from ..errors import PromptError, warn_user
 from ..questions import BinaryQuestion
 from .chat import write_chat
 from .encoding import Span
@@ -69,7 +68,7 @@ def prompt_kind(tokenizer: Any, style: PromptStyle) -> tuple[Kind, tuple[str, ..
     if style.kind == "chat":
         raise PromptError("the tokenizer has no chat template; use kind='plain', or set tokenizer.chat_template")
     note = "the tokenizer has no chat template: prompts are plain text ending in 'Answer:'"
-    warnings.warn(note, stacklevel=3)
+    warn_user(note)
     return "plain", (note,)
 
 

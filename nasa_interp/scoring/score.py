@@ -1,7 +1,6 @@
 """Scoring every head of a model on a set of questions."""
 
 import time
-import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Float
 
 from ..bootstrap import DRAWS
-from ..errors import FusedRefusedError, ModelError
+from ..errors import FusedRefusedError, ModelError, warn_user
 from ..models import Model, as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
 from ..session import PromptSet, describe_run, resolve_prompts
@@ -73,7 +72,7 @@ def score_heads(
         choice = hooked_instead(refusal)
         per_prompt = _score_orders(model, asked, choice, per, batch_size, progress)
     if choice.engine == "hooked" and choice.note:
-        warnings.warn(choice.note, stacklevel=3)
+        warn_user(choice.note)
     notes = (choice.note,) if choice.note else ()
     run = describe_run(model, asked, start, choice.engine, notes)
     unit = "nats, summed over queries" if per == "prompt" else "nats a query"
