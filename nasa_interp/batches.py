@@ -51,6 +51,24 @@ def split_batches(
         start = end
 
 
+def model_batches(
+    model: Model, items: Sequence[Item], lengths: Sequence[int], size_for: Callable[[int], int]
+) -> Iterator[list[Item]]:
+    """Batches of items that come longest first: with pads, but where the user's hooks may count from the end.
+
+    Args:
+        model: its user's hooks are looked for where it runs through hooks.
+        items: such as places of prompts; lengths: of what is run of each.
+        size_for: as for `split_batches`.
+    """
+    if model.why_hooked is None or not model.user_hooks:
+        yield from split_batches(items, lengths, size_for)
+        return
+    for length in sorted(set(lengths), reverse=True):
+        alike = [item for item, other in zip(items, lengths, strict=True) if other == length]
+        yield from split_batches(alike, [length] * len(alike), size_for)
+
+
 def check_batch_size(size: int) -> int:
     """The size; raises PromptError below 1."""
     if size < 1:

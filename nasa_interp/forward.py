@@ -18,9 +18,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .attention import CandidateAttention, Edit, Recording, Spans, instrumented
-from .batches import batch_size_for, check_batch_size, in_batches, longest_first, split_batches
-from .errors import FusedRefusedError
+from .batches import batch_size_for, check_batch_size, in_batches, longest_first, model_batches
+from .errors import FusedRefusedError, ModelError
 from .models import Model
+from .models.check import trusted_hooks
 from .models.model import device_of
 from .models.positions import check_positions
 from .models.ready import check_ready
@@ -131,10 +132,10 @@ def run_fused(
     reference: bool = False,
     bar: str | None = None,
 ) -> Iterator[FusedBatch]:
-    """Runs all prompts through the plain model with fused attention.
+    """Runs all prompts through the model, with fused attention, or through its hooks where it has no plain view.
 
     Args:
-        model: with a plain view.
+        model: any.
         prompts: what `build_prompts` made.
         read: read the attention that every layer pays to the candidates.
         logits: False, where only the readings are wanted, ends each pass with the last layer's attention.
@@ -155,14 +156,14 @@ def run_fused(
         FusedRefusedError: where fused attention isn't exact for the model or on these prompts.
         ModelError: one prompt alone doesn't fit into memory; a model in training mode.
     """
-    _check_whole(model, prompts)
+    check_positions(model.config, (prompts.last_pos + 1).tolist())
     if batch_size is not None:
         check_batch_size(batch_size)
     prefix = run_prefix(model, prompts, edits, read) if share_prefix else Prefix(0)
     places = longest_first(prompts)
     lengths = (prompts.last_pos[places] + 1 - prefix.length).tolist()
     batches = list(
-        split_batches(places, lengths, lambda length: batch_size or batch_size_for(model, length, prefix.length))
+        model_batches(model, places, lengths, lambda n: batch_size or batch_size_for(model, n, prefix.length))
     )
     plain = PlainReference(model, prompts, batches) if reference else None
     batches = plain.first(batches) if plain else batches
@@ -179,19 +180,10 @@ def run_fused(
             shown.update(len(batch.places))
 
 
-def _check_whole(model: Model, prompts: PromptBatch) -> None:
-    """Refuses before anything runs what can be known from the model and the prompts alone."""
-    if not model.has_hf:
-        raise FusedRefusedError(
-            "it was handed over hooked, without a plain transformers view; load_model the transformers model"
-        )
-    check_positions(model.config, (prompts.last_pos + 1).tolist())
-
-
 @torch.no_grad()
 def run_prefix(model: Model, prompts: PromptBatch, edits: EditsOf | None = None, read: bool = False) -> Prefix:
     """The prompts' shared prefix, run once and read where it has queries; recomputed under edits that act on it."""
-    length = shared_prefix_length(prompts, edits)
+    length = shared_prefix_length(prompts, edits) if model.has_hf else 0
     if not length:
         return Prefix(0)
     first = prompts.select([0])
@@ -199,7 +191,9 @@ def run_prefix(model: Model, prompts: PromptBatch, edits: EditsOf | None = None,
     query = int(prompts.first_query.min())
     reads = read and query < length
     spans = Spans(first.yes_span.to(model.device), first.no_span.to(model.device)) if reads else None
-    return cache_prefix(model.hf, first.tokens[:, :length].to(model.device), changes, spans=spans, first_query=query)
+    return cache_prefix(
+        model.network, first.tokens[:, :length].to(model.device), changes, spans=spans, first_query=query
+    )
 
 
 def cache_prefix(
@@ -238,7 +232,7 @@ def _run_batch(
     first = max(start, int(batch.first_query.min())) if read else start
     spans = Spans(batch.yes_span.to(device), batch.no_span.to(device)) if read else None
     changes = edits(batch, positions) if edits else {}
-    hf, answers = model.hf, torch.empty(len(rows), 0)
+    hf, answers = model.network, torch.empty(len(rows), 0)
     context = instrumented(hf, spans=spans, first_query=first - start, edits=changes, only_read=not logits)
     with context if (read or changes) else nullcontext(Recording()) as recording:
         answers = answer_logits(hf, batch, start, prefix.cache())
@@ -303,6 +297,8 @@ def fused_refusal(model: Model, prompts: PromptBatch) -> str | None:
     Raises:
         ModelError: where the trial fails for another reason, such as a model in training mode.
     """
+    if (reason := model.why_hooked) is not None:
+        return reason
     try:
         check_positions(model.config, (prompts.last_pos + 1).tolist())
         for _ in run_fused(model, prompts.select(range(min(2, len(prompts)))), read=True):
@@ -310,3 +306,23 @@ def fused_refusal(model: Model, prompts: PromptBatch) -> str | None:
     except FusedRefusedError as refusal:
         return str(refusal)
     return None
+
+
+def intervenable(model: Model, prompts: PromptBatch) -> Model:
+    """The model as interventions, estimates and tuning run on it: with fused attention, or else through its hooks.
+
+    Raises:
+        ModelError: where fused attention isn't exact for it and its hooks can't be trusted either.
+    """
+    refusal = fused_refusal(model, prompts)
+    if refusal is None:
+        return model
+    hooked = model if model.why_hooked else model.through_hooks(f"the fused engine refuses it ({refusal})")
+    try:
+        trusted_hooks(hooked, prompts.tokens[0, : int(prompts.last_pos[0]) + 1])
+    except ModelError as error:
+        raise ModelError(
+            f"interventions run on the fused engine, which refuses {model.name}: {refusal}; nor do they run through "
+            f"hooks: {error}"
+        ) from error
+    return hooked

@@ -111,10 +111,10 @@ def check_plain(model: Model, prompts: PromptBatch, d: Float[Any, " prompt"]) ->
 def plain_difference(model: Model, prompts: PromptBatch, place: int) -> tuple[float, float]:
     """One prompt through the unmodified model: d = logit(No) - logit(Yes), and the range of its logits."""
     tokens = prompts.tokens[place : place + 1, : int(prompts.last_pos[place]) + 1].to(model.device)
-    if model.has_hf:
+    if model.handed_hooked:
+        logits = model.answer_logits(tokens, torch.ones_like(tokens, dtype=torch.bool))[0].double()
+    else:
         check_ready(model.hf)
         logits = model.hf(tokens, use_cache=False, logits_to_keep=1).logits[0, -1].double()
-    else:
-        logits = model.answer_logits(tokens, torch.ones_like(tokens, dtype=torch.bool))[0].double()
     d, reach = logits[prompts.no_token] - logits[prompts.yes_token], logits.max() - logits.min()
     return float(d), max(float(reach), torch.finfo(logits.dtype).tiny)

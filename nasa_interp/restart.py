@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import ModelError
+from .models.bridge import hung, residual_hook
+from .models.hooked import HookedNetwork
 from .models.slices import attention_modules
 
 
@@ -24,6 +26,14 @@ def decoder_layers(hf: Any) -> list[nn.Module]:
 def residuals_entering(hf: Any, layers: Collection[int]) -> Iterator[dict[int, Float[Tensor, "batch pos d_model"]]]:
     """Inside, a pass leaves the residual stream that enters each of these layers in the dictionary."""
     found: dict[int, Tensor] = {}
+    if isinstance(hf, HookedNetwork):
+
+        def keep_hooked(layer: int) -> Callable[..., None]:
+            return lambda hidden, hook: found.__setitem__(layer, hidden)
+
+        with hung(hf.hooked, [(residual_hook(layer), keep_hooked(layer)) for layer in sorted(layers)]):
+            yield found
+        return
     handles = []
 
     def keep(layer: int) -> Callable[..., None]:
@@ -47,7 +57,8 @@ def restart_at(hf: Any, layer: int, hidden: Float[Tensor, "batch pos d_model"]) 
     """Inside, a pass begins at this layer, with `hidden` as the residual stream that enters it.
 
     Args:
-        hf: a transformers causal language model.
+        hf: a transformers causal language model, or a hooked one (through `start_at_layer`, for which a bridge runs
+            the layers below too and drops what they give).
         layer: the first layer that runs; those below it cost nothing and cache nothing.
         hidden: as `residuals_entering` found it; the pass takes tokens (any) and positions of the same shape.
 
@@ -57,6 +68,13 @@ def restart_at(hf: Any, layer: int, hidden: Float[Tensor, "batch pos d_model"]) 
     Caveat: behind a prefix the cache needs its keys and values in the skipped layers too: models size masks by the
     first. Inside `instrumented`, say which layers run.
     """
+    if isinstance(hf, HookedNetwork):
+        hf.entering = (layer, hidden)
+        try:
+            yield
+        finally:
+            hf.entering = None
+        return
     layers = decoder_layers(hf)
     if not 0 <= layer < len(layers):
         raise ModelError(f"no layer {layer} to restart at; {type(hf).__name__} has layers 0 to {len(layers) - 1}")

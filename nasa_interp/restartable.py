@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .attention import CandidateAttention, Spans, instrumented
-from .batches import in_batches, longest_first, split_batches, tokens_at_once
+from .batches import in_batches, longest_first, model_batches, tokens_at_once
 from .decisions import compare_answers
 from .forward import Prefix, answer_logits, cache_prefix, shared_prefix_length
 from .models import Model
@@ -44,19 +44,19 @@ class RestartablePrompts:
     """Prompts of one candidate order that passes can restart in, at any of some layers.
 
     Args:
-        model: with a plain view whose attention is fused.
+        model: as `intervenable` gives it.
         prompts: of one order.
         layers: where passes will begin.
     """
 
     def __init__(self, model: Model, prompts: PromptBatch, layers: Collection[int]):
         self.model, self.prompts, self.layers = model, prompts, sorted(set(layers))
-        self.length = shared_prefix_length(prompts)
+        self.length = shared_prefix_length(prompts) if model.has_hf else 0
         self.prefix = Prefix(0)
         if self.length:
             # Passes that restart need keys and values in the layers below too: masks are sized by them.
             with torch.no_grad():
-                self.prefix = cache_prefix(model.hf, prompts.tokens[:1, : self.length].to(model.device))
+                self.prefix = cache_prefix(model.network, prompts.tokens[:1, : self.length].to(model.device))
         self.entering: dict[int, Entering] = {}
 
     def decide(self, layer: int = 0, reference: bool = False) -> Answers:
@@ -72,7 +72,7 @@ class RestartablePrompts:
             rest = {each: torch.zeros(shape, dtype=self.model.dtype, device=self.model.device) for each in above}
 
             def run(rows: list[int]) -> None:
-                with residuals_entering(self.model.hf, above) as found:
+                with residuals_entering(self.model.network, above) as found:
                     logits = self._answer(layer, rows, prefix)
                 d[rows], mass[rows] = compare_answers(logits, self.prompts)
                 for each, hidden in found.items():
@@ -103,7 +103,7 @@ class RestartablePrompts:
 
         Nothing but this layer's attention runs; `entering` is what enters it, by default what passes restart from.
         """
-        batch, device, hf = self.prompts.select(rows), self.model.device, self.model.hf
+        batch, device, hf = self.prompts.select(rows), self.model.device, self.model.network
         end, first = batch.tokens.shape[1], int(batch.first_query.min())
         entering = entering or self.entering[layer]
         hidden = entering.rest[list(rows), : end - self.length]
@@ -121,7 +121,7 @@ class RestartablePrompts:
         """The shared prefix under the weights as they are now, from this layer on."""
         if not self.length:
             return self.prefix, {}
-        hf, running = self.model.hf, range(layer, self.model.n_layers)
+        hf, running = self.model.network, range(layer, self.model.n_layers)
         tokens = self.prompts.tokens[:1, : self.length].to(self.model.device)
         with residuals_entering(hf, above) as found:
             if layer == 0:
@@ -132,7 +132,7 @@ class RestartablePrompts:
                 return cache_prefix(hf, tokens, None, self.prefix, running), found
 
     def _answer(self, layer: int, rows: Sequence[int], prefix: Prefix) -> Float[Tensor, "row d_vocab"]:
-        hf, batch = self.model.hf, self.prompts.select(rows)
+        hf, batch = self.model.network, self.prompts.select(rows)
         if layer == 0:
             with instrumented(hf):
                 return answer_logits(hf, batch, self.length, prefix.cache())
@@ -144,7 +144,7 @@ class RestartablePrompts:
         places = longest_first(self.prompts)
         lengths = (self.prompts.last_pos[places] + 1 - self.length).tolist()
         # From fixed numbers, not from the memory that happens to be free: a run that goes on rounds as it began.
-        return split_batches(places, lengths, lambda n: tokens_at_once(self.model) // n or 1)
+        return model_batches(self.model, places, lengths, lambda n: tokens_at_once(self.model) // n or 1)
 
 
 def _nas_and_mass(

@@ -82,7 +82,8 @@ def align_heads(
     """
     start, model = time.perf_counter(), as_model(model)
     setting = Setting.of(model, heads, probe, val, recipe or Recipe(), limits or Limits(), style, seed)
-    base_hash, outside = model.weights_hash(), outside_hash(model.hf, setting.slices)
+    model = setting.model
+    base_hash, outside = model.weights_hash(), outside_hash(model.weights, setting.slices)
     texts = tuple(plain_text("val")[:PASSAGES] if texts is None else texts)
     record = Progress.open(folder, {**setting.fingerprint(), "base": base_hash, "texts": digest_of(texts)})
     before = read_slices(model, setting.slices)
@@ -91,14 +92,14 @@ def align_heads(
         tuned = loop.run()
         log = {**setting.to_dict(), "base": loop.base.to_dict(), "tuned": tuned.to_dict(), "steps": record.rows}
         delta = HeadDelta.of(model, base_hash, setting.heads, before, log)
-        outside_after = outside_hash(model.hf, setting.slices)
+        outside_after = outside_hash(model.weights, setting.slices)
     finally:
         write_slices(model, before)
     if not any(row["accepted"] for row in record.rows) and not loop.base.within(setting.limits):
         raise NothingKeptError(f"no head's change was kept, the last because {record.rows[-1]['reason']}; {_ADVICE}")
     if outside_after != outside:
         raise AlignmentError("weights outside the chosen slices changed; this is a defect of nasa_interp, report it")
-    run = describe_run(model, setting.probe, start, "fused", setting.notes, base_hash)
+    run = describe_run(model, setting.probe, start, model.engine, setting.notes, base_hash)
     place = None if folder is None else Path(folder)
     found = Alignment(delta, tuple(record.rows), loop.base, tuned, outside, run, place)
     if place is not None:

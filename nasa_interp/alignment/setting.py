@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ModelError
-from ..forward import fused_refusal
+from ..forward import intervenable
 from ..heads import HeadList
 from ..models import Model
 from ..models.slices import WeightSlice
@@ -55,10 +54,7 @@ class Setting:
         for questions, use in ((probe, "tune on"), (val, "validate on")):
             check_two_sided(questions, use)
         to_tune, to_validate = (PromptSet.build(model, q, "both", style, seed, draws=0) for q in (probe, val))
-        if refusal := fused_refusal(model, to_tune.batches[0]):
-            raise ModelError(
-                f"tuning runs on the fused engine, which refuses {model.name}: {refusal}; see `nasa-interp doctor`"
-            )
+        model = intervenable(model, to_tune.batches[0])
         spanned = spanning_norms(model, chosen)
         notes = (f"norms span all heads in layers {list(spanned)}: tuned queries scale other heads",) if spanned else ()
         return cls(model, chosen, slices, to_tune, to_validate, recipe, limits, style, seed, notes)

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models import Model
+from ..models.hooked import HookedNetwork
 from ..models.slice_values import read_slices, write_slices
 from ..models.slices import WeightSlice
 
@@ -50,14 +52,12 @@ class TunedSlices(Tuned):
     @contextmanager
     def inserted(self) -> Iterator[None]:
         """Inside, the model computes with these tensors in its graph; its own parameters take no gradients."""
-        hf, swapped = self.model.hf, []
-        asked = [p for p in hf.parameters() if p.requires_grad]
+        network, swapped = self.model.network, []
+        asked = [p for p in network.parameters() if p.requires_grad]
         try:
             for parameter in asked:
                 parameter.requires_grad_(False)
-            for name, weight in self._weights().items():
-                path, _, leaf = name.rpartition(".")
-                module = hf.get_submodule(path)
+            for module, leaf, weight in self._homes(network):
                 swapped.append((module, leaf, module._parameters[leaf]))
                 # a tensor in a parameter's place: torch's own functional_call does the same for a whole call
                 module._parameters[leaf] = weight  # type: ignore[assignment]
@@ -74,7 +74,15 @@ class TunedSlices(Tuned):
         write_slices(self.model, values)
 
     def _parameter(self, s: WeightSlice) -> Tensor:
-        return self.model.hf.get_parameter(s.parameter).detach()
+        return self.model.weights.get_parameter(s.parameter).detach()
+
+    def _homes(self, network: Any) -> list[tuple[nn.Module, str, Tensor]]:
+        """The modules that compute with these weights, the name there, and the weight with the tensors in it."""
+        weights = self._weights().items()
+        if isinstance(network, HookedNetwork):
+            return [home for name, weight in weights for home in network.homes(name, weight)]
+        paths = [(*name.rpartition(".")[::2], weight) for name, weight in weights]
+        return [(network.get_submodule(path), leaf, weight) for path, leaf, weight in paths]
 
     def _weights(self) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}

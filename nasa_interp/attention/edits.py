@@ -24,7 +24,7 @@ class ScaleHeads:
     factors: Float[Tensor, " n_heads"] | Float[Tensor, "batch n_heads"]
     queries: Bool[Tensor, "batch query"] | None = None
 
-    def apply(self, output: Float[Tensor, "batch query head d_value"], inputs: AttentionInputs) -> Tensor:
+    def apply(self, output: Float[Tensor, "batch query head d_value"], inputs: AttentionInputs | None = None) -> Tensor:
         factors = self.factors.to(output)[..., None]
         factors = factors if factors.ndim == 2 else factors[:, None]
         return _put(output, self.heads, output[:, :, list(self.heads)] * factors, self.queries)
@@ -38,7 +38,7 @@ class ReplaceHeads:
     values: Float[Tensor, "batch query n_heads d_value"]
     queries: Bool[Tensor, "batch query"] | None = None
 
-    def apply(self, output: Float[Tensor, "batch query head d_value"], inputs: AttentionInputs) -> Tensor:
+    def apply(self, output: Float[Tensor, "batch query head d_value"], inputs: AttentionInputs | None = None) -> Tensor:
         return _put(output, self.heads, self.values.to(output.device), self.queries)
 
 
@@ -64,6 +64,19 @@ class CutEdges:
             rows = replace(some, value=some.value.masked_fill(columns[:, None, :, None], 0))
             rows = rows if first == 0 else _from(rows, first, rows.row_mask(first))
         return _put(output, self.heads, softmax_times_value(rows).transpose(1, 2), self.queries, first)
+
+    def on_pattern(self, pattern: Float[Tensor, "batch head query key"], visible: Tensor | None = None) -> Tensor:
+        """The same edit, where the attention after the softmax is at hand."""
+        rows = pattern[:, list(self.heads)].masked_fill(self.columns.to(pattern.device)[:, None, None], 0)
+        if self.renormalize:
+            rest = rows.sum(-1, keepdim=True)
+            rows = torch.where(rest > 0, rows / torch.where(rest > 0, rest, 1), 0)
+        return _put_rows(pattern, self.heads, rows, self.queries)
+
+    def touched_queries(self, visible: Bool[Tensor, "batch query"]) -> Bool[Tensor, "batch query"]:
+        """Which queries lose an edge; `visible` tells how many there are."""
+        cut = self.columns.to(visible.device).any(-1)[:, None].expand_as(visible)
+        return cut if self.queries is None else cut & self.queries.to(visible.device)
 
     def touched(self, inputs: AttentionInputs) -> Bool[Tensor, "batch query"]:
         cut = self.columns.to(inputs.query.device).any(-1)[:, None].expand(-1, inputs.query.shape[2])
@@ -96,6 +109,22 @@ class SwapEdges:
         rows = rows if first == 0 else _from(rows, first, rows.row_mask(first))
         return _put(output, self.heads, softmax_times_value(rows).transpose(1, 2), touched, first)
 
+    def on_pattern(self, pattern: Float[Tensor, "batch head query key"], visible: Tensor | None) -> Tensor:
+        """The same edit, where the attention after the softmax is at hand; `visible`: queries that see both."""
+        assert visible is not None
+        rows = pattern[:, list(self.heads)]
+        new = rows.clone()
+        for prompt, (yes, no) in enumerate(zip(self.spans.yes.tolist(), self.spans.no.tolist(), strict=True)):
+            to_yes, to_no = rows[prompt, ..., slice(*yes)], rows[prompt, ..., slice(*no)]
+            if to_yes.shape != to_no.shape:
+                to_yes, to_no = to_yes.mean(-1, keepdim=True), to_no.mean(-1, keepdim=True)
+            new[prompt, ..., slice(*yes)], new[prompt, ..., slice(*no)] = to_no, to_yes
+        return _put_rows(pattern, self.heads, new, self.touched_queries(visible))
+
+    def touched_queries(self, visible: Bool[Tensor, "batch query"]) -> Bool[Tensor, "batch query"]:
+        """Which queries' edges are exchanged: marked ones that see both candidates."""
+        return visible if self.queries is None else visible & self.queries.to(visible.device)
+
     def touched(self, inputs: AttentionInputs) -> Bool[Tensor, "batch query"]:
         device = inputs.query.device
         both = inputs.sees(self.spans.yes.to(device), 0) & inputs.sees(self.spans.no.to(device), 0)
@@ -113,7 +142,7 @@ def attend(
     Edits apply in their order, each to the output that the former left; edge edits start from the unedited attention,
     so a head takes only one. What is read is the unedited attention; edges that an edit changed are not visible.
     """
-    _check_edits(edits, inputs.query.shape[1])
+    check_edits(edits, inputs.query.shape[1])
     reading = None
     if spans is None:
         output = softmax_times_value(inputs)
@@ -123,11 +152,12 @@ def attend(
     for edit in edits:
         output = edit.apply(output, inputs)
         if reading is not None and isinstance(edit, CutEdges | SwapEdges):
-            reading = _hide(reading, edit.heads, edit.touched(inputs)[:, first_query:])
+            reading = hide_edges(reading, edit.heads, edit.touched(inputs)[:, first_query:])
     return output, reading
 
 
-def _check_edits(edits: Sequence[Edit], heads: int) -> None:
+def check_edits(edits: Sequence[Edit], heads: int) -> None:
+    """Raises HeadError for heads that a layer of so many doesn't have, and for two edge edits of one head."""
     edged: list[int] = []
     for edit in edits:
         if bad := [head for head in edit.heads if not 0 <= head < heads]:
@@ -161,9 +191,23 @@ def _put(
     return torch.cat([output[:, :first], old.index_copy(2, index, new)], 1)
 
 
-def _hide(
+def _put_rows(
+    pattern: Float[Tensor, "batch head query key"],
+    heads: Sequence[int],
+    new: Float[Tensor, "batch n_heads query key"],
+    queries: Bool[Tensor, "batch query"] | None,
+) -> Float[Tensor, "batch head query key"]:
+    """The pattern with these heads' rows exchanged, at the marked queries."""
+    index = torch.tensor(heads, device=pattern.device)
+    if queries is not None:
+        new = torch.where(queries[:, None, :, None].to(pattern.device), new, pattern[:, index])
+    return pattern.index_copy(1, index, new)
+
+
+def hide_edges(
     reading: CandidateAttention, heads: Sequence[int], queries: Bool[Tensor, "batch query"]
 ) -> CandidateAttention:
+    """The reading without what an edit changed: those edges are not visible, and their logs NaN."""
     visible = reading.visible.expand_as(reading.log_yes).clone()
     visible[:, list(heads)] &= ~queries[:, None]
     log_yes, log_no = (torch.where(visible, log, math.nan) for log in (reading.log_yes, reading.log_no))

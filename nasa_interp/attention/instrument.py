@@ -14,22 +14,17 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 
 from ..errors import FusedRefusedError, ModelError
+from ..models.hooked import HookedNetwork
 from ..models.ready import check_ready
 from .edits import Edit, attend
-from .inputs import AttentionInputs, CandidateAttention, Spans
+from .hooked import instrumented_hooks
+from .inputs import AttentionInputs, Spans
+from .recording import Recording
 
 NAME = "nasa_interp"
 # What a model may pass to its attention besides tensors without changing what the scores are; windows are in the mask.
 _HARMLESS = {"sliding_window", "position_ids", "cache_position", "num_items_in_batch", "position_embeddings",
              "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}  # fmt: skip
-
-
-@dataclass
-class Recording:
-    """What one instrumented forward pass left: per layer the reading and, if asked for, the heads' edited outputs."""
-
-    readings: dict[int, CandidateAttention] = field(default_factory=dict)
-    outputs: dict[int, Float[Tensor, "batch query head d_value"]] = field(default_factory=dict)
 
 
 @dataclass
@@ -56,7 +51,7 @@ _active: ContextVar[_Pass | None] = ContextVar("nasa_interp_pass", default=None)
 
 @contextmanager
 def instrumented(
-    hf_model: PreTrainedModel,
+    hf_model: PreTrainedModel | HookedNetwork,
     *,
     spans: Spans | None = None,
     first_query: int = 0,
@@ -68,7 +63,8 @@ def instrumented(
     """Read and edit every attention layer during the one forward pass in the body; then the model is as it was before.
 
     Args:
-        hf_model: a transformers model whose attention goes through `AttentionInterface`, in eval mode.
+        hf_model: a transformers model whose attention goes through `AttentionInterface`, in eval mode; or a hooked
+            model, which is read and edited through its hooks (`instrumented_hooks`).
         spans: the candidates to read; None reads nothing.
         first_query: the first query to read, counted in this pass (cached keys are no queries).
         edits: per layer, the edits in their order.
@@ -83,6 +79,11 @@ def instrumented(
         HeadError: an edit of a head that isn't there.
     Caveat: gradient checkpointing runs layers twice and is refused.
     """
+    if isinstance(hf_model, HookedNetwork):
+        reading = {"spans": spans, "first_query": first_query, "outputs_of": outputs_of}
+        with instrumented_hooks(hf_model, edits=edits, layers=layers, **reading) as recording:
+            yield recording
+        return
     if _active.get() is not None:
         raise ModelError("a model is being instrumented already; leave that block first")
     check_ready(hf_model)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..attention import instrumented
 from ..bootstrap import DRAWS
 from ..errors import PromptError
-from ..forward import answer_logits
+from ..forward import answer_logits, intervenable
 from ..head_table import HeadTable
 from ..models import Model, as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
@@ -56,6 +56,7 @@ def estimate_zero_ablation(
     """
     model, start = as_model(model), time.perf_counter()
     asked = resolve_prompts(model, data, order, style, limit, seed, draws)
+    model = intervenable(model, asked.batches[0])
     per_prompt = {}
     for prompts in asked:
         estimates = torch.empty(len(prompts), model.n_layers, model.n_heads)
@@ -69,7 +70,7 @@ def estimate_zero_ablation(
         compared = prompts.order == asked.compared_order
         run_rows(model, prompts, run, graph=True, reference=compared, batch_size=batch_size, bar=bar)
         per_prompt[prompts.order] = estimates.numpy()
-    info = describe_run(model, asked, start, "fused")
+    info = describe_run(model, asked, start, model.engine)
     return HeadTable.from_prompts(per_prompt, asked.questions, info, quantity="first-order zero", sign=-1)
 
 
@@ -104,6 +105,7 @@ def attribution_patching(
     model, start = as_model(model), time.perf_counter()
     _check_alike(clean, corrupted)
     asked = resolve_prompts(model, corrupted, "both", style, None, seed, draws)
+    model = intervenable(model, corrupted)
     estimates, of_clean = torch.empty(len(corrupted), model.n_layers, model.n_heads), torch.empty(len(clean))
 
     def run(rows: list[int]) -> Float[Tensor, " row"]:
@@ -117,7 +119,7 @@ def attribution_patching(
     run_rows(model, corrupted, run, graph=True, reference=True, batch_size=batch_size, bar=bar)
     check_plain(model, clean, of_clean)
     notes = (f"patched from {clean.order} into {corrupted.order} prompts",)
-    info = describe_run(model, asked, start, "fused", notes)
+    info = describe_run(model, asked, start, model.engine, notes)
     per_prompt = {corrupted.order: estimates.numpy()}
     return HeadTable.from_prompts(per_prompt, asked.questions, info, quantity="first-order patch", sign=-1)
 
@@ -135,14 +137,14 @@ def _check_alike(clean: PromptBatch, corrupted: PromptBatch) -> None:
 def _outputs(model: Model, batch: PromptBatch) -> tuple[list[Tensor], Tensor]:
     """Every layer's head outputs [batch, pos, head, d_value], and d."""
     layers = range(model.n_layers)
-    with instrumented(model.hf, outputs_of=layers) as recording:
-        logits = answer_logits(model.hf, batch, 0, None)
+    with instrumented(model.network, outputs_of=layers) as recording:
+        logits = answer_logits(model.network, batch, 0, None)
     return [recording.outputs[layer] for layer in layers], difference(logits, batch)
 
 
 def _outputs_and_gradients(model: Model, batch: PromptBatch) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Every layer's head outputs, the gradient of d by each, and d."""
-    with frozen_weights(model.hf), tracked_embeddings(model.hf):
+    with frozen_weights(model.network), tracked_embeddings(model.network):
         outputs, d = _outputs(model, batch)
         gradients = torch.autograd.grad(d.sum(), outputs)
     return [output.detach() for output in outputs], list(gradients), d.detach()

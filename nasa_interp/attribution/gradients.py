@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..batches import batch_size_for, free_memory, in_batches, longest_first, split_batches
+from ..batches import batch_size_for, free_memory, in_batches, longest_first, model_batches
 from ..models import Model
 from ..prompts import PromptBatch
 from ..reference import PlainReference
@@ -19,7 +19,7 @@ GRAPH = 1.5
 
 
 @contextmanager
-def frozen_weights(hf: nn.Module) -> Iterator[None]:
+def frozen_weights(hf: Any) -> Iterator[None]:
     """Inside, gradients are computed, and no parameter takes any; then each requires them or not as before."""
     trained = [parameter for parameter in hf.parameters() if parameter.requires_grad]
     try:
@@ -74,7 +74,7 @@ def run_rows(
             return batch_size
         return min(batch_size_for(model, length), _graphs_that_fit(model, length) if graph else len(places))
 
-    batches = list(split_batches(places, lengths, size))
+    batches = list(model_batches(model, places, lengths, size))
     plain = PlainReference(model, prompts, batches)
     with tqdm(total=len(prompts), desc=bar, unit="prompt", disable=bar is None) as shown:
         for rows, d in in_batches(plain.first(batches) if reference else batches, lambda rows: (rows, run(rows))):

@@ -85,7 +85,7 @@ def report_decisions(
     Raises:
         FusedRefusedError: under edits or with `fused_only`, where the fused pass refuses.
     """
-    start, engine, notes = time.perf_counter(), "fused", ()
+    start, engine, notes = time.perf_counter(), model.engine, ()
     compared = None if edits else asked.compared_order
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     try:

@@ -65,7 +65,7 @@ def read_rows(
     Raises:
         ModelError: where the model has no plain view, or one row alone doesn't fit into memory.
     """
-    hf = model.hf
+    hf = model.network
     most = max(1, LOGIT_BYTES // (4 * model.config.vocab_size))
     parts = [part for row in range(len(rows)) for part in _parts(rows[row], row, most)]
     # Rows of like length have few pads; the longest come first, so that memory peaks at once.

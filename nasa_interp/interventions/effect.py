@@ -14,7 +14,7 @@ from jaxtyping import Float
 from ..bootstrap import DRAWS, cluster_interval, draw_weights
 from ..decisions import BinaryReport, report_decisions
 from ..errors import FusedRefusedError, ModelError
-from ..forward import EditsOf
+from ..forward import EditsOf, intervenable
 from ..heads import HeadList
 from ..measures import measure_draws
 from ..models import as_model
@@ -172,15 +172,15 @@ class Ablator:
         draws: int = DRAWS,
         progress: bool = True,
     ):
-        self.model, self.progress = as_model(model), progress
-        self.asked = resolve_prompts(self.model, data, order, style, limit, seed, draws)
+        model, self.progress = as_model(model), progress
+        self.asked = resolve_prompts(model, data, order, style, limit, seed, draws)
+        self.model = intervenable(model, self.asked.batches[0])
         self._hash, self._state = self.model.weights_hash(), self.model.state_notes()
         try:
             self.base = self._report(None)
         except FusedRefusedError as refusal:
             raise ModelError(
-                f"interventions run on the fused engine, which refuses {self.model.name}: {refusal}; see "
-                f"`nasa-interp doctor`"
+                f"{self.model.name} can't be intervened on: {refusal}; see `nasa-interp doctor`"
             ) from refusal
 
     @under_torch_defaults

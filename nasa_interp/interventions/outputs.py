@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..attention import instrumented
-from ..batches import batch_size_for, in_batches, longest_first, split_batches
+from ..batches import batch_size_for, in_batches, longest_first, model_batches
 from ..errors import HeadError, ModelError, PromptError
 from ..forward import answer_logits
 from ..heads import Head, HeadList
@@ -165,7 +165,7 @@ def run_outputs(
         return
     places = longest_first(prompts)
     lengths = (prompts.last_pos[places] + 1).tolist()
-    batches = split_batches(places, lengths, lambda length: batch_size or batch_size_for(model, length))
+    batches = model_batches(model, places, lengths, lambda length: batch_size or batch_size_for(model, length))
 
     all_batches = list(batches)
     plain = PlainReference(model, prompts, all_batches)
@@ -177,9 +177,9 @@ def run_outputs(
         running = None if sampled else range(wanted[-1] + 1)
         with (
             torch.no_grad(),
-            instrumented(model.hf, outputs_of=wanted, layers=running, only_read=not sampled) as recording,
+            instrumented(model.network, outputs_of=wanted, layers=running, only_read=not sampled) as recording,
         ):
-            answers = answer_logits(model.hf, prompts.select(rows), 0, None)
+            answers = answer_logits(model.network, prompts.select(rows), 0, None)
         return rows, recording.outputs, answers
 
     with tqdm(total=len(prompts), desc="recording outputs", unit="prompt", disable=not progress) as bar:

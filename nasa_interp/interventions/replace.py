@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..attention import Edit, ReplaceHeads
 from ..errors import HeadError, ModelError, PromptError, ResultError
+from ..forward import intervenable
 from ..heads import HeadList
 from ..models import as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
@@ -75,6 +76,7 @@ class Mean:
         model, start = as_model(model), time.perf_counter()
         layers = heads_by_layer(model, heads)
         asked = resolve_prompts(model, data, order, style, limit, seed, draws=0)
+        model = intervenable(model, asked.batches[0])
         sums: dict[int, Tensor] = {}
         count = torch.zeros(len(POSITION_CLASSES), dtype=torch.float64)
         for prompts in asked:
@@ -86,7 +88,7 @@ class Mean:
                     new = torch.einsum("cbq,bqhd->chd", member, found.double().cpu())
                     sums[layer] = sums.get(layer, 0) + new
         means = {layer: (total / count[:, None, None]).float() for layer, total in sums.items()}
-        return cls(means, positions, describe_run(model, asked, start, "fused"))
+        return cls(means, positions, describe_run(model, asked, start, model.engine))
 
     def edit(self, layer: int, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:
         """See `Intervention`."""
@@ -178,6 +180,7 @@ class Resample:
         """
         model = as_model(model)
         asked = resolve_prompts(model, data, order, style, limit, seed)
+        model = intervenable(model, asked.batches[0])
         return cls(tuple(record_outputs(model, b, heads, progress=progress) for b in asked), seed, positions)
 
     def edit(self, layer: int, heads: tuple[int, ...], batch: PromptBatch, positions: range) -> Edit | None:

@@ -7,6 +7,7 @@ variants restart there. The heads of a layer are rows of one batch, each behind 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..attention import Edit, ScaleHeads, instrumented
-from ..batches import batch_size_for, free_memory, in_batches, longest_first, split_batches
+from ..batches import batch_size_for, free_memory, in_batches, longest_first, model_batches
 from ..bootstrap import DRAWS
 from ..decisions import compare_answers
-from ..forward import Prefix, answer_logits, cache_prefix, shared_prefix_length
+from ..forward import Prefix, answer_logits, cache_prefix, intervenable, shared_prefix_length
 from ..head_table import HeadTable
 from ..heads import Head, HeadList
 from ..models import Model, as_model
@@ -94,12 +95,13 @@ def sweep_heads(
     model, start = as_model(model), time.perf_counter()
     chosen = None if heads is None else HeadList.of(heads)
     asked = resolve_prompts(model, data, order, style, limit, seed, draws)
+    model = intervenable(model, asked.batches[0])
     options: dict[str, Any] = {"batch_size": batch_size, "share_prefix": share_prefix, "progress": progress}
     per_prompt = {}
     for prompts in asked:
         answers = sweep(model, prompts, chosen, scale_rows(factor), **options)
         per_prompt[prompts.order] = answers.changes(model.n_layers, model.n_heads)
-    run = describe_run(model, asked, start, "fused")
+    run = describe_run(model, asked, start, model.engine)
     quantity = f"scaling by {factor:g}" if factor else "zero ablation"
     return HeadTable.from_prompts(per_prompt, asked.questions, run, quantity=quantity, sign=-1)
 
@@ -144,14 +146,14 @@ def sweep(
         HeadError: a head outside the model.
         ModelError: where fused attention isn't exact for the model, or one prompt alone doesn't fit into memory.
     """
-    model = as_model(model)
+    model = intervenable(as_model(model), prompts)
     everything = [Head(layer, index) for layer in range(model.n_layers) for index in range(model.n_heads)]
     chosen = HeadList.of(everything if heads is None else heads).check(model.n_layers, model.n_heads).heads
     layers: dict[int, list[int]] = {}
     for head in sorted(chosen):
         layers.setdefault(head.layer, []).append(head.index)
     d, base = torch.full((len(chosen), len(prompts)), torch.nan), torch.full((len(prompts),), torch.nan)
-    length = shared_prefix_length(prompts, edits) if share_prefix else 0
+    length = shared_prefix_length(prompts, edits) if share_prefix and model.has_hf else 0
     places = torch.tensor(longest_first(prompts))
     with tqdm(total=len(chosen), desc="sweeping heads", unit="head", disable=not progress) as bar:
         for some in places.split(_prompts_at_once(model, prompts, length, max(len(layers), 1))):
@@ -179,7 +181,7 @@ class _BasePass:
     def of(
         cls, model: Model, prompts: PromptBatch, length: int, layers: Sequence[int], batch_size: int | None
     ) -> "_BasePass":
-        hf, prefix, entering_prefix = model.hf, Prefix(0), {}
+        hf, prefix, entering_prefix = model.network, Prefix(0), {}
         if length:
             with residuals_entering(hf, layers) as entering_prefix:
                 prefix = cache_prefix(hf, prompts.tokens[:1, :length].to(model.device))
@@ -196,7 +198,9 @@ class _BasePass:
                 entering[layer][rows, : hidden.shape[1]] = hidden.to(model.device)
 
         rest = (prompts.last_pos + 1 - length).tolist()
-        batches = split_batches(range(len(prompts)), rest, lambda n: batch_size or batch_size_for(model, n, length))
+        batches = model_batches(
+            model, range(len(prompts)), rest, lambda n: batch_size or batch_size_for(model, n, length)
+        )
         for _ in in_batches(batches, run):
             pass
         return cls(prompts, d, prefix, entering_prefix, entering)
@@ -206,7 +210,7 @@ def _sweep_layer(
     model: Model, base: _BasePass, layer: int, indices: list[int], edits: RowEdits, batch_size: int | None
 ) -> Iterator[tuple[int, Float[Tensor, " prompt"]]]:
     """The logit differences of all prompts under each of these heads of a layer."""
-    hf, prompts, length = model.hf, base.prompts, base.prefix.length
+    hf, prompts, length = model.network, base.prompts, base.prefix.length
     at_once = batch_size or batch_size_for(model, length, length) if length else len(indices)
     for start in range(0, len(indices), at_once):
         group = indices[start : start + at_once]
@@ -226,10 +230,14 @@ def _sweep_layer(
         # by prompt, so that the rows of a batch are of similar length
         pairs = [(variant, place) for place in range(len(prompts)) for variant in range(len(group))]
         rest = [int(prompts.last_pos[place]) + 1 - length for _, place in pairs]
-        batches = split_batches(pairs, rest, lambda n: batch_size or batch_size_for(model, n, length))
+        batches = model_batches(model, pairs, rest, partial(_rows_at_once, model, length, batch_size))
         for _ in in_batches(batches, run):
             pass
         yield from zip(group, d, strict=True)
+
+
+def _rows_at_once(model: Model, prefix: int, batch_size: int | None, length: int) -> int:
+    return batch_size or batch_size_for(model, length, prefix)
 
 
 def _variants(hf: Any, base: _BasePass, layer: int, group: list[int], edits: RowEdits) -> Prefix:

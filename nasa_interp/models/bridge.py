@@ -5,7 +5,7 @@ import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
@@ -33,6 +33,39 @@ def pattern_hook(layer: int) -> str:
 def z_hook(layer: int) -> str:
     """Head outputs before the output projection: [batch, pos, head, d_head]."""
     return f"blocks.{layer}.attn.hook_z"
+
+
+def residual_hook(layer: int) -> str:
+    """The residual stream that enters the layer: [batch, pos, d_model]."""
+    return f"blocks.{layer}.hook_resid_pre"
+
+
+@contextmanager
+def hung(hooked: Any, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
+    """Inside, these functions hang on the hook points of these names, behind those that hang there already.
+
+    Raises:
+        ModelError: naming a hook point that the model doesn't have.
+    """
+    check_hook_points(hooked, [name for name, _ in hooks])
+    ours = []
+    try:
+        for name, hook in hooks:
+            point = hooked.hook_dict[name]
+            point.add_hook(hook)
+            ours.append((point, point.fwd_hooks[-1]))
+        yield
+    finally:
+        # Each of ours by itself: TransformerLens's own ways to take hooks off would take the user's too.
+        for point, handle in ours:
+            handle.hook.remove()
+            point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
+
+
+def check_hook_points(hooked: Any, names: Iterable[str]) -> None:
+    """Raises ModelError for the first of these hook points that the model doesn't have."""
+    if missing := [name for name in names if name not in hooked.hook_dict]:
+        raise ModelError(f"the hooked model has no hook point {missing[0]!r}; this architecture can't be scored hooked")
 
 
 def is_bridge(model: Any) -> bool:
@@ -103,6 +136,43 @@ def build_bridge(hf: Any, tokenizer: Any, name: str) -> Any:
     return bridge.eval()
 
 
+def plain_twin(bridge: Any) -> Any:
+    """A plain transformers model over the very parameters of a bridge, which stays as it is; None where there is none.
+
+    The bridge's own transformers model is rewired. So a second tree of its class is built without weights, and the
+    bridge's parameters and buffers are hung into it under the names that they had before the bridge renamed them.
+
+    Returns:
+        None where the bridge holds other parameters than its class, such as after its weights were converted.
+    """
+    original = getattr(bridge, "original_model", None)
+    if original is None or not hasattr(original, "config"):
+        return None
+    config = copy.deepcopy(original.config)
+    # A bridge is made of eager attention; a plain model would have taken the fused one where its class has it.
+    config._attn_implementation = "sdpa" if getattr(original, "_supports_sdpa", False) else "eager"
+    with torch.device("meta"):
+        tree = type(original)(config)
+    modules = {_unwrapped(name): part for name, part in original.named_modules(remove_duplicate=False)}
+    for kind in ("parameters", "buffers"):
+        own = {_unwrapped(n): v for n, v in getattr(original, f"named_{kind}")(remove_duplicate=False)}
+        for name, wanted in getattr(tree, f"named_{kind}")(remove_duplicate=False):
+            tensor = own.get(name)
+            if tensor is None or tensor.shape != wanted.shape:
+                return None
+            _hang(tree, name, f"_{kind}", tensor)
+    for name, module in tree.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and value.is_meta:
+                vars(module)[key] = getattr(modules.get(name), key, value)
+    return tree.eval()
+
+
+def _unwrapped(name: str) -> str:
+    """The name that a part had before the bridge wrapped it."""
+    return name.replace("._original_component", "")
+
+
 def eager_twin(hf: Any) -> Any:
     """Modules of the same class with eager attention that hold the same parameter and buffer objects."""
     config = copy.deepcopy(hf.config)
@@ -163,8 +233,13 @@ class Copies:
     """
 
     def __init__(self, hf: Any, bridge: Any):
-        self.pairs = [pair for layer, block in enumerate(bridge.blocks) for pair in _copied(hf, layer, block)]
+        self.pairs = self.pairs_of(hf, bridge)
         self.hashes = self._hash()
+
+    @staticmethod
+    def pairs_of(hf: Any, bridge: Any) -> list[tuple[Tensor, Tensor, list[int]]]:
+        """Each copy: the bridge's tensor, the plain model's, and which rows of it are copied."""
+        return [pair for layer, block in enumerate(bridge.blocks) for pair in _copied(hf, layer, block)]
 
     def carry(self) -> None:
         """Carries edits over.
@@ -207,13 +282,14 @@ def _copied(hf: Any, layer: int, block: Any) -> list[tuple[Tensor, Tensor, list[
         rows = _split_rows(hf, layout, layer, projection)
         for leaf in ("weight", "bias"):
             mine, theirs = getattr(part, leaf, None), getattr(fused, leaf, None)
-            if mine is None or theirs is None or _same_storage(mine, theirs):
+            if mine is None or theirs is None or same_storage(mine, theirs):
                 continue
             found.append((mine, theirs, rows))
     return found
 
 
-def _same_storage(a: Tensor, b: Tensor) -> bool:
+def same_storage(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors lie in the same memory."""
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
@@ -253,9 +329,7 @@ def run_hooked(
     Raises:
         ModelError: naming a hook point that the model doesn't have.
     """
-    missing = [name for name, _ in hooks if name not in hooked.hook_dict]
-    if missing:
-        raise ModelError(f"the hooked model has no hook point {missing[0]!r}; this architecture can't be scored hooked")
+    check_hook_points(hooked, [name for name, _ in hooks])
     check_ready(hooked)
     keep = {} if logits or is_hooked_transformer(hooked) else {"logits_to_keep": 1}
     out = hooked.run_with_hooks(

@@ -1,16 +1,31 @@
 """One set of weights with two views: plain transformers (`.hf`) and hooked TransformerLens (`.bridge`)."""
 
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..errors import ModelError
-from .bridge import Copies, build_bridge, is_bridge, is_hooked_transformer, user_hooks
+from ..errors import ModelError, first_line
+from .bridge import (
+    Copies,
+    build_bridge,
+    is_bridge,
+    is_hooked_transformer,
+    plain_twin,
+    processed,
+    user_hooks,
+)
+from .hooked import HookedConfig, HookedNetwork, hooked_group_size, hooked_slices
 from .ready import check_ready, state_notes, unwrapped
+from .slices import WeightSlice, group_of, head_slices, norm_spans_heads
+
+# Two computations of one prompt's logits, as a share of their range, in fp32 and in steps of a narrower dtype.
+TWIN_TOLERANCE, TWIN_STEPS = 1e-4, 16
+# Tokens on which a bridge's plain view is held to it.
+TWIN_TOKENS = 8
 
 HEAD_COUNTS = ("num_attention_heads", "n_heads", "n_head")
 
@@ -20,7 +35,8 @@ class Model:
 
     The two views share one set of parameters: an edit in place through either shows in both. The hooked view is built
     on first use around a second tree of modules that holds the very same parameter objects, so that hooking, which
-    rewires modules, never touches the view that is saved.
+    rewires modules, never touches the view that is saved. Where the user hands over a bridge, the plain view is built
+    around it in the same way, and serves as long as it computes what the bridge does.
 
     Args:
         name: what the user called it.
@@ -44,21 +60,40 @@ class Model:
         self.name = name
         self.tokenizer = tokenizer
         self.license = license
-        self._hf = hf
-        self._hooked = hooked
+        self._hf: Any = hf
+        self._hooked: Any = hooked
+        # The model that the user handed over, or the fallback, is the hooked one.
+        self.handed_hooked = hf is None
+        self._refusal: str | None = None
         self._copies: Copies | None = None
+        self._measured: str | None = None
         # The bridge's parameters as it was built; an edit in place shows in both views, another object in one.
         self._shared: list[Any] = []
         # What was handed over around the plain model, whose own hooks would not act.
         self._wrapper: Any = None
+        if self.handed_hooked:
+            self._find_plain_view()
+
+    def _find_plain_view(self) -> None:
+        """A plain model over the parameters of the bridge that was handed over, measured against it."""
+        self._hf, self._copies, self._measured = plain_twin(self._hooked), None, None
+        self._shared = list(self._hooked.parameters())
+        if self._hf is None:
+            return
+        try:
+            self._copies = Copies(self._hf, self._hooked)
+        except ModelError:
+            # Heads of an unknown layout: the plain view still answers, and slices refuse where they are asked for.
+            self._copies = None
 
     @property
     def hf(self) -> Any:
         """The plain transformers model."""
-        if self._hf is None:
+        if self._hf is None or (reason := self.why_hooked):
+            reason = "it is a HookedTransformer" if self._hf is None else reason
             raise ModelError(
-                f"model {self.name!r} was handed over hooked, so it has no plain transformers view; "
-                f"use the hooked engine, or load_model the transformers model itself"
+                f"model {self.name!r} was handed over hooked and has no plain transformers view: {reason}; "
+                f"load_model the transformers model itself"
             )
         if self._copies:
             self._copies.carry()
@@ -77,8 +112,82 @@ class Model:
 
     @property
     def has_hf(self) -> bool:
-        """Whether there is a plain view."""
-        return self._hf is not None
+        """Whether there is a plain view that computes what the model that was handed over does."""
+        return self._hf is not None and self.why_hooked is None
+
+    @property
+    def why_hooked(self) -> str | None:
+        """Why passes run through hooks, or None where a plain view runs them; asked anew each time."""
+        if not self.handed_hooked:
+            return None
+        if self._refusal is not None:
+            return self._refusal
+        if self._hf is None:
+            kind = type(self._hooked).__name__
+            return f"it was handed over as a {kind} without a transformers model inside"
+        if processed(self._hooked):
+            return "TransformerLens processed its weights"
+        if hung := self.user_hooks:
+            return f"hooks of the user's on {', '.join(hung[:3])}"
+        if self._measured is None:
+            self._measured = self._apart()
+        return self._measured or None
+
+    @property
+    def user_hooks(self) -> list[str]:
+        """Names of the hook points and modules of a model handed over hooked that the user's own hooks hang on."""
+        return user_hooks(self._hooked) if self.handed_hooked else []
+
+    @torch.no_grad()
+    def _apart(self) -> str:
+        """Why the plain view can't stand for the bridge, by one short prompt through both; empty where it can."""
+        tokens = torch.arange(TWIN_TOKENS, device=self.device)[None] % self.config.vocab_size
+        try:
+            plain, bridged = self._hf(tokens, use_cache=False).logits.float(), self._hooked(tokens).float()
+        except Exception as error:  # whatever a foreign module raises when it is hung into another tree
+            return f"its plain view fails ({type(error).__name__}: {first_line(error)})"
+        off, reach = (plain - bridged).abs().max(), bridged.max() - bridged.min()
+        allowed = max(TWIN_TOLERANCE, TWIN_STEPS * torch.finfo(self.dtype).eps) * reach
+        return "" if off <= allowed else f"its plain view's logits are off by {float(off / reach):.1e} of their range"
+
+    @property
+    def network(self) -> Any:
+        """What passes run through: the plain view, or where it can't stand for it the hooked model."""
+        return self.hf if self.has_hf else HookedNetwork(self._hooked, self._hf)
+
+    @property
+    def engine(self) -> Literal["fused", "hooked"]:
+        """How passes through the network compute attention: fused, or through hooks."""
+        return "fused" if self.has_hf else "hooked"
+
+    def through_hooks(self, reason: str) -> "Model":
+        """The same weights, with passes through the hooked view; `reason` says why."""
+        hooked = Model.__new__(Model)
+        hooked.__dict__.update(self.__dict__, _hooked=self.bridge, handed_hooked=True, _refusal=reason)
+        return hooked
+
+    @property
+    def weights(self) -> Any:
+        """The module that names the weights in hashes, slices and deltas: the plain one where there is any."""
+        if self._copies:
+            self._copies.carry()
+        return self._hf if self._hf is not None else self._hooked
+
+    def head_slices(self, layer: int, index: int, projections: str = "q", bias: bool = False) -> list[WeightSlice]:
+        """The slices of a head's weights; see `head_slices` and `hooked_slices`."""
+        slices = hooked_slices if self._hf is None else head_slices
+        return slices(self.weights, layer, index, projections, bias)
+
+    def group_of(self, layer: int, index: int) -> tuple[int, ...]:
+        """The query heads that share the head's key and value head, itself among them."""
+        if self._hf is not None:
+            return group_of(self.weights, layer, index)
+        size = hooked_group_size(self._hooked)
+        return tuple(range(index - index % size, index - index % size + size))
+
+    def norm_spans_heads(self, layer: int) -> bool:
+        """Whether the queries of all heads are normed together; a HookedTransformer's never are."""
+        return self._hf is not None and norm_spans_heads(self.weights, layer)
 
     @property
     def config(self) -> Any:
@@ -102,8 +211,8 @@ class Model:
 
     @property
     def module(self) -> torch.nn.Module:
-        """The view that there is, plain before hooked."""
-        return self._hf if self._hf is not None else self._hooked
+        """The model that was handed over; the hooked one for what runs through hooks."""
+        return self._hooked if self.handed_hooked else self._hf
 
     @property
     def device(self) -> torch.device:
@@ -122,8 +231,7 @@ class Model:
         values. Empty where some weights are offloaded and not there to be read.
         """
         digest = hashlib.sha256()
-        # Asking for the plain view carries over edits of a bridge that holds copies.
-        weights = (self.hf if self.has_hf else self._hooked).state_dict()
+        weights = self.weights.state_dict()
         if any(tensor.is_meta for tensor in weights.values()):
             return ""
         for name, tensor in sorted(weights.items()):
@@ -153,7 +261,7 @@ class Model:
         ends, place = torch.unique(last, return_inverse=True)
         if is_hooked_transformer(self.module):
             logits = self.module(tokens, attention_mask=mask.long())[:, ends]
-        elif self._hf is not None:
+        elif not self.handed_hooked:
             logits = self._hf(tokens, attention_mask=mask.long(), use_cache=False, logits_to_keep=ends).logits
         else:
             logits = self._hooked(tokens, attention_mask=mask.long(), logits_to_keep=ends)
@@ -167,10 +275,16 @@ class Model:
         """
         if self._wrapper is not None:
             unwrapped(self._wrapper)
-        if self._hf is None or self._hooked is None:
+        if self._hooked is None:
             return
         now = list(self._hooked.parameters())
-        if len(now) != len(self._shared) or any(a is not b for a, b in zip(now, self._shared, strict=True)):
+        replaced = len(now) != len(self._shared) or any(a is not b for a, b in zip(now, self._shared, strict=True))
+        if self.handed_hooked:
+            # Tensors in their parameters' places are tuning under way.
+            if replaced and self._refusal is None and all(isinstance(p, torch.nn.Parameter) for p in now):
+                self._find_plain_view()
+            return
+        if replaced:
             raise ModelError(
                 f"a parameter of {self.name!r}'s bridge was replaced, which its plain view doesn't see; write into the "
                 f"parameter (weight.data[:] = ...), or hand over the bridge itself: load_model(model.bridge)"
@@ -184,10 +298,12 @@ class Model:
 
     def state_notes(self) -> tuple[str, ...]:
         """What a result should say of the model besides its weights: hooks of the user's, adapters."""
-        if self.has_hf:
+        if not self.handed_hooked:
             return state_notes(self.hf)
-        hung = user_hooks(self._hooked)
-        return (f"hooks of the user's on {', '.join(hung[:3])}",) if hung else ()
+        if (why := self.why_hooked) is None:
+            return ("handed over as a bridge, run on its plain view: the same weights", *state_notes(self.hf))
+        hung = [] if why.startswith("hooks of") else self.user_hooks
+        return (f"run through hooks: {why}", *([f"hooks of the user's on {', '.join(hung[:3])}"] if hung else []))
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.n_layers} layers x {self.n_heads} heads, {self.dtype}, {self.device})"
@@ -266,7 +382,7 @@ def _looks_ahead(hf: Any) -> bool:
 
 def _config(hf: Any, hooked: Any) -> Any:
     source = hf if hf is not None else getattr(hooked, "original_model", None)
-    return hooked.cfg if source is None else source.config.get_text_config()
+    return HookedConfig(hooked.cfg) if source is None else source.config.get_text_config()
 
 
 _MISSING = object()

@@ -31,8 +31,8 @@ def read_slices(model: Model, slices: Iterable[WeightSlice]) -> dict[WeightSlice
     Raises:
         DeltaError: the model has no plain view, or no such parameter, or its weights are offloaded.
     """
-    hf = plain_view(model)
-    return {piece: _select(_parameter(hf, model.name, piece), piece) for piece in slices}
+    weights = model.weights
+    return {piece: _select(_parameter(weights, model.name, piece), piece) for piece in slices}
 
 
 def write_slices(model: Model, values: Mapping[WeightSlice, Values]) -> None:
@@ -41,8 +41,8 @@ def write_slices(model: Model, values: Mapping[WeightSlice, Values]) -> None:
     Raises:
         DeltaError: as `read_slices`, or where a value's shape or dtype isn't that of its slice; nothing is written.
     """
-    hf = plain_view(model)
-    targets = [(_parameter(hf, model.name, piece), piece, value) for piece, value in values.items()]
+    weights = model.weights
+    targets = [(_parameter(weights, model.name, piece), piece, value) for piece, value in values.items()]
     for parameter, piece, value in targets:
         shape = tuple(len(piece.index) if dim == piece.dim else size for dim, size in enumerate(parameter.shape))
         if tuple(value.shape) != shape or value.dtype != parameter.dtype:
@@ -54,8 +54,8 @@ def write_slices(model: Model, values: Mapping[WeightSlice, Values]) -> None:
     with torch.no_grad():
         for parameter, piece, value in targets:
             parameter.index_copy_(piece.dim, _index(piece, parameter), value.to(parameter.device))
-    # Asking for the plain view carries the edit to a bridge that holds copies, also one that somebody already has.
-    _ = model.hf
+    # Asking for the weights carries the edit to a bridge that holds copies, also one that somebody already has.
+    _ = model.weights
 
 
 def overlap(slices: Iterable[WeightSlice]) -> WeightSlice | None:

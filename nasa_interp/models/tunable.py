@@ -10,10 +10,9 @@ from torch.nn.utils import parametrize
 
 from ..errors import HeadError, ModelError
 from ..heads import Head, HeadList
-from .bridge import processed
 from .model import Model
 from .ready import MERGE, has_adapters
-from .slices import WeightSlice, group_of, head_slices, norm_spans_heads
+from .slices import WeightSlice
 
 
 def tunable_slices(
@@ -42,7 +41,7 @@ def tunable_slices(
     for head in chosen:
         if set(projections) & set("kv") and not share:
             _refuse_shared(model, head, chosen)
-        slices |= dict.fromkeys(head_slices(model.hf, head.layer, head.index, projections, bias))
+        slices |= dict.fromkeys(model.head_slices(head.layer, head.index, projections, bias))
     return tuple(slices)
 
 
@@ -67,17 +66,12 @@ def outside_hash(hf: nn.Module, slices: Iterable[WeightSlice]) -> str:
 
 def spanning_norms(model: Model, heads: HeadList) -> tuple[int, ...]:
     """Layers in which a head's query rows also scale other heads, through a norm over all heads together."""
-    return tuple(layer for layer in sorted({head.layer for head in heads}) if norm_spans_heads(model.hf, layer))
+    return tuple(layer for layer in sorted({head.layer for head in heads}) if model.norm_spans_heads(layer))
 
 
 def _refuse(model: Model) -> None:
-    if not model.has_hf and processed(model.bridge):
-        raise ModelError(
-            f"the weights of {model.name} were folded or centred by TransformerLens, so a change of them can't be "
-            "saved; load it without weight processing"
-        )
-    hf = model.hf
-    if getattr(hf, "is_quantized", False) or getattr(hf.config, "quantization_config", None):
+    hf = model.weights
+    if getattr(hf, "is_quantized", False) or getattr(getattr(hf, "config", None), "quantization_config", None):
         raise ModelError(f"{model.name} is quantized, and its weights can't be tuned; load it in float32 or bfloat16")
     if any(parametrize.is_parametrized(part) for part in hf.modules()):
         raise ModelError(
@@ -93,7 +87,7 @@ def _refuse(model: Model) -> None:
 
 
 def _refuse_shared(model: Model, head: Head, chosen: HeadList) -> None:
-    group = [Head(head.layer, index) for index in group_of(model.hf, head.layer, head.index)]
+    group = [Head(head.layer, index) for index in model.group_of(head.layer, head.index)]
     if missing := [str(other) for other in group if other not in chosen]:
         raise HeadError(
             f"head {head} shares its keys and values with {', '.join(missing)}, which would change too; "

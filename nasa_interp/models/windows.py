@@ -1,13 +1,17 @@
 """How far back each layer's queries may look, read from the configuration."""
 
+from typing import Any
+
 from ..errors import ModelError
-from .model import Model
 
 KNOWN = ("full_attention", "sliding_attention")
 
 
-def attention_windows(model: Model) -> list[int | None]:
+def attention_windows(model: Any) -> list[int | None]:
     """Each layer's sliding window in keys, the query's own included; None where attention is full.
+
+    Args:
+        model: a Model, or a HookedNetwork; its configuration tells.
 
     Raises:
         ModelError: a layer that hides keys in another way, such as in chunks (Llama 4).

@@ -16,7 +16,7 @@ from ..attention import Edit, ReplaceHeads
 from ..bootstrap import DRAWS
 from ..decisions import compare_answers
 from ..errors import ModelError, PromptError
-from ..forward import fused_refusal, run_fused
+from ..forward import intervenable, run_fused
 from ..heads import HeadList
 from ..interventions.outputs import (
     KEPT_SHARE,
@@ -214,12 +214,7 @@ def patch_data(
 
 
 def _checked(model: Any, pairs: PromptPairs) -> Model:
-    model = as_model(model)
-    if (refusal := fused_refusal(model, pairs.corrupted)) is not None:
-        raise ModelError(
-            f"interventions run on the fused engine, which refuses {model.name}: {refusal}; see `nasa-interp doctor`"
-        )
-    return model
+    return intervenable(as_model(model), pairs.corrupted)
 
 
 def _differences(
@@ -267,7 +262,7 @@ def _pairs_at_once(model: Model, pairs: PromptPairs, heads: HeadList) -> int:
 
 def _describe(model: Model, pairs: PromptPairs, seed: int, draws: int, start: float) -> RunInfo:
     asked = PromptSet(pairs.questions, (pairs.corrupted,), seed, draws)
-    return describe_run(model, asked, start, "fused", pairs.notes)
+    return describe_run(model, asked, start, model.engine, pairs.notes)
 
 
 def _effects(model: Model, pairs: PromptPairs, heads: HeadList, patched: Patched, run: RunInfo) -> PatchEffects:
