@@ -1,4 +1,4 @@
-"""The story that the package tells, on the embedded model, into one run folder: bias, heads, cause, cure, effect."""
+"""The package's whole story on the embedded model, in one run folder: bias, heads, cause, cure, effect."""
 
 import shlex
 import time
@@ -25,13 +25,13 @@ from .scoring import HeadScores, score_heads
 from .view import view_heads
 
 PROBE, VAL, TEST = (f"builtin:verify#{split}" for split in ("probe", "val", "test"))
-# Heads that are ablated and tuned.
+# How many heads are ablated and tuned.
 TOP = 10
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is asked: in questions, each in both candidate orders, and in passages of text."""
+    """How much each stage asks: questions, each in both candidate orders, and passages of text."""
 
     decide: int = 256
     score: int = 256
@@ -47,14 +47,14 @@ class Size:
 
     @classmethod
     def quick(cls) -> "Size":
-        """A look: intervals get wider, and tuning may end early."""
+        """A quick look: wider intervals, and tuning may stop early."""
         recipe = Recipe(steps=8, probe_questions=64, val_questions=48, questions=24)
         few = {"decide": 48, "score": 48, "ablate": 16, "controls": 1, "evaluate": 16, "passages": 4, "options": 16}
         return cls(**few, known=0, generation=0, other_styles=False, recipe=recipe)
 
     @classmethod
     def of(cls, limit: int) -> "Size":
-        """So many questions in every stage."""
+        """At most `limit` questions in every stage."""
         recipe = Recipe(steps=4, check_every=2, probe_questions=limit, val_questions=limit, questions=limit)
         few = dict.fromkeys(("decide", "score", "ablate", "evaluate", "passages", "options"), limit)
         return cls(**few, controls=1, known=0, generation=0, other_styles=False, recipe=recipe)
@@ -108,17 +108,17 @@ def run_demo(
     limit: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Story:
-    """Asks the embedded model, finds its heads, ablates them, tunes them, and says what that cost.
+    """Asks the embedded model, finds its biased heads, ablates them, tunes them, and measures the cost.
 
     Args:
         folder: where to write; files of an earlier run are replaced one by one.
         quick: ask fewer questions.
         seed: of sampling, tuning and bootstrap.
-        limit: questions a stage, in place of what `quick` says.
+        limit: questions per stage; overrides `quick`.
         say: called with a line at the start of each stage.
 
     Returns:
-        All results; each is written as soon as it is there.
+        All results; each is written as soon as it is ready.
     """
     check_place(folder / "demo.json", "demo")
     size = Size.of(limit) if limit else Size.quick() if quick else Size()
@@ -144,7 +144,7 @@ def run_demo(
             after, change = _evaluate(model, alignment.delta, report, size, seed, folder)
     page, command = folder / "report.html", _command(folder, quick, seed, device, dtype, limit)
     story = Story(folder, report, scores, effect, alignment, after, change, page, command, stage.seconds)
-    # Once for the report to read, and once with the report's own time.
+    # Written once for the report to read, and again with the report's own time.
     write_result(folder / "demo.json", story.to_dict())
     with stage("report", "writing figures and the report"):
         save_figure(decision_histogram(report, after), folder / "decisions.html")
@@ -156,12 +156,12 @@ def run_demo(
 def _command(folder: Path, quick: bool, seed: int, device: str | None, dtype: str | None, limit: int | None) -> str:
     """The command that tells this story again."""
     given = {"--out": str(folder), "--seed": str(seed), "--device": device, "--dtype": dtype, "--limit": limit}
-    options = [each for name, value in given.items() if value is not None for each in (name, str(value))]
+    options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     return shlex.join(["nasa-interp", "demo", *(["--quick"] if quick else []), *options])
 
 
 class _Stages:
-    """Says what begins and keeps how long it took."""
+    """Announces each stage and keeps how long it took."""
 
     def __init__(self, say: Callable[[str], None]):
         self.say, self.seconds = say, dict[str, float]()
@@ -196,8 +196,8 @@ def _ablate(model: Model, heads: HeadList, size: Size, seed: int, folder: Path) 
 def _align(
     model: Model, heads: HeadList, size: Size, seed: int, folder: Path, say: Callable[[str], None]
 ) -> Alignment | None:
-    """The tuned heads; None where nothing was kept, which a small `--limit` may come to."""
-    # A run of its own each time: the demo shows how long it takes, and an earlier one's results don't linger.
+    """The tuned heads; None where nothing was kept, as may happen with a small `--limit`."""
+    # Always a fresh run: the demo shows how long it takes, and no results of an earlier run remain.
     for name in (PROGRESS, "align.json", "delta.safetensors", "decisions_after.json", "change.json", "price.json"):
         (folder / name).unlink(missing_ok=True)
     try:
@@ -213,7 +213,7 @@ def _evaluate(
     with delta.applied(model):
         after = decide(model, TEST, limit=size.decide, seed=seed)
     after.save(folder / "decisions_after.json")
-    # Few questions name a group as known by luck: then accuracy is pooled over all groups.
+    # With few questions a group may count as known by luck; then accuracy is pooled over all groups.
     known = decide(model, VAL, limit=size.known, seed=seed, progress=False) if size.known else None
     change = evaluate_change(
         model,

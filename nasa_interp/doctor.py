@@ -1,4 +1,4 @@
-"""Can this model be scored, by which engine, at what cost? Found out by looking and by measuring, not by a list."""
+"""Can this model be scored, by which engine, at what cost? Answered by inspection and measurement, not by a list."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -28,8 +28,8 @@ from .session import PromptSet
 from .torch_defaults import under_torch_defaults
 
 SAMPLE = 16
-# Scores farther apart than this share of their absolute terms are refused; rounding in fp32 came to 3e-5 in 30 layers,
-# a missing mask to more than all of it. Narrow dtypes are granted some steps of their own.
+# Scores that differ by more than this share of their absolute terms are refused; fp32 rounding reached 3e-5 in 30
+# layers, a missing mask more than 1. Narrow dtypes are allowed some steps more.
 APART = 1e-3
 MIB = 2**20
 
@@ -40,17 +40,18 @@ class Diagnosis:
 
     Args:
         family: the model's class.
-        n_layers, n_heads: size in heads; `group_sizes` the query heads that share a key and value head, by layer.
-        windows: each layer's sliding window, None where attention is full; empty where that is unknown.
-        engines: for each engine, None where it is exact, or the reason why it is refused.
-        tuning: None where the heads' weights can be tuned, or the reason why not.
+        n_layers, n_heads: number of layers, and of heads per layer.
+        group_sizes: how many query heads share a key and value head, by layer.
+        windows: each layer's sliding window, None where attention is full; empty where unknown.
+        engines: for each engine, None where it is exact, or why it is refused.
+        tuning: None where the heads' weights can be tuned, or why not.
         check: the hooks against plain eager attention on one prompt; None where it couldn't run.
         fused_off: fused scores against plain eager attention on that prompt, the largest difference over the sum of
             absolute terms; NaN where it couldn't run or, in float16, where eager attention underflows.
         kind, yes_token, no_token: how prompts are written, and the tokens that are compared.
         answer_mass: mean P(Yes) + P(No) over `n_questions` built-in questions and both orders.
         memory: bytes of the weights, and of scoring one prompt of `length` tokens by each engine, weights included.
-        notes: anything else that a user should know.
+        notes: anything else worth knowing.
     """
 
     model: str
@@ -76,17 +77,17 @@ class Diagnosis:
 
     @property
     def engine(self) -> Literal["fused", "hooked"] | None:
-        """The engine that scoring takes by itself: fused where it is exact, else hooked; None where both refuse."""
+        """The engine that scoring picks by default: fused where it is exact, else hooked; None where both refuse."""
         exact: tuple[Literal["fused", "hooked"], ...] = ("fused", "hooked")
         return next((name for name in exact if self.engines[name] is None), None)
 
     @property
     def ok(self) -> bool:
-        """Whether at least one engine takes the model."""
+        """Whether at least one engine accepts the model."""
         return self.engine is not None
 
     def text(self) -> str:
-        """What a reader wants to know, a line each."""
+        """One line for each finding."""
         low = "" if self.answer_mass >= LOW_MASS else "  (low: the model means to say something else)"
         sizes = ", ".join(f"{name} {size / MIB:,.0f} MiB" for name, size in self.memory.items())
         lines = {
@@ -103,8 +104,8 @@ class Diagnosis:
             "answer mass": f"{self.answer_mass:.2f} on {self.n_questions} built-in questions in both orders{low}",
             "memory": f"{sizes} (one prompt of {self.length} tokens; an estimate)",
         }
-        said = [f"{name:<13}{text}" for name, text in lines.items() if text]
-        return "\n".join([*said, *(f"{'note':<13}{note}" for note in self.notes)])
+        rows = [f"{name:<13}{text}" for name, text in lines.items() if text]
+        return "\n".join([*rows, *(f"{'note':<13}{note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -125,8 +126,8 @@ def diagnose(
         limit, seed: size and draw of the sample of questions that the answer mass is measured on.
 
     Raises:
-        NasaInterpError: where the model has no heads to score (an encoder and a decoder, recurrent layers), or where
-            not even a prompt can be written for it.
+        NasaInterpError: where the model has no heads to score (an encoder and a decoder, recurrent layers), or no
+            prompt can be written for it.
     """
     model = as_model(model)
     questions = load_questions("builtin:verify#probe", limit=limit, seed=seed)
@@ -187,7 +188,7 @@ def tuning_refusal(model: Model) -> str | None:
 
 
 def memory_estimate(model: Model, length: int) -> dict[str, int]:
-    """Bytes of the weights, and with them of scoring one prompt: an estimate, good to about a factor of two.
+    """Bytes of the weights, and of scoring one prompt, weights included; right to about a factor of two.
 
     The fused engine adds one layer's activations and all layers' keys and values; the hooked engine adds to that
     three fp32 copies of one layer's [head, query, key].
@@ -218,22 +219,22 @@ def _fused(model: Model, prompt: PromptBatch) -> tuple[float, str | None]:
         cause = fused_cause(model.config) if model.has_hf else None
         return math.nan, f"{cause}: {refusal}" if cause else refusal
     if model.dtype == torch.float16:
-        # Eager patterns underflow there, so they are no measure; scoring compares the two engines on a sample.
+        # Eager patterns underflow there, so they prove nothing; scoring compares the two engines on a sample.
         return math.nan, None
     try:
         scores, size = _eager_scores(model, prompt)
-    except Exception:  # no eager twin of this model: quantized, adapted, or spread over devices
+    except Exception:  # the model has no eager twin: quantized, adapted, or spread over devices
         return math.nan, None
-    found = score_fused(model, prompt, progress=False)[0][0]
-    off = float(((found - scores).abs() / size).nan_to_num(0.0).max())
+    fused = score_fused(model, prompt, progress=False)[0][0]
+    off = float(((fused - scores).abs() / size).nan_to_num(0.0).max())
     allowed = max(APART, NARROW_STEPS * torch.finfo(model.dtype).eps)
-    if off > allowed or bool((found.isnan() != scores.isnan()).any()):
+    if off > allowed or bool((fused.isnan() != scores.isnan()).any()):
         return off, f"its scores are {off:.1e} of their terms off those of plain eager attention"
     return off, None
 
 
 def fused_cause(config: Any) -> str | None:
-    """What in a configuration keeps fused attention from being exact, in plain words, where that is known."""
+    """Why fused attention isn't exact for this configuration, in plain words, where known."""
     if cap := getattr(config, "attn_logit_softcapping", None):
         return f"scores are soft-capped at {cap:g}"
     if getattr(config, "model_type", "") == "gpt_oss":
@@ -278,7 +279,7 @@ def _windows(model: Model) -> list[int | None]:
 
 
 def _notes(model: Model) -> list[str]:
-    """What a user should know besides."""
+    """Further notes for the user."""
     notes = list(model.state_notes())
     if switch := switching_length(model.config):
         notes.append(f"LongRoPE: the fused engine takes prompts up to {switch} tokens, beyond which positions change")
@@ -302,10 +303,10 @@ def _groups_text(sizes: list[int]) -> str:
 
 
 def _windows_text(windows: list[int | None]) -> str:
-    found = [window for window in windows if window is not None]
-    if not found:
+    sliding = [window for window in windows if window is not None]
+    if not sliding:
         return ""
-    return f"{len(found)} of {len(windows)} layers look back {' or '.join(map(str, sorted(set(found))))} keys"
+    return f"{len(sliding)} of {len(windows)} layers look back {' or '.join(map(str, sorted(set(sliding))))} keys"
 
 
 def _fused_text(off: float) -> str:

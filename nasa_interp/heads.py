@@ -49,7 +49,7 @@ class HeadList:
 
     Args:
         heads: the heads, best first.
-        scores: one number a head in the same order, or empty where the heads were only named.
+        scores: one number per head in the same order, or empty where the heads were only named.
         by: what the scores are: "values", "polarity", "recency", ... or "given".
         run: details of the run (model, data, ...), as `RunInfo.to_dict()` gives them.
     """
@@ -68,7 +68,7 @@ class HeadList:
 
     @classmethod
     def of(cls, heads: "HeadList | Iterable[Any]") -> "HeadList":
-        """Anything that names heads, as a HeadList: a HeadList, or heads, pairs and strings in any mixture."""
+        """A HeadList from anything that names heads: a HeadList, or a mix of heads, pairs and strings."""
         if isinstance(heads, HeadList):
             return heads
         if isinstance(heads, (str, Head)):
@@ -82,7 +82,7 @@ class HeadList:
         return len(self.heads)
 
     def __getitem__(self, item):
-        """A head by place, or a shorter list by slice."""
+        """A head by index, or a shorter list by slice."""
         if isinstance(item, slice):
             return HeadList(self.heads[item], self.scores[item], self.by, self.run)
         return self.heads[item]
@@ -101,7 +101,7 @@ class HeadList:
         return self
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a head: rank, head, layer, index and, where known, score."""
+        """One row per head: rank, head, layer, index and, where known, score."""
         frame = pd.DataFrame(
             {
                 "rank": range(1, len(self) + 1),
@@ -137,7 +137,7 @@ class HeadList:
         A CSV file needs the columns layer and index, may have score and by, and may have ';' between them.
 
         Raises:
-            HeadError: naming the file, and in CSV the line, where it is none of them or lists a head twice.
+            HeadError: naming the file, and in CSV the line, where the file is none of these or lists a head twice.
         """
         path = Path(path)
         if path.suffix.lower() == ".csv":
@@ -164,18 +164,18 @@ class HeadList:
     def _from_csv(cls, path: Path) -> "HeadList":
         names, rows = read_table(path, HeadError, ",;")
         if missing := [name for name in ("layer", "index") if name not in names]:
-            found = ", ".join(map(shown, names)) or "nothing"
-            raise HeadError(f"{path} has no column {missing[0]!r} (found: {found}); it needs columns layer and index")
-        places: dict[Head, str] = {}
-        for place, row in rows:
-            head = Head(*(_count(row[name], f"{place}: {name}") for name in ("layer", "index")))
-            if head in places:
-                raise HeadError(f"{place} lists head {head} again, after {places[head]}; list each head once")
-            places[head] = place
-        # NaN is written as nothing.
+            columns = ", ".join(map(shown, names)) or "nothing"
+            raise HeadError(f"{path} has no column {missing[0]!r} (found: {columns}); it needs columns layer and index")
+        locations: dict[Head, str] = {}
+        for location, row in rows:
+            head = Head(*(_count(row[name], f"{location}: {name}") for name in ("layer", "index")))
+            if head in locations:
+                raise HeadError(f"{location} lists head {head} again, after {locations[head]}; list each head once")
+            locations[head] = location
+        # NaN is written as an empty cell.
         scored = any(row.get("score") for _, row in rows)
-        scores = tuple(_score(row["score"], f"{place}: score") for place, row in rows) if scored else ()
-        return cls(tuple(places), scores, (rows[0][1].get("by") if rows else "") or "given")
+        scores = tuple(_score(row["score"], f"{location}: score") for location, row in rows) if scored else ()
+        return cls(tuple(locations), scores, (rows[0][1].get("by") if rows else "") or "given")
 
     def __repr__(self) -> str:
         names = ", ".join(str(h) for h in self.heads[:12]) + (", ..." if len(self) > 12 else "")
@@ -190,7 +190,7 @@ def _number(value: float | None) -> float:
 
 
 def _count(cell: str, what: str) -> int:
-    """A whole number from 0 on, of as many digits as a model may have heads."""
+    """A whole number from 0 on, of at most 9 digits."""
     if not re.fullmatch(r"\s*[0-9]{1,9}\s*", cell):
         raise HeadError(f"{what} is {shown(cell)}, not a whole number from 0 on; correct it")
     return int(cell)

@@ -1,4 +1,4 @@
-"""Files as their authors wrote them: nothing is dropped, filled in or cut without a word."""
+"""Reads files exactly as written: nothing is dropped, filled in or cut silently."""
 
 import csv
 import io
@@ -11,22 +11,22 @@ from typing import Any
 
 from .errors import NasaInterpError
 
-# What stands between the columns of a table; the later ones count where the header holds no comma.
+# The delimiters of a table; the later ones count where the header holds no comma.
 DELIMITERS = {",": "','", ";": "';'", "\t": "tabs"}
 
 
 def shown(value: Any) -> str:
-    """A value as an error quotes it: short, whatever it is."""
+    """A value as errors quote it, always short."""
     try:
         return reprlib.repr(value)
-    except ValueError:  # Python prints no integer of more than some thousand digits.
+    except ValueError:  # Python doesn't print integers of more than a few thousand digits.
         return "a number of thousands of digits"
 
 
 def read_text(path: str | Path, error: type[NasaInterpError]) -> str:
-    """The text of a UTF-8 file, with or without a byte-order mark, its line ends as they are.
+    """The text of a UTF-8 file, with or without a byte-order mark; line breaks stay as they are.
 
-    Raises `error` with the path where there is no such file or it holds no such text.
+    Raises `error` with the path where the file is missing or not UTF-8.
     """
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
@@ -43,8 +43,8 @@ def parse_json(text: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: where it isn't JSON (JSONDecodeError), or where Python would read another thing than what stands
-            there, or none: a key twice in one object, NaN, too large numbers, too deep nesting.
+        ValueError: where it isn't JSON (JSONDecodeError), or where Python would misread it: a key twice in one object,
+            NaN, numbers that are too large, nesting that is too deep.
     """
     try:
         return json.loads(
@@ -55,12 +55,12 @@ def parse_json(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {shown(key)} is there twice ({shown(found[key])}, {shown(value)}); keep one")
-        found[key] = value
-    return found
+        if key in content:
+            raise ValueError(f"the key {shown(key)} is there twice ({shown(content[key])}, {shown(value)}); keep one")
+        content[key] = value
+    return content
 
 
 def _no_number(word: str) -> float:
@@ -83,68 +83,70 @@ def _whole(digits: str) -> int:
 def read_table(
     path: Path, error: type[NasaInterpError], delimiters: str = ","
 ) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """The column names of a CSV file, and its rows, each with the place where it begins ("file, line 3").
+    """The column names of a CSV file, and its rows, each with the location where it begins ("file, line 3").
 
-    A text that holds the delimiter, a quote or a line end stands in quotes, and quotes within it are doubled (RFC
-    4180). White space around column names is stripped, blank lines are passed over, and columns without a name are
-    left out: empty ones, and the first where it holds row numbers, as pandas writes them.
+    A text with the delimiter, a quote or a line break in it must be quoted, with inner quotes doubled (RFC 4180).
+    White space around column names is stripped, blank lines are skipped, and columns without a name are left out:
+    empty ones, and the first where it holds row numbers, as pandas writes them.
 
     Args:
         path: the file.
-        error: what is raised, with the path and the line, for anything else: an open quote, text behind a closing
-            quote, more or fewer cells than column names, a name twice, a text in a column without a name.
-        delimiters: those that may stand between the columns, of `DELIMITERS`.
+        error: raised with the path and the line for anything else: an open quote, text after a closing quote, more or
+            fewer cells than column names, a duplicate name, text in a column without a name.
+        delimiters: the accepted ones, of `DELIMITERS`.
     """
     text = read_text(path, error)
     lines = _lines(path, text, _delimiter(path, text, error, delimiters), error)
-    place, header = next(lines, ("", []))
+    location, header = next(lines, ("", []))
     names = [name.strip() for name in header]
     for name in filter(None, names):
         if names.count(name) > 1:
-            raise error(f"{place} names the column {shown(name)} twice; keep one")
-    return list(filter(None, names)), [(place, _row(place, names, cells, error)) for place, cells in lines]
+            raise error(f"{location} names the column {shown(name)} twice; keep one")
+    return list(filter(None, names)), [(location, _row(location, names, cells, error)) for location, cells in lines]
 
 
 def _delimiter(path: Path, text: str, error: type[NasaInterpError], known: str) -> str:
-    """What stands between the names of the header."""
+    """The delimiter between the names of the header."""
     header = next(filter(str.strip, io.StringIO(text, newline=None)), "")
-    found = next((each for each in DELIMITERS if each in header), ",")
-    if found not in known:
-        wanted = " or ".join(DELIMITERS[each] for each in known)
+    delimiter = next((sign for sign in DELIMITERS if sign in header), ",")
+    if delimiter not in known:
+        wanted = " or ".join(DELIMITERS[sign] for sign in known)
         raise error(
-            f"{path} has {DELIMITERS[found]} between its columns where {wanted} must be; write it anew, such as with "
-            f"pandas: read_csv(..., sep={found!r}).to_csv(..., index=False)"
+            f"{path} has {DELIMITERS[delimiter]} between its columns where {wanted} must be; write it anew, such as "
+            f"with pandas: read_csv(..., sep={delimiter!r}).to_csv(..., index=False)"
         )
-    return found
+    return delimiter
 
 
 def _lines(path: Path, text: str, delimiter: str, error: type[NasaInterpError]) -> Iterator[tuple[str, list[str]]]:
-    """The cells of each row, with the place where it begins."""
+    """The cells of each row, with the location where it begins."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
-        place = f"{path}, line {reader.line_num + 1}"
+        location = f"{path}, line {reader.line_num + 1}"
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as problem:
             raise error(
-                f"{place} is not CSV ({problem}); close every quote, and double those within a text"
+                f"{location} is not CSV ({problem}); close every quote, and double those within a text"
             ) from problem
         if len(cells) > 1 or any(map(str.strip, cells)):
-            yield place, cells
+            yield location, cells
 
 
-def _row(place: str, names: list[str], cells: list[str], error: type[NasaInterpError]) -> dict[str, str]:
+def _row(location: str, names: list[str], cells: list[str], error: type[NasaInterpError]) -> dict[str, str]:
     """The cells by column name."""
     if len(cells) != len(names):
         raise error(
-            f"{place} has {len(cells)} cells where the header has {len(names)}; "
+            f"{location} has {len(cells)} cells where the header has {len(names)}; "
             "put texts that hold the delimiter or a line end in quotes, and leave no cell out"
         )
     for column, (name, cell) in enumerate(zip(names, cells, strict=True)):
         if cell[:1].isspace() and cell.lstrip().startswith('"'):
-            raise error(f"{place} has a space before a quote, {shown(cell)}, which makes the quote text; take it out")
+            raise error(
+                f"{location} has a space before a quote, {shown(cell)}, which makes the quote text; take it out"
+            )
         if not name and cell.strip() and not (column == 0 and cell.isdecimal()):
-            raise error(f"{place} has {shown(cell)} in a column without a name; name the column, or quote the text")
+            raise error(f"{location} has {shown(cell)} in a column without a name; name the column, or quote the text")
     return {name: cell for name, cell in zip(names, cells, strict=True) if name}

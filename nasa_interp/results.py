@@ -1,4 +1,4 @@
-"""Results on the disk: a file says what it holds, is never written over another kind, and knows what belongs to it."""
+"""Results on disk: a file says what it holds, never overwrites another kind, and knows which files belong to it."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ from safetensors.numpy import load, save
 from .errors import ResultError
 from .run import file_sha256, json_text, read_json, try_place, whole, write_json, write_text
 
-# The one entry of a tensor file's metadata: safetensors writes several in an order that differs from run to run.
+# The only entry of a tensor file's metadata: safetensors writes several in an order that varies between runs.
 ENTRY = "nasa_interp"
-# In the JSON: the hash of the tensor file beside it, null where none was written.
+# In the JSON: the hash of the tensor file next to it, null where none was written.
 HASH = "tensors_sha256"
 # In the JSON: the hashes of other files that belong to it.
 FILES = "files_sha256"
@@ -30,7 +30,7 @@ def write_result(path: str | Path, content: dict[str, Any]) -> Path:
     """Writes a result as JSON; `content["kind"]` says what it is.
 
     Raises:
-        ResultError: the file is there and holds something of another kind.
+        ResultError: the file exists and holds another kind of result.
         NasaInterpError: the place can't be written.
     """
     check_place(path, content["kind"])
@@ -38,24 +38,24 @@ def write_result(path: str | Path, content: dict[str, Any]) -> Path:
 
 
 def write_table(path: str | Path, frame: pd.DataFrame) -> Path:
-    """Writes a table as CSV, over nothing but a table with the same columns; raises as `write_result` does."""
+    """Writes a table as CSV; it replaces only a table with the same columns. Raises as `write_result` does."""
     check_place(path, table_kind(frame.columns))
     return write_text(path, frame.to_csv(index=False))
 
 
 def write_with_tensors(path: str | Path, content: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
-    """Writes a result as JSON, and its arrays into a tensor file beside it, whose hash the JSON holds.
+    """Writes a result as JSON, and its arrays into a tensor file next to it, whose hash the JSON holds.
 
-    Both files are written before either gets its name, so a full disk costs neither of an earlier pair. The tensors get
-    theirs first: a reader who meets them beside the earlier JSON is told so by the hash.
+    Both files are written before either gets its name, so a full disk leaves an earlier pair intact. The tensors are
+    renamed first: a reader that finds them next to the earlier JSON notices by the hash.
 
     Args:
-        path: of the JSON; the tensors go to the whole name and ".safetensors".
+        path: of the JSON; the tensors go to the same name plus ".safetensors".
         content: as for `write_result`.
-        arrays: none of them: no tensor file, and one of an earlier result of this kind is removed.
+        arrays: where empty, no tensor file is written, and that of an earlier result of this kind is removed.
 
     Raises:
-        ResultError: a file of another kind is there, or the JSON's name ends in .safetensors.
+        ResultError: a file of another kind exists, or the JSON's name ends in .safetensors.
         NasaInterpError: the place can't be written.
     """
     path, beside = Path(path), tensors_of(path)
@@ -79,11 +79,11 @@ def read_tensors(path: str | Path, content: dict[str, Any], gives: Callable[[Arr
     Args:
         path: of the JSON.
         content: what it holds.
-        gives: whether arrays give the numbers in the JSON, for files from before it held their hash (their tensors lay
-            under the JSON's name with another suffix, where those of two results could meet).
+        gives: whether arrays match the numbers in the JSON, for old files without a hash (their tensors had the JSON's
+            name with another suffix, so that those of two results could collide).
 
     Raises:
-        ResultError: the file beside it belongs to another result, or can't be read.
+        ResultError: the tensor file belongs to another result, or can't be read.
     """
     path, expected = Path(path), content.get(HASH, "")
     if expected is None:
@@ -101,7 +101,7 @@ def read_tensors(path: str | Path, content: dict[str, Any], gives: Callable[[Arr
 
 
 def tensors_of(path: str | Path) -> Path:
-    """Where the tensors of a result lie: no two names of JSON files have the same."""
+    """The path of a result's tensors: a different one for every JSON name."""
     path = Path(path)
     return path.with_name(f"{path.name}.safetensors")
 
@@ -112,7 +112,7 @@ def file_hashes(folder: str | Path, names: Iterable[str]) -> dict[str, dict[str,
 
 
 def check_files(path: str | Path, content: Any) -> None:
-    """Raises ResultError where a file that a JSON file was written with isn't there, or is another one now."""
+    """Raises ResultError where a file that was written with a JSON file is missing or was replaced."""
     for name, expected in content.get(FILES, {}).items() if isinstance(content, dict) else ():
         file = Path(path).parent / name
         if not file.exists():
@@ -122,14 +122,14 @@ def check_files(path: str | Path, content: Any) -> None:
 
 
 def check_place(path: str | Path, kind: str) -> None:
-    """Makes sure that a result of this kind can be written here; its folder is made.
+    """Makes sure that a result of this kind can be written here, and creates its folder.
 
     Args:
         path: of the file.
         kind: as in the result's JSON, or `table_kind` of its columns.
 
     Raises:
-        ResultError: a folder or a file of another kind is there.
+        ResultError: a folder or a file of another kind exists.
         NasaInterpError: the place can't be written.
     """
     path = Path(path)
@@ -138,15 +138,15 @@ def check_place(path: str | Path, kind: str) -> None:
         raise ResultError(f"{path} is a folder; name a file in it")
     if path.exists() and not path.is_file():
         raise ResultError(f"{path} is no plain file; name another")
-    if path.exists() and path.stat().st_size and (found := kind_of(path)) != kind:
+    if path.exists() and path.stat().st_size and (existing := kind_of(path)) != kind:
         raise ResultError(
-            f"{path} exists and holds something else ({found or 'no result of ours'}, not {kind}); "
+            f"{path} exists and holds something else ({existing or 'no result of ours'}, not {kind}); "
             f"name another file, or delete it"
         )
 
 
 def check_with_tensors(path: str | Path, kind: str) -> None:
-    """As `check_place`, for a result and the tensor file beside it."""
+    """As `check_place`, for a result and its tensor file."""
     if Path(path).suffix.lower() == ".safetensors":
         raise ResultError(f"{path}: the tensors go beside the result; give it a name that ends in .json")
     check_place(path, kind)
@@ -156,7 +156,7 @@ def check_with_tensors(path: str | Path, kind: str) -> None:
 def check_folder(path: str | Path) -> None:
     """Makes sure that files can be written into this folder, new or not; raises as `check_place` does."""
     path = Path(path)
-    # Of a folder that isn't there yet, what holds it is tried: some appear whole or not at all.
+    # For a new folder its parent is tried, as some folders appear complete or not at all.
     try_place(path / "file" if os.path.isdir(path) else path)
     if path.exists() and not path.is_dir():
         raise ResultError(f"{path} is a file; name a folder")
@@ -169,7 +169,7 @@ def kind_of(path: str | Path) -> str | None:
             head = file.read(4096)
     except OSError:
         return None
-    # The length of a tensor file's header, in eight bytes.
+    # A tensor file starts with the length of its header, in eight bytes.
     if b"\0" in head[:8]:
         return _kind_of_tensors(Path(path))
     if head.lstrip().startswith(b"{"):
@@ -190,12 +190,12 @@ def _kind_of_json(path: Path) -> str | None:
         content = read_json(path)
     except ResultError:
         return None
-    # The demo's own file, as versions before wrote it.
+    # The demo's own file, as earlier versions wrote it.
     if "kind" not in content and {"verdict", "top_by_polarity", "seconds"} <= content.keys():
         return "demo"
     if "kind" in content:
         return content["kind"] if isinstance(content["kind"], str) else None
-    steers = content and all(re.fullmatch(r"\d+", name) and isinstance(at, list) for name, at in content.items())
+    steers = content and all(re.fullmatch(r"\d+", name) and isinstance(heads, list) for name, heads in content.items())
     return "pasta" if steers else None
 
 

@@ -1,4 +1,4 @@
-"""Tuning the heads, the worth of that beside other ways, taking the model away: `align`, `compare`, `export`."""
+"""Tunes the heads, compares that with other methods, exports the model: `align`, `compare`, `export`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,12 +181,12 @@ def export(
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given; what wasn't keeps its default in one place."""
+    """Only the options that were given, so that defaults are defined in one place."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def objective_of(text: str) -> Any:
-    """The objective of this name, or the weighted sum that the text writes out."""
+    """The objective of this name, or the weighted sum that the text spells out."""
     from ..alignment import OBJECTIVES, WeightedSum
 
     terms = []

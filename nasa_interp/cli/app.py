@@ -1,4 +1,4 @@
-"""The program that the commands hang on."""
+"""The program that the commands are registered with."""
 
 import typer
 

@@ -54,11 +54,11 @@ def ablate(
     from ..results import write_result
 
     check_out(out, "ablation_effect")
-    chosen, what = load_heads(heads), intervention_of(do, positions)
+    chosen, intervention = load_heads(heads), intervention_of(do, positions)
     style, questions = prompt.style(), load_data(data, limit, seed)
     ablator = Ablator(placement.load(model), questions, order, style, seed=seed)
-    effect = ablator.effect(chosen, what)
-    control = random_controls(ablator, chosen, what, controls, seed=seed).of() if controls else None
+    effect = ablator.effect(chosen, intervention)
+    control = random_controls(ablator, chosen, intervention, controls, seed=seed).of() if controls else None
     result = {**effect.to_dict(), "control": None if control is None else asdict(control)}
     text = effect.changes.to_string(float_format=lambda x: f"{x:+.3f}", na_rep="undefined")
     text += "" if control is None else f"\n\nmean logit difference: {control}"

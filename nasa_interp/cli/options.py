@@ -1,4 +1,4 @@
-"""What several commands ask for: options, and how they become models, questions, styles and interventions."""
+"""Options of several commands, and how they become models, questions, styles and interventions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ class PromptOptions:
     ] = False
 
     def style(self) -> Any:
-        """The style of the prompts; an instruction that can't be used is a PromptError before any model is loaded."""
+        """The style of the prompts; an unusable instruction raises PromptError before any model is loaded."""
         from ..prompts import ORDERS, PromptStyle
 
         given: dict[str, Any] = {"kind": self.kind, "allow_special": self.allow_special}
@@ -57,7 +57,7 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Where a model runs, and in which numbers, as given."""
+    """Where a model runs, and in which dtype, as given."""
 
     device: Annotated[str | None, typer.Option(help="such as cpu or cuda:0; auto spreads over all devices")] = None
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto")] = None
@@ -70,7 +70,7 @@ class ModelOptions:
 
 
 def check_out(out: Path | None, kind: str) -> None:
-    """Before anything is loaded: refuses a place where a result of this kind can't be written."""
+    """Before anything is loaded: refuses a path where a result of this kind can't be written."""
     from ..results import check_place, check_with_tensors
 
     if out is not None:
@@ -78,7 +78,7 @@ def check_out(out: Path | None, kind: str) -> None:
 
 
 def check_out_folder(out: Path | None, kinds: dict[str, str] | None = None) -> None:
-    """Before anything is loaded: refuses a place that can't be a folder of ours, or where a file's name is taken.
+    """Before anything is loaded: refuses a path that can't be a run folder, or where a file's name is taken.
 
     Args:
         out: the folder.

@@ -1,4 +1,4 @@
-"""From arguments to an exit status; interrupts that are never lost."""
+"""Runs a command and returns its exit status; never loses an interrupt."""
 
 import signal
 import sys
@@ -30,11 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
         say("interrupted; what was finished is kept")
         return 130
     except OSError as error:
-        # Such as a full disk behind stdout; what the package itself writes and reads has errors of its own.
+        # Such as a full disk behind stdout; the package's own reads and writes have their own errors.
         say(f"error: {error.strerror or error}; what was written to files is kept")
         return 1
     except Exception as error:
-        # Typer carries its own copy of click, whose usage errors know their exit status and how to show themselves.
+        # Typer has its own copy of click, whose usage errors know their exit status and can show themselves.
         if type(error).__name__ == "Abort":
             say("interrupted; what was finished is kept")
             return 130
@@ -73,7 +73,7 @@ def interruptible() -> Iterator[None]:
 
 
 def say_stage(text: str) -> None:
-    """Says a line at the start of a stage, unless an interrupt was dropped in the one before."""
+    """Prints a line at the start of a stage; raises KeyboardInterrupt if one was dropped in the stage before."""
     if _INTERRUPTED.is_set():
         raise KeyboardInterrupt
     say(text)

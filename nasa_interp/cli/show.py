@@ -1,4 +1,4 @@
-"""Results on stdout, words on stderr."""
+"""Results on stdout, messages on stderr."""
 
 import json
 import sys
@@ -16,11 +16,11 @@ def print_result(content: Any, as_json: bool) -> None:
 
 
 def deliver(show: Callable[[], None], *files: tuple[Path | None, Callable[[Path], Any]]) -> None:
-    """Writes a result to the files that were asked for, and prints it even where one can't be written.
+    """Writes a result to the requested files, and prints it even if one can't be written.
 
     Args:
         show: prints it.
-        files: each a path, or None where none was asked for, and what writes the result there.
+        files: pairs of a path, or None for no file, and the function that writes the result there.
     """
     try:
         for path, save in files:
@@ -57,15 +57,15 @@ def print_scores(scores: Any, k: int) -> None:
         typer.echo(shown.to_string(float_format=lambda x: f"{x:+.3f}"))
 
 
-def shortfall(found: int, asked: int, layers: int, heads: int, from_layer: int = 0) -> str:
-    """Why fewer heads were found than were asked for; empty where they weren't."""
-    if found >= asked:
+def shortfall(count: int, asked: int, layers: int, heads: int, from_layer: int = 0) -> str:
+    """Why there are fewer heads than requested; empty where there are enough."""
+    if count >= asked:
         return ""
     total = (layers - from_layer) * heads
     where = f" from layer {from_layer} on" if from_layer else ""
-    left = total - found
+    left = total - count
     missing = f", {left} of which {'was' if left == 1 else 'were'} not measured" if left else ""
-    return f"{found} of {asked} asked: the model has {total} heads{where}{missing}"
+    return f"{count} of {asked} asked: the model has {total} heads{where}{missing}"
 
 
 def say(text: str) -> None:

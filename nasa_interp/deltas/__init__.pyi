@@ -1,4 +1,4 @@
-"""The change of a few heads' weights as a value, and passing it on: to transformers, to PEFT, or by itself."""
+"""The change of a few heads' weights as a value, and its export: to transformers, to PEFT, or by itself."""
 
 from .delta import HeadDelta
 from .formats import export

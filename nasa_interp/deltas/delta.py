@@ -28,19 +28,19 @@ class HeadDelta:
     Two deltas are equal where they make the same change to the same base, bit for bit, whatever their logs say.
 
     Args:
-        base_hash: `Model.weights_hash()` of the model that it was made for.
+        base_hash: `Model.weights_hash()` of the model that the delta was made for.
         base_model: that model's name.
         heads: the heads that were tuned.
-        slices: rows and columns of the plain model's parameters; they don't overlap.
+        slices: rows and columns of the plain model's parameters, without overlap.
         before: the slices' values in the base model, on the CPU, in its dtype.
         after: the tuned values, of the same shapes and dtype.
         log: plain JSON values: how the change was made.
 
     Raises:
-        DeltaError: lengths, shapes or dtypes that differ, slices that overlap, tuned values that are not finite.
+        DeltaError: different lengths, shapes or dtypes, overlapping slices, tuned values that are not finite.
 
     Caveat:
-        key and value rows serve every head of a group (`models.slices.group_of`), also those that are not in `heads`.
+        key and value rows serve every head of a group (`models.slices.group_of`), including those not in `heads`.
 
     Source: ours; that only the extracted heads are tuned is the paper's.
     """
@@ -110,28 +110,28 @@ class HeadDelta:
         return self.n_changed > 0 and self._holds(model, self.after)
 
     def apply(self, model: Model, check: bool = True) -> None:
-        """Writes the tuned values into the model, in place; both its views have them.
+        """Writes the tuned values into the model, in place; both of its views see them.
 
         Args:
             model: the base model.
-            check: compare the hash of all weights with the base's (about 2 s for each billion bytes). Without it only
-                the slices are compared; for loops over one model, and for disjoint deltas at once.
+            check: compare the hash of all weights with the base's (about 2 s per billion bytes). Without it only the
+                slices are compared, for loops over one model and for several disjoint deltas.
 
         Raises:
-            DeltaError: another model than the base, a delta that is applied already, a model without plain view.
+            DeltaError: a model other than the base, a delta that is already applied, a model without a plain view.
         """
         plain_view(model)
-        found = model.weights_hash() if check and self.base_hash else ""
-        # An offloaded model has no hash to compare; its slices are still compared.
-        if (found and found != self.base_hash) or not self._holds(model, self.before):
-            raise self._other_model(model, found or model.weights_hash())
+        digest = model.weights_hash() if check and self.base_hash else ""
+        # An offloaded model has no hash; its slices are still compared.
+        if (digest and digest != self.base_hash) or not self._holds(model, self.before):
+            raise self._other_model(model, digest or model.weights_hash())
         write_slices(model, dict(zip(self.slices, self.after, strict=True)))
 
     def revert(self, model: Model) -> None:
-        """Writes the base's values back, after which the model is the base again, bit for bit.
+        """Writes the base's values back, so that the model is the base again, bit for bit.
 
         Raises:
-            DeltaError: the delta is not applied to this model, so that writing would change something else.
+            DeltaError: the delta is not applied to this model.
         """
         plain_view(model)
         if not self._holds(model, self.after):
@@ -143,7 +143,7 @@ class HeadDelta:
 
     @contextmanager
     def applied(self, model: Model, check: bool = True) -> Iterator[Model]:
-        """The model with the delta inside the `with` block; the base again at its end, also after an error.
+        """The model with the delta inside the `with` block, and the base again afterwards, even after an error.
 
         Raises:
             DeltaError: as `apply`.
@@ -155,10 +155,10 @@ class HeadDelta:
             self._restore(model)
 
     def merge(self, other: "HeadDelta") -> "HeadDelta":
-        """Both changes as one; the order makes no difference to the weights.
+        """Both changes as one, in any order.
 
         Raises:
-            DeltaError: deltas of two base models, or of the same rows or columns, naming the heads.
+            DeltaError: deltas of different base models, or of the same rows or columns, naming the heads.
         """
         if self.base_hash != other.base_hash:
             raise DeltaError(
@@ -190,7 +190,7 @@ class HeadDelta:
         return replace(self, after=after, log={**self.log, "scaled": factor * self.log.get("scaled", 1.0)})
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a slice: parameter, dimension, first and last place, entries, changed ones, size of the change.
+        """One row per slice: parameter, dimension, first and last index, entries, changed entries, size of the change.
 
         `relative` is the norm of the change over the norm of the values before.
         """
@@ -215,8 +215,8 @@ class HeadDelta:
             "slices": [[piece.parameter, piece.dim, piece.index] for piece in self.slices],
             "log": self.log,
         }
-        tensors = {f"before.{place}": value for place, value in enumerate(self.before)}
-        tensors |= {f"after.{place}": value for place, value in enumerate(self.after)}
+        tensors = {f"before.{index}": value for index, value in enumerate(self.before)}
+        tensors |= {f"after.{index}": value for index, value in enumerate(self.after)}
         return pack(path, content, tensors)
 
     @classmethod
@@ -224,7 +224,7 @@ class HeadDelta:
         """Reads what `save` wrote, and checks it to the last bit.
 
         Raises:
-            DeltaError: a file that is missing, damaged, or no delta.
+            DeltaError: a file that is missing, damaged, or not a delta.
         """
         content, tensors = unpack(path)
         try:
@@ -235,8 +235,8 @@ class HeadDelta:
                 base_model=content["base_model"],
                 heads=replace(HeadList.of(content["heads"]), scores=scores, by=content["by"], run=content["run"]),
                 slices=slices,
-                before=tuple(tensors[f"before.{place}"] for place in range(len(slices))),
-                after=tuple(tensors[f"after.{place}"] for place in range(len(slices))),
+                before=tuple(tensors[f"before.{index}"] for index in range(len(slices))),
+                after=tuple(tensors[f"after.{index}"] for index in range(len(slices))),
                 log=content["log"],
             )
         except (KeyError, TypeError, ValueError, HeadError) as error:
@@ -267,26 +267,26 @@ class HeadDelta:
         write_slices(model, dict(zip(self.slices, self.before, strict=True)))
 
     def _holds(self, model: Model, values: tuple[Values, ...]) -> bool:
-        """Whether the model's slices hold these values bit for bit; a model that has no such slices doesn't."""
+        """Whether the model's slices hold these values bit for bit; False for a model without such slices."""
         try:
-            found = read_slices(model, self.slices).values()
+            current = read_slices(model, self.slices).values()
         except DeltaError:
             return False
-        same = ((a.dtype, a.shape) == (b.dtype, b.shape) for a, b in zip(found, values, strict=True))
-        return all(same) and all(bits(a) == bits(b) for a, b in zip(found, values, strict=True))
+        same = ((a.dtype, a.shape) == (b.dtype, b.shape) for a, b in zip(current, values, strict=True))
+        return all(same) and all(bits(a) == bits(b) for a, b in zip(current, values, strict=True))
 
-    def _other_model(self, model: Model, found: str) -> DeltaError:
+    def _other_model(self, model: Model, digest: str) -> DeltaError:
         if self.is_applied(model):
             return DeltaError(f"the delta is applied to model {model.name!r} already; revert it first")
         hint = "load the model that it was made for, or revert what was changed in it"
         if self.before and self.before[0].dtype != model.dtype:
             hint = f"load it with dtype={str(self.before[0].dtype).removeprefix('torch.')!r}"
-        made_for, this = _named(self.base_model, self.base_hash), _named(model.name, found)
+        made_for, this = _named(self.base_model, self.base_hash), _named(model.name, digest)
         return DeltaError(f"the delta was made for {made_for}, and this is {this}; {hint}")
 
 
 def _between(before: Values, after: Values, factor: float) -> Values:
-    """In fp64, so that rounding happens once; entries that didn't change keep their bits."""
+    """Interpolates in fp64, so that rounding happens once; unchanged entries keep their bits."""
     moved = (before.double() + factor * (after.double() - before.double())).to(before.dtype)
     return before.clone() if factor == 0 else torch.where(before == after, before, moved)
 

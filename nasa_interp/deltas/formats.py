@@ -1,4 +1,4 @@
-"""Passing a change on: a folder that transformers or PEFT loads, or the delta by itself."""
+"""Exports a change: a folder that transformers or PEFT loads, or the delta by itself."""
 
 import copy
 import shutil
@@ -30,7 +30,7 @@ DELTA_FILE = "delta.safetensors"
 RECORD_FOLDER = "nasa_interp"
 PROBE = "You are given a question and you MUST answer Yes or No.\n\nQuestion: Is 12 + 7 = 19?\nAnswer:"
 
-# Of the largest logit. An adapter in half precision rounds otherwise than the changed weights do.
+# As a share of the largest logit. An adapter in half precision rounds differently from the changed weights.
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-5}
 HALF_TOLERANCE = 0.05
 
@@ -47,21 +47,21 @@ def export(
     """Writes a changed model, or the change alone, into a new folder with a model card and the base's licence.
 
     Args:
-        model: the delta's base model, with the delta applied or without; it is left as it is.
+        model: the delta's base model, with the delta applied or not; it is left as it is.
         delta: the change.
-        folder: a new or an empty folder; it appears whole or not at all.
+        folder: a new or empty folder; it appears complete or not at all.
         format: "hf", the whole model for transformers, with tokenizer and, in the subfolder nasa_interp, the delta;
             "peft", an exact LoRA for PEFT; "delta", the HeadDelta's own file.
         notes: free text for the model card.
-        verify: load the export with the plain library and compare it, before the folder gets its name. Needs as much
-            memory as the model once more for "hf".
+        verify: load the export with the plain library and compare it, before the folder gets its name. For "hf" this
+            needs memory for a second copy of the model.
 
     Returns:
         the folder.
 
     Raises:
-        DeltaError: an unknown format, a folder with files in it, another model than the base, biases in a LoRA, or an
-            export that doesn't give the changed model's logits when it is loaded again.
+        DeltaError: an unknown format, a folder with files in it, a model other than the base, biases in a LoRA, or an
+            export that doesn't reproduce the changed model's logits.
 
     Caveat:
         a LoRA adds its change to the layer's output: in fp32 its logits agree to 1e-5 of the largest one, in bf16
@@ -102,7 +102,7 @@ def _free(folder: Path) -> Path:
 
 @contextmanager
 def _base(model: Model, delta: HeadDelta) -> Iterator[None]:
-    """The base model inside; at the end the model as it was, with the delta or without."""
+    """Gives the base model inside the block; afterwards the model is as before, with or without the delta."""
     was_applied = delta.is_applied(model)
     if was_applied:
         delta.revert(model)
@@ -126,7 +126,7 @@ def _write(model: Model, delta: HeadDelta, part: Path, exported: Exported) -> No
     if exported.format == "hf":
         with delta.applied(model, check=False):
             _save_pretrained(model, part)
-        # Not beside the weights: some programs load every safetensors file that they find there.
+        # Not next to the weights: some programs load every safetensors file in that folder.
         delta.save(part / RECORD_FOLDER / DELTA_FILE)
     elif exported.format == "peft":
         write_adapter(model, delta, part, public_name(delta.base_model))
@@ -154,7 +154,7 @@ def _save_pretrained(model: Model, part: Path) -> None:
 
 @contextmanager
 def _own_settings(hf: Any) -> Iterator[None]:
-    """Saving writes into the configurations, and refuses the marks of a GGUF file: inside, `hf` holds clean copies."""
+    """Gives `hf` clean copies of its configurations: saving writes into them, and refuses the marks of a GGUF file."""
     names = [name for name in ("config", "generation_config", "hf_quantizer") if getattr(hf, name, None) is not None]
     kept = {name: getattr(hf, name) for name in names}
     for name in names:
@@ -175,36 +175,36 @@ def _verify_hf(model: Model, delta: HeadDelta, part: Path) -> None:
         attention = plain_view(model).config._attn_implementation
         loaded: Any = AutoModelForCausalLM.from_pretrained(part, dtype=model.dtype, attn_implementation=attention)
         tokenizer = AutoTokenizer.from_pretrained(part)
-    found = Model(part.name, loaded.to(model.device).eval(), tokenizer)
+    exported = Model(part.name, loaded.to(model.device).eval(), tokenizer)
     mine = model.tokenizer
     if tokenizer(PROBE)["input_ids"] != mine(PROBE)["input_ids"] or tokenizer.chat_template != mine.chat_template:
         raise DeltaError(
             f"AutoTokenizer reads the exported {type(mine).__name__} as {type(tokenizer).__name__}, which gives other "
             f"tokens; load model {model.name!r} with its family's own tokenizer, or export it as 'peft' or 'delta'"
         )
-    exact = read_slices(found, delta.slices)
+    exact = read_slices(exported, delta.slices)
     if not all(torch.equal(exact[piece], after) for piece, after in zip(delta.slices, delta.after, strict=True)):
         raise DeltaError("the exported weights are not the tuned ones when loaded again; the export was not kept")
     _compare(model, _tuned_logits(model, delta), _logits(model, loaded))
 
 
 def _verify_peft(model: Model, delta: HeadDelta, part: Path) -> None:
-    """PEFT rewires the modules it is given, so it gets a second tree of modules around the same parameters."""
+    """PEFT rewires the modules it gets, so it gets a second tree of modules around the same parameters."""
     from peft import PeftModel
 
     hf = plain_view(model)
-    asked = [parameter for parameter in hf.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in hf.parameters() if parameter.requires_grad]
     try:
         with quiet_transformers():
             loaded: Any = PeftModel.from_pretrained(eager_twin(hf), str(part)).eval()
         for name, (a, b) in adapter_factors(model, delta).items():
             layer = loaded.base_model.model.get_submodule(name)
-            found = layer.get_delta_weight("default").detach().cpu()
-            if not torch.equal(found.T if layer.fan_in_fan_out else found, (b @ a).to(found)):
+            change = layer.get_delta_weight("default").detach().cpu()
+            if not torch.equal(change.T if layer.fan_in_fan_out else change, (b @ a).to(change)):
                 raise DeltaError(f"PEFT reads another change of {name} than was written; the export was not kept")
         _compare(model, _tuned_logits(model, delta), _logits(model, loaded))
     finally:
-        for parameter in asked:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
@@ -228,8 +228,8 @@ def _logits(model: Model, hf: Any) -> Float[Tensor, "pos d_vocab"]:
         return hf(tokens, use_cache=False).logits[0].float().cpu()
 
 
-def _compare(model: Model, expected: Float[Tensor, "pos d_vocab"], found: Float[Tensor, "pos d_vocab"]) -> None:
-    apart = float((found - expected).abs().max() / expected.abs().max())
+def _compare(model: Model, expected: Float[Tensor, "pos d_vocab"], logits: Float[Tensor, "pos d_vocab"]) -> None:
+    apart = float((logits - expected).abs().max() / expected.abs().max())
     allowed = TOLERANCES.get(model.dtype, HALF_TOLERANCE)
     if not apart <= allowed:
         raise DeltaError(

@@ -1,4 +1,4 @@
-"""The base model's licence, which travels with every export, and its name, without the places of a machine."""
+"""The base model's licence, which every export carries, and its name without local folders."""
 
 import re
 import shutil
@@ -10,19 +10,19 @@ from ..models import Model
 from ..models.loading import DEMO_PACKAGE
 from ..models.slice_values import plain_view
 
-# A path in a text: from a slash, a tilde, dots or a drive letter on; folders may have blanks in their names.
+# A path in a text starts with a slash, a tilde, dots or a drive letter; folder names may contain spaces.
 _FILE = re.compile(r"(?<![\w/])(?:~|\.{1,2}|[A-Za-z]:)?[/\\](?![/\\])(?:[^\s/\\,|][^/\\,|\n]*[/\\])*([^\s/\\,|]+)")
 
 
 def public_name(name: str) -> str:
-    """A model's name without the folders of the machine that it came from."""
+    """A model's name without local folders."""
     return Path(name).name if name.startswith((".", "/", "~")) or Path(name).exists() or "\\" in name else name
 
 
 def without_folders(value: Any) -> Any:
-    """Plain JSON values with every path in a text cut down to its last part; web addresses stay.
+    """Plain JSON values with every path in a text cut to its last part; URLs stay.
 
-    A path is what begins with a slash, "~/", "./", "../" or a drive; "builtin:verify" and "data/x.jsonl" stay.
+    A path starts with a slash, "~/", "./", "../" or a drive; "builtin:verify" and "data/x.jsonl" stay.
     """
     if isinstance(value, dict):
         return {key: without_folders(item) for key, item in value.items()}
@@ -39,14 +39,14 @@ def license_of(model: Model) -> str | None:
     from huggingface_hub import metadata_load
 
     try:
-        found = (metadata_load(source / "README.md") or {}).get("license")
-    except Exception:  # a README of any content: no YAML, broken YAML, no text
+        name = (metadata_load(source / "README.md") or {}).get("license")
+    except Exception:  # a README may hold anything: no YAML, broken YAML, no text
         return None
-    return found if isinstance(found, str) else None
+    return name if isinstance(name, str) else None
 
 
 def write_license(model: Model, folder: Path) -> None:
-    """Puts the licence and notice files of the base into the folder; where it has none, the licence's name.
+    """Copies the base's licence and notice files into the folder; where it has none, writes the licence's name.
 
     Nothing is written where no licence is known.
     """
@@ -74,6 +74,6 @@ def _demo_license(model: Model) -> str | None:
 
 
 def _source(model: Model) -> Path | None:
-    """The folder that the model was loaded from, if it was one."""
+    """The folder that the model was loaded from, or None."""
     name = getattr(plain_view(model).config, "name_or_path", "")
     return Path(name) if name and Path(name).is_dir() else None

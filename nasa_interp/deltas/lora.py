@@ -1,4 +1,4 @@
-"""A delta as an exact LoRA: the change of some rows is their difference behind a matrix that selects them."""
+"""A delta as an exact LoRA: the change of some rows is their difference times a matrix that selects them."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def lora_factors(change: Float[Tensor, "rows columns"], index: tuple[int, ...], 
         outputs: whether outputs change.
 
     Returns:
-        A [rank, in] and B [out, rank] with one entry of 1 a rank in the selector, so that B @ A is the change without
+        A [rank, in] and B [out, rank]; the selector holds a single 1 per rank, so that B @ A is the change without
         rounding.
 
     Source: ours.
@@ -43,9 +43,9 @@ def adapter_factors(model: Model, delta: HeadDelta) -> dict[str, Factors]:
     """The factors for each module that the delta changes, by the module's name; half precision becomes fp32.
 
     Raises:
-        DeltaError: a delta of biases, or of nothing.
+        DeltaError: a delta of biases, or an empty one.
     """
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    by_module: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for piece, before, after in zip(delta.slices, delta.before, delta.after, strict=True):
         name, _, leaf = piece.parameter.rpartition(".")
         if torch.equal(before, after):
@@ -55,10 +55,10 @@ def adapter_factors(model: Model, delta: HeadDelta) -> dict[str, Factors]:
                 f"the delta changes {piece.parameter}, and a LoRA carries no biases; export it as 'hf' or 'delta'"
             )
         wide = torch.promote_types(before.dtype, torch.float32)
-        found.setdefault(name, []).append(_factors(model, piece, name, after.to(wide) - before.to(wide)))
-    if not found:
+        by_module.setdefault(name, []).append(_factors(model, piece, name, after.to(wide) - before.to(wide)))
+    if not by_module:
         raise DeltaError("the delta changes nothing that a LoRA could carry; tune some heads first")
-    return {name: _stack(parts) for name, parts in found.items()}
+    return {name: _stack(parts) for name, parts in by_module.items()}
 
 
 def write_adapter(model: Model, delta: HeadDelta, folder: Path, base: str) -> None:
@@ -92,7 +92,7 @@ def write_adapter(model: Model, delta: HeadDelta, folder: Path, base: str) -> No
         inference_mode=True,
     ).save_pretrained(str(folder))
     config = read_json(folder / "adapter_config.json")
-    # PEFT writes the modules in the order of a set, which is another in every process.
+    # PEFT writes the modules in the order of a set, which differs between processes.
     write_json(folder / "adapter_config.json", {**config, "target_modules": sorted(config["target_modules"])})
     tensors = {}
     for name, (a, b) in factors.items():

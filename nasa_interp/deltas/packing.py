@@ -1,4 +1,4 @@
-"""Tensors and JSON values in one safetensors file that notices every changed bit."""
+"""Tensors and JSON values in one safetensors file, with a checksum that detects every changed bit."""
 
 import hashlib
 import json
@@ -17,16 +17,16 @@ from ..run import jsonable, write_bytes
 
 
 def pack(path: str | Path, content: dict[str, Any], tensors: Mapping[str, Tensor]) -> Path:
-    """Writes the file whole, with a checksum of content and tensors; the same content gives the same bytes.
+    """Writes the complete file, with a checksum of content and tensors; the same content gives the same bytes.
 
     Args:
         path: of the file.
-        content: plain values; those with a "kind" are never written over a file of another.
+        content: plain values; with a "kind", they never overwrite a file of another kind.
         tensors: by name.
 
     Raises:
-        ResultError: a file of another kind is there.
-        NasaInterpError: the place can't be written.
+        ResultError: a file of another kind exists.
+        NasaInterpError: the path can't be written.
     """
     if "kind" in content:
         check_place(path, content["kind"])
@@ -40,14 +40,14 @@ def unpack(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The content and the tensors.
 
     Raises:
-        DeltaError: a file that is missing, cut short, changed since it was written, or of another kind.
+        DeltaError: a file that is missing, cut short, modified, or of another kind.
     """
     if not Path(path).exists():
         raise DeltaError(f"{path} does not exist; check the path")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise DeltaError(f"{path} can't be read as a delta ({error}); it may be cut short: copy it again") from error
     if ENTRY not in metadata:
@@ -63,7 +63,7 @@ def unpack(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def bits(tensor: Tensor) -> bytes:
-    """The tensor's bytes; two tensors of one dtype and shape are the same where these are."""
+    """The tensor's bytes; tensors of one dtype and shape are equal where their bytes are."""
     return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 

@@ -1,4 +1,4 @@
-"""The value that measuring a change gives: every measure before and after, as a table, in files, and in a line."""
+"""The result of measuring a change: every measure before and after, as a table, in files, and in one line."""
 
 import html
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ from .paired import Paired, Samples, estimate, question_weights
 from .text_change import TextChange
 
 NAME, PARTS = "change.json", "change"
-# Of versions before, which called it the price of a change: file, folder and kind.
+# In earlier versions, which called it the price of a change: file, folder and kind.
 EARLIER_NAME, EARLIER = "price.json", "price"
 
 
@@ -37,7 +37,7 @@ class ChangeReport:
         groups: the groups over which recovered accuracy is pooled; all where empty.
         text: what the change cost on plain text.
         options: the four-option questions before and after.
-        said: what free generation says before and after; None where that wasn't asked.
+        said: what free generation says before and after; None where nothing was generated.
         carried: decisions before and after in prompts of other styles, by a name for each style.
     """
 
@@ -61,14 +61,14 @@ class ChangeReport:
         return pd.DataFrame(rows, columns=pd.Index(_Row._fields))
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a measure: before, after, change, and the ends of the change's paired bootstrap interval (95%).
+        """One row per measure: before, after, change, and the ends of the change's paired bootstrap interval (95%).
 
         A measure's part is in brackets: an order, a group of questions, or the style of other prompts.
         """
         return self.table.copy()
 
     def to_dict(self) -> dict[str, dict[str, float]]:
-        """For each measure before, after, change, low, high: what a model card takes as `delta.log["measured"]`."""
+        """Before, after, change, low, high of each measure, as a model card reads them from `delta.log["measured"]`."""
         return {
             row["measure"]: {k: v for k, v in row.items() if k != "measure"} for row in self.table.to_dict("records")
         }
@@ -77,13 +77,13 @@ class ChangeReport:
         """Writes change.json, the table, into the folder; the decisions and answers for `load` into change/ in it.
 
         Raises:
-            ResultError: where one of these places holds something else.
+            ResultError: where one of these paths holds something else.
         """
         folder = Path(folder)
         check_place(folder / NAME, "change_report")
         parts: dict[str, BinaryReport | TextChange | OptionReport] = {"text.json": self.text}
         sides = [("", (self.before, self.after)), ("options_", self.options)]
-        sides += [(f"carried_{place}_", reports) for place, reports in enumerate(self.carried.values())]
+        sides += [(f"carried_{index}_", reports) for index, reports in enumerate(self.carried.values())]
         for name, (before, after) in sides:
             parts |= {f"{name}before.json": before, f"{name}after.json": after}
         for name, part in parts.items():
@@ -94,9 +94,9 @@ class ChangeReport:
             "table": self.table.to_dict(orient="records"),
             **file_hashes(folder, [f"{PARTS}/{name}" for name in parts]),
         }
-        said = None if self.said is None else [_answers(report) for report in self.said]
+        generated = None if self.said is None else [_answers(report) for report in self.said]
         return write_result(
-            folder / NAME, {**content, "carried": list(self.carried), "said": said, "run": self.run.to_dict()}
+            folder / NAME, {**content, "carried": list(self.carried), "said": generated, "run": self.run.to_dict()}
         )
 
     @classmethod
@@ -118,7 +118,7 @@ class ChangeReport:
                 TextChange.load(parts / "text.json"),
                 _both(OptionReport, parts, "options_"),
                 None if content["said"] is None else (_report_of(content["said"][0]), _report_of(content["said"][1])),
-                {name: _both(BinaryReport, parts, f"carried_{place}_") for place, name in names},
+                {name: _both(BinaryReport, parts, f"carried_{index}_") for index, name in names},
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ResultError(f"{path} is damaged ({error!r}); measure again") from error
@@ -154,9 +154,9 @@ class ChangeReport:
             return
         run = self.run
         weights = question_weights(self.said[0].questions, run.draws, run.seed)
-        before, after = (_said(report) for report in self.said)
+        before, after = (_indicators(report) for report in self.said)
         for name in before:
-            rates = [weights @ each[name] / weights.sum(1) for each in (before, after)]
+            rates = [weights @ side[name] / weights.sum(1) for side in (before, after)]
             yield _Row.of(f"generated: {name}", *rates)
 
     def _carried(self) -> Iterator["_Row"]:
@@ -187,8 +187,8 @@ def _both(kind: Any, parts: Path, name: str = "") -> tuple[Any, Any]:
     return kind.load(parts / f"{name}before.json"), kind.load(parts / f"{name}after.json")
 
 
-def _said(report: GenerationReport) -> dict[str, np.ndarray]:
-    """For each answer 1 where it holds and else 0."""
+def _indicators(report: GenerationReport) -> dict[str, np.ndarray]:
+    """For each answer and each property, 1 where the answer has it and else 0."""
     labels = [q.label for q in report.questions]
     return {
         "yes": np.array([answer is True for answer in report.answers], dtype=np.float64),
@@ -198,7 +198,7 @@ def _said(report: GenerationReport) -> dict[str, np.ndarray]:
 
 
 def _named(name: str, style: str = "") -> str:
-    """ "imbalance yes_no" as "imbalance (yes_no)", with the style of the prompts where it is another."""
+    """ "imbalance yes_no" as "imbalance (yes_no)", with the prompts' style where it differs."""
     measure, _, order = name.partition(" ")
     inside = ", ".join(part for part in (style, order) if part)
     return f"{measure} ({inside})" if inside else measure
@@ -220,18 +220,18 @@ def _report_of(rows: list[dict[str, Any]]) -> GenerationReport:
 
 
 def report_path(folder: Path) -> Path:
-    """Where a folder holds a change report, under the name of now or of versions before."""
+    """The path of a folder's change report, under the current name or that of earlier versions."""
     earlier = folder / EARLIER_NAME
     return earlier if earlier.exists() and not (folder / NAME).exists() else folder / NAME
 
 
 def with_evaluation(model: Model, delta: HeadDelta, folder: str | Path) -> HeadDelta:
-    """The delta with its measured change in the log, for the model card; as it is where the folder holds none.
+    """The delta with its measured change in the log, for the model card; unchanged where the folder holds no report.
 
     Args:
         model: the delta's base model; it is left as it was.
         delta: the change.
-        folder: where `ChangeReport.save` wrote. What another change did is passed over.
+        folder: where `ChangeReport.save` wrote. A report on another change is ignored.
 
     Raises:
         DeltaError: a change of another model.

@@ -52,12 +52,12 @@ def evaluate_change(
         texts: plain text to read; None takes `plain_text("test")`.
         items: four-option questions; None takes the built-in ones.
         style: the style of the prompts that the change was made for.
-        styles: other styles to ask in, by name; None takes `unseen_styles(style)`, an empty mapping asks in none.
+        styles: other styles to ask in, by name; None takes `unseen_styles(style)`, an empty mapping takes none.
         generation: how many questions are answered in free text too (in both orders); 0 asks none.
         progress: show bars.
 
     Returns:
-        Every measure before and after. A change of nothing changes nothing, exactly.
+        Every measure before and after. An empty change gives exactly the same numbers.
 
     Raises:
         DeltaError: a change of another model. ResultError: a group without questions. QuestionError, PromptError,
@@ -67,18 +67,20 @@ def evaluate_change(
     """
     model, style = as_model(model), style or PromptStyle()
     questions = resolve_questions(data, limit, seed)
-    asked = {"": style, **(unseen_styles(style) if styles is None else styles)}
-    measuring = _Measuring(model, questions, asked, tuple(items) if items else None, generation, seed, draws, progress)
+    all_styles = {"": style, **(unseen_styles(style) if styles is None else styles)}
+    measuring = _Measuring(
+        model, questions, all_styles, tuple(items) if items else None, generation, seed, draws, progress
+    )
     reference = TextReference.of(model, texts, progress=progress)
     before = measuring.measure()
-    Paired(before.decided[""], tuple(groups))  # an unknown group ends it here, not at the end
+    Paired(before.decided[""], tuple(groups))  # an unknown group fails here, before the long part
     with delta.applied(model):
         after = measuring.measure()
         text = reference.compare(model, seed=seed, draws=draws, progress=progress)
-    reports = {name: (before.decided[name], after.decided[name]) for name in asked}
+    reports = {name: (before.decided[name], after.decided[name]) for name in all_styles}
     decided = reports.pop("")
-    said = None if before.said is None or after.said is None else (before.said, after.said)
-    return ChangeReport(*decided, tuple(groups), text, (before.options, after.options), said, reports)
+    generated = None if before.generated is None or after.generated is None else (before.generated, after.generated)
+    return ChangeReport(*decided, tuple(groups), text, (before.options, after.options), generated, reports)
 
 
 def unseen_styles(style: PromptStyle) -> dict[str, PromptStyle]:
@@ -94,11 +96,11 @@ def unseen_styles(style: PromptStyle) -> dict[str, PromptStyle]:
 
 
 class _Measured(NamedTuple):
-    """The model as it is at one time."""
+    """The measures of the model in one state."""
 
     decided: dict[str, BinaryReport]
     options: OptionReport
-    said: GenerationReport | None
+    generated: GenerationReport | None
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,11 @@ class _Measuring:
         decided = {name: self._decide(style, digest) for name, style in self.styles.items()}
         common = {"seed": self.seed, "progress": self.progress}
         options = answer_options(self.model, self.items, draws=self.draws, **common)
-        said = None
+        generated = None
         if self.generation:
             first = next(iter(self.styles.values()))
-            said = decide_by_generation(self.model, self.questions, style=first, limit=self.generation, **common)
-        return _Measured(decided, options, said)
+            generated = decide_by_generation(self.model, self.questions, style=first, limit=self.generation, **common)
+        return _Measured(decided, options, generated)
 
     def _decide(self, style: PromptStyle, digest: str) -> BinaryReport:
         asked = PromptSet.build(self.model, self.questions, "both", style, self.seed, self.draws)

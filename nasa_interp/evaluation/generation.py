@@ -1,4 +1,4 @@
-"""What the model says when it may speak freely: greedy generation, read for the first candidate word."""
+"""What the model says in its own words: greedy generation, read for the first candidate word."""
 
 import re
 from collections import Counter
@@ -31,7 +31,7 @@ class GenerationReport:
 
     Args:
         questions, order: of each answer.
-        texts: what the model wrote.
+        texts: what the model generated.
         answers: True for yes, False for no, None where the text names neither: counted, never guessed.
     """
 
@@ -43,8 +43,8 @@ class GenerationReport:
     @property
     def counts(self) -> dict[str, int]:
         """How many answers say yes, no, or neither."""
-        found = Counter(self.answers)
-        return {"yes": found[True], "no": found[False], "neither": found[None]}
+        tally = Counter(self.answers)
+        return {"yes": tally[True], "no": tally[False], "neither": tally[None]}
 
     @property
     def accuracy(self) -> float:
@@ -87,13 +87,13 @@ def decide_by_generation(
 ) -> GenerationReport:
     """Lets the model answer in its own words (greedy) and takes the first candidate word in the answer.
 
-    Greedy means: the likeliest token of a forward pass over prompt and answer so far, until an end token. Of the
-    model's own generation_config nothing but the end tokens counts.
+    Greedy means the likeliest token after the prompt and the answer so far, until an end token. Of the model's own
+    generation_config only the end tokens are used.
 
     Args:
         model, data, order, style, limit, seed, progress: as for `decide`.
-        max_new_tokens: how far to read.
-        batch_size: the most prompts at a time; only prompts of one length go together, so that none is padded.
+        max_new_tokens: the most tokens of an answer.
+        batch_size: the most prompts at a time; only prompts of one length share a batch, so that none is padded.
 
     Returns:
         The answers; those that name neither candidate are counted as such.
@@ -101,7 +101,7 @@ def decide_by_generation(
     Raises:
         PromptError: where a prompt leaves no room for the answer in the model's context.
 
-    Source: how the paper reads answers, as far as its summaries tell; the wording of the rule is ours.
+    Source: how the paper reads answers, according to its summaries; the wording of the rule is ours.
     """
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
@@ -144,14 +144,14 @@ def _check_room(model: Model, prompts: PromptBatch, max_new_tokens: int) -> None
 def _generate(model: Model, prompts: PromptBatch, max_new_tokens: int, batch_size: int, progress: bool) -> list[str]:
     check_ready(model.hf)
     tokenizer, ends, texts = model.tokenizer, _end_tokens(model), [""] * len(prompts)
-    # An answer is cut at its end token, so what pads it is never read; every embedding has a row 0.
+    # An answer is cut at its end token, so its padding is never read; every embedding has a row 0.
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=ends or None, pad_token_id=0
     )
     begun = tokenizer.decode(prompts.shared)
 
-    def answers(places: list[int]) -> list[list[int]]:
-        tokens = prompts.select(places).tokens.to(model.device)
+    def answers(indices: list[int]) -> list[list[int]]:
+        tokens = prompts.select(indices).tokens.to(model.device)
         greedy.use_cache = not _passes_switch(model, tokens.shape[1], max_new_tokens)
         out = model.hf.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=greedy)
         return [list(takewhile(lambda token: token not in ends, row)) for row in out[:, tokens.shape[1] :].tolist()]
@@ -162,25 +162,25 @@ def _generate(model: Model, prompts: PromptBatch, max_new_tokens: int, batch_siz
         _generating_by(model.hf, greedy),
     ):
         batches = list(equal_length(prompts, batch_size))
-        # Where a batch mate changes an answer, prompts are asked one by one: the last row of the fullest batch tells.
+        # Where another prompt in a batch changes an answer, prompts run one by one: the fullest batch's last row tells.
         fullest = max(batches, key=len)
         if len(fullest) > 1 and answers(fullest)[-1] != answers(fullest[-1:])[0]:
-            batches = [[place] for places in batches for place in places]
-        for places in batches:
-            for place, answer in zip(places, answers(places), strict=True):
-                texts[place] = begun + tokenizer.decode(answer, skip_special_tokens=True)
-            bar.update(len(places))
+            batches = [[index] for indices in batches for index in indices]
+        for indices in batches:
+            for index, answer in zip(indices, answers(indices), strict=True):
+                texts[index] = begun + tokenizer.decode(answer, skip_special_tokens=True)
+            bar.update(len(indices))
     return texts
 
 
 def _passes_switch(model: Model, length: int, max_new_tokens: int) -> bool:
-    """Whether an answer may pass the length where LongRoPE changes all positions, so that a cache holds old ones."""
+    """Whether an answer may cross the length where LongRoPE changes all positions, which makes a cache stale."""
     switch = switching_length(model.config)
     return switch is not None and length <= switch < length + max_new_tokens
 
 
 def _end_tokens(model: Model) -> list[int]:
-    """What ends an answer: the model's end tokens, the tokenizer's where the model names none."""
+    """The tokens that end an answer: the model's, or the tokenizer's where the model names none."""
     ends = getattr(model.hf.generation_config, "eos_token_id", None)
     ends = model.tokenizer.eos_token_id if ends is None else ends
     return [] if ends is None else torch.as_tensor(ends).flatten().tolist()
@@ -188,7 +188,7 @@ def _end_tokens(model: Model) -> list[int]:
 
 @contextmanager
 def _generating_by(hf: Any, config: GenerationConfig) -> Iterator[None]:
-    """Inside, this is the model's generation_config: `generate` fills from it whatever is unset in what it is given."""
+    """Makes this the model's generation_config: `generate` takes from it whatever its own argument leaves unset."""
     own = hf.generation_config
     hf.generation_config = config
     try:

@@ -1,4 +1,4 @@
-"""Log-probabilities that the plain model gives to what comes next, at chosen positions of rows of tokens."""
+"""Log-probabilities of the next token under the plain model, at chosen positions of rows of tokens."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,12 @@ from ..models.positions import check_positions
 from ..models.ready import check_ready
 from ..run import RunInfo
 
-# The logits of a batch take no more than this; with large vocabularies they are what fills the memory.
+# The most bytes for the logits of a batch; with large vocabularies they fill the memory.
 LOGIT_BYTES = 2**28
 
 
 class Row(NamedTuple):
-    """Tokens to be read, and the first position whose next token is asked for; all later ones are too."""
+    """Tokens to read, and the first position whose next token matters; so do all later ones."""
 
     tokens: tuple[int, ...]
     start: int
@@ -35,7 +35,7 @@ class Reading(NamedTuple):
     Args:
         row: which row.
         first: the first of the positions.
-        log_probs: of every token to come next, fp32 on the model's device.
+        log_probs: of every next token, fp32 on the model's device.
     """
 
     row: int
@@ -55,12 +55,12 @@ def read_rows(
 
     Args:
         model: with a plain view.
-        rows: what to read, and from which position on it matters.
-        batch_size: rows in a forward pass; by default from the lengths and the vocabulary, and so the same each time.
-        progress, title: a bar over rows.
+        rows: the tokens to read, and the first position that matters.
+        batch_size: rows in a forward pass; by default computed from the lengths and the vocabulary.
+        progress, title: show a bar over rows.
 
     Returns:
-        Readings in no particular order, one a row; several for a row whose logits would be too large.
+        Readings in no particular order, one per row; several for a row whose logits would be too large.
 
     Raises:
         ModelError: where the model has no plain view, or one row alone doesn't fit into memory.
@@ -68,31 +68,31 @@ def read_rows(
     hf = model.network
     most = max(1, LOGIT_BYTES // (4 * model.config.vocab_size))
     parts = [part for row in range(len(rows)) for part in _parts(rows[row], row, most)]
-    # Rows of like length have few pads; the longest come first, so that memory peaks at once.
+    # Rows of similar length need few pads; the longest come first, so that memory peaks at the start.
     parts.sort(key=lambda part: len(part[1].tokens), reverse=True)
     lengths = [len(part.tokens) for _, part in parts]
-    asked = max(len(part.tokens) - part.start for _, part in parts)
+    most_positions = max(len(part.tokens) - part.start for _, part in parts)
     at_once = tokens_at_once(model)
 
     def size_for(length: int) -> int:
-        # From fixed numbers, not from the memory that happens to be free: two runs then round alike.
-        return batch_size or max(1, min(at_once // length, most // min(asked, length)))
+        # From fixed numbers, not from free memory, so that two runs round alike.
+        return batch_size or max(1, min(at_once // length, most // min(most_positions, length)))
 
-    def run(places: list[int]) -> tuple[list[int], Sequence[Tensor]]:
-        return places, _logits(hf, [parts[place][1] for place in places])
+    def run(indices: list[int]) -> tuple[list[int], Sequence[Tensor]]:
+        return indices, _logits(hf, [parts[index][1] for index in indices])
 
     with tqdm(total=len(parts), desc=title, unit="row", disable=not progress) as bar:
-        for places, logits in in_batches(split_batches(range(len(parts)), lengths, size_for), run):
-            for place, each in zip(places, logits, strict=True):
-                row, part = parts[place]
-                yield Reading(row, part.start, each.float().log_softmax(-1))
-            bar.update(len(places))
+        for indices, logits in in_batches(split_batches(range(len(parts)), lengths, size_for), run):
+            for index, row_logits in zip(indices, logits, strict=True):
+                row, part = parts[index]
+                yield Reading(row, part.start, row_logits.float().log_softmax(-1))
+            bar.update(len(indices))
 
 
-def _parts(row: Row, place: int, most: int) -> list[tuple[int, Row]]:
-    """The row as it is, or with so many positions that their logits fit: what comes later doesn't matter to any."""
+def _parts(row: Row, index: int, most: int) -> list[tuple[int, Row]]:
+    """The row as it is, or cut into parts whose logits fit: no position depends on later ones."""
     starts = range(row.start, len(row.tokens), most)
-    return [(place, Row(row.tokens[: start + most], start)) for start in starts]
+    return [(index, Row(row.tokens[: start + most], start)) for start in starts]
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def _logits(hf: Any, rows: Sequence[Row]) -> Sequence[Float[Tensor, "pos d_vocab
     longest = max(len(row.tokens) for row in rows)
     check_ready(hf)
     check_positions(hf.config.get_text_config(), [len(row.tokens) for row in rows])
-    # No mask is needed behind the last real token; without pad tokens transformers doesn't advise one either.
+    # After the last real token no mask is needed; without pad tokens transformers doesn't ask for one either.
     tokens = torch.tensor([[*row.tokens, *row.tokens[:1] * (longest - len(row.tokens))] for row in rows])
     counts = [len(row.tokens) - row.start for row in rows]
     batch = torch.arange(len(rows)).repeat_interleave(torch.tensor(counts))
@@ -120,7 +120,7 @@ def _logits(hf: Any, rows: Sequence[Row]) -> Sequence[Float[Tensor, "pos d_vocab
 def unembed_at(hf: Any, batch: Int[Tensor, " at"], pos: Int[Tensor, " at"]) -> Iterator[None]:
     """Inside, the model unembeds these positions of these rows, so that its logits are [1, at, d_vocab].
 
-    Whatever the model does to its logits afterwards (scaling, soft caps) it does to these.
+    Whatever the model does to its logits afterwards (scaling, soft caps) applies to these too.
     """
 
     def pick(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -135,7 +135,7 @@ def unembed_at(hf: Any, batch: Int[Tensor, " at"], pos: Int[Tensor, " at"]) -> I
 
 
 def leading_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """The BOS token where the tokenizer puts one before a text by itself, else nothing."""
+    """The BOS token where the tokenizer adds one before a text, else nothing."""
     bos = getattr(tokenizer, "bos_token_id", None)
     if bos is None or tokenizer("a", add_special_tokens=True)["input_ids"][:1] != [bos]:
         return ()

@@ -72,11 +72,11 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class OptionReport:
-    """How likely the model thinks each option, and so which it chooses.
+    """How likely the model finds each option, and so which one it chooses.
 
     Args:
         scores: mean log-probability (nats) of each option's tokens after the question.
-        items: the questions, one a row of the scores.
+        items: the questions, one per row of the scores.
         run: where it came from.
     """
 
@@ -122,7 +122,7 @@ class OptionReport:
         return Change(float(moved.mean()), float(low), float(high))
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a question: id, topic, question, option_0 to option_3, score_0 to score_3, answer, choice, right."""
+        """One row per question: id, topic, question, option_0 to _3, score_0 to _3, answer, choice, right."""
         columns: dict[str, Any] = {name: [getattr(i, name) for i in self.items] for name in ("id", "topic", "question")}
         columns |= {f"option_{k}": [item.options[k] for item in self.items] for k in range(4)}
         columns |= {f"score_{k}": self.scores[:, k] for k in range(4)}
@@ -173,10 +173,10 @@ class OptionReport:
 
 
 def four_options(limit: int | None = None, seed: int = 0) -> list[FourOptions]:
-    """The built-in questions of common knowledge: 128 in 8 topics, the right option evenly at each place.
+    """The built-in questions of common knowledge: 128 in 8 topics, the right option equally often at each index.
 
     Args:
-        limit: keep so many, drawn by `seed`, in their order.
+        limit: keep this many, drawn by `seed`, in their order.
         seed: of that draw.
 
     Raises:
@@ -191,7 +191,7 @@ def four_options(limit: int | None = None, seed: int = 0) -> list[FourOptions]:
         return items
     if limit < 1:
         raise QuestionError(f"a limit of {limit} leaves no questions; give 1 or more")
-    return [items[place] for place in sorted(random.Random(seed).sample(range(len(items)), limit))]
+    return [items[index] for index in sorted(random.Random(seed).sample(range(len(items)), limit))]
 
 
 @under_torch_defaults
@@ -207,12 +207,12 @@ def answer_options(
     """Scores each option by the mean log-probability of its tokens after the question, and chooses the likeliest.
 
     The mean, not the sum: a sum would favour options of few tokens. No chat template is used: a question is the
-    beginning of a sentence, and an option goes on with it.
+    beginning of a sentence, and an option continues it.
 
     Args:
         model: a Model, or what `load_model` accepts besides names.
         items: the questions; None takes the built-in ones.
-        batch_size: rows in a forward pass; changes time and memory alone.
+        batch_size: rows in a forward pass; changes only time and memory.
         seed, draws: of the bootstrap over questions.
         progress: show a bar.
 
@@ -221,8 +221,8 @@ def answer_options(
 
     Raises:
         QuestionError: where there are no questions, or two share an id.
-        PromptError: where question and option tokenize otherwise together than apart, or are too long.
-        ModelError: where the model has no plain view, or its logits are no numbers.
+        PromptError: where question and option tokenize differently together than apart, or are too long.
+        ModelError: where the model has no plain view, or its logits are not finite.
 
     Source: ours, after the usual scoring of multiple-choice questions by length-normalized likelihood.
     """
@@ -239,26 +239,26 @@ def _check(items: Sequence[FourOptions]) -> None:
     if not items:
         raise QuestionError("the list of four-option questions is empty; give some, or None for the built-in ones")
     ids = [item.id for item in items]
-    if doubled := next((each for each in ids if ids.count(each) > 1), None):
+    if doubled := next((identifier for identifier in ids if ids.count(identifier) > 1), None):
         raise QuestionError(f"{ids.count(doubled)} four-option questions share the id {doubled!r}; give each its own")
 
 
 def _score(
     model: Model, items: Sequence[FourOptions], batch_size: int | None, progress: bool
 ) -> Float[np.ndarray, "item option"]:
-    """Options of one token are all read from the same row, which ends with the question."""
-    wanted: dict[Row, list[tuple[int, int, tuple[int, ...]]]] = {}
-    for place, item in enumerate(items):
+    """Scores the options; those of one token share a row, which ends with the question."""
+    endings: dict[Row, list[tuple[int, int, tuple[int, ...]]]] = {}
+    for index, item in enumerate(items):
         for option, (prompt, ending) in enumerate(_tokenize(model, item)):
             row = Row(prompt + ending[:-1], len(prompt) - 1)
-            wanted.setdefault(row, []).append((place, option, ending))
-    rows, scores = list(wanted), np.zeros((len(items), 4))
+            endings.setdefault(row, []).append((index, option, ending))
+    rows, scores = list(endings), np.zeros((len(items), 4))
     for row, first, log_probs in read_rows(model, rows, batch_size=batch_size, progress=progress, title="four options"):
         skipped = first - rows[row].start
-        for place, option, ending in wanted[rows[row]]:
+        for index, option, ending in endings[rows[row]]:
             tokens = torch.tensor(ending[skipped : skipped + len(log_probs)], device=log_probs.device)
-            found = log_probs.gather(1, tokens[:, None])
-            scores[place, option] += float(found.double().sum()) / len(ending)
+            token_log_probs = log_probs.gather(1, tokens[:, None])
+            scores[index, option] += float(token_log_probs.double().sum()) / len(ending)
     if not np.isfinite(scores).all():
         where = items[int(np.argwhere(~np.isfinite(scores))[0, 0])].id
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Decisions before and after a change, compared question by question: measures in every bootstrap draw at once."""
+"""Decisions before and after a change, compared question by question, in all bootstrap draws at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from ..errors import ResultError
 from ..measures import measure, measure_draws
 from .options import Change
 
-# A group counts as known from this oracle accuracy on; recovered accuracy is undefined where there is less to recover.
+# KNOWN: the oracle accuracy from which a group counts as known. ROOM: the least to recover, else it is undefined.
 KNOWN, ROOM = 0.65, 0.05
 
 Samples = Float[np.ndarray, " draw"]
-"""A measure: first on the questions themselves, then in each bootstrap draw of them."""
+"""A measure: first on the questions themselves, then on each bootstrap draw."""
 
 
 def groups_above_chance(report: BinaryReport, least: float = KNOWN) -> tuple[str, ...]:
     """The groups of questions whose answers the model's logit difference can tell apart.
 
     Args:
-        report: of the base model on validation questions, never on those that a result is measured on.
+        report: of the base model on validation questions, never on those used for a result.
         least: the oracle accuracy (best single threshold, both orders together) from which a group counts.
 
     Raises:
@@ -35,23 +35,24 @@ def groups_above_chance(report: BinaryReport, least: float = KNOWN) -> tuple[str
     Source: ours.
     """
     groups = np.array([q.group for q in report.questions])
-    found = {}
+    measures = {}
     for group in dict.fromkeys(groups.tolist()):
         rows = groups == group
-        found[group] = measure(report.logit_differences[rows], report.label[rows], report.answer_masses[rows])
-    known = tuple(group for group, measured in found.items() if measured.oracle_accuracy >= least)
+        measures[group] = measure(report.logit_differences[rows], report.label[rows], report.answer_masses[rows])
+    known = tuple(group for group, measured in measures.items() if measured.oracle_accuracy >= least)
     if not known:
-        best = max(found, key=lambda group: found[group].oracle_accuracy)
+        best = max(measures, key=lambda group: measures[group].oracle_accuracy)
         raise ResultError(
             f"in no group of {report.run.data} does the model reach an oracle accuracy of {least} (best: {best!r} with "
-            f"{found[best].oracle_accuracy:.2f}): there is nothing that it knows and doesn't say; give groups yourself"
+            f"{measures[best].oracle_accuracy:.2f}): there is nothing that it knows and doesn't say; "
+            f"give groups yourself"
         )
     return known
 
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """The base model's decisions, against which others on the same questions are measured.
+    """The base model's decisions, as the baseline for others on the same questions.
 
     Args:
         base: the decisions of the model as it was.
@@ -65,41 +66,41 @@ class Paired:
     groups: tuple[str, ...] = ()
 
     def __post_init__(self):
-        there = dict.fromkeys(q.group for q in self.base.questions)
-        if unknown := [group for group in self.groups if group not in there]:
+        groups = dict.fromkeys(q.group for q in self.base.questions)
+        if unknown := [group for group in self.groups if group not in groups]:
             raise ResultError(
-                f"no questions of group {unknown[0]!r} in {self.base.run.data}; its groups: {list(there)}"
+                f"no questions of group {unknown[0]!r} in {self.base.run.data}; its groups: {list(groups)}"
             )
 
     @cached_property
     def weights(self) -> Float[np.ndarray, "draw decision"]:
-        """How often each decision counts: once, and then as often as each draw has its question."""
+        """How often each decision counts: once in the first row, then as often as each draw has its question."""
         return question_weights(self.base.questions, self.base.run.draws, self.base.run.seed)
 
     def measures(self, report: BinaryReport) -> dict[str, Samples]:
-        """What the table of a comparison holds: both orders together, and what must be seen order by order."""
+        """The measures of a comparison's table: some over both orders together, others order by order."""
         self.check(report)
         orders = {order: self._measured(report, order=order) for order in dict.fromkeys(report.order)}
         both = self._measured(report)
         return {
             "accuracy": both["accuracy"],
             "recovered": self.recovered(report),
-            **{f"imbalance {order}": found["imbalance"] for order, found in orders.items()},
-            "auc_within_orders": np.mean([found["auc"] for found in orders.values()], axis=0),
-            **{f"auc {order}": found["auc"] for order, found in orders.items()},
+            **{f"imbalance {order}": values["imbalance"] for order, values in orders.items()},
+            "auc_within_orders": np.mean([values["auc"] for values in orders.values()], axis=0),
+            **{f"auc {order}": values["auc"] for order, values in orders.items()},
             **{name: both[name] for name in ("ece", "false_yes_rate", "answer_mass", "mean_logit_difference")},
         }
 
     def group_aucs(self, report: BinaryReport) -> dict[str, Samples]:
-        """The AUC of each group: the mean of those within each order, where nothing else shifts the threshold."""
+        """The AUC of each group, averaged over the orders: within an order nothing else shifts the threshold."""
         self.check(report)
-        orders, found = dict.fromkeys(report.order), {}
+        orders, aucs = dict.fromkeys(report.order), {}
         for group in dict.fromkeys(q.group for q in report.questions):
-            found[group] = np.mean([self._measured(report, (group,), order)["auc"] for order in orders], axis=0)
-        return found
+            aucs[group] = np.mean([self._measured(report, (group,), order)["auc"] for order in orders], axis=0)
+        return aucs
 
     def recovered(self, report: BinaryReport) -> Samples:
-        """The share of the accuracy lost to the threshold that is back, pooled over the known groups and both orders.
+        """The recovered share of the accuracy lost to the threshold, pooled over the known groups and both orders.
 
         One threshold for all of them: 1 is the base model's oracle accuracy. NaN where that is less than 0.05 above
         the base model's accuracy; draws in which it is don't enter the interval.
@@ -124,12 +125,12 @@ class Paired:
         return measure_draws(report.logit_differences[rows], label, report.answer_masses[rows], weights)
 
     def _rows(self, groups: Sequence[str], order: str | None) -> Bool[np.ndarray, " decision"]:
-        asked = zip(self.base.questions, self.base.order, strict=True)
-        return np.array([(not groups or q.group in groups) and order in (None, each) for q, each in asked])
+        decisions = zip(self.base.questions, self.base.order, strict=True)
+        return np.array([(not groups or q.group in groups) and order in (None, asked) for q, asked in decisions])
 
 
 def question_weights(questions: Sequence, draws: int, seed: int) -> Float[np.ndarray, "draw decision"]:
-    """A row of ones, and then how often each bootstrap draw has each question, twins and orders together."""
+    """A row of ones, then how often each bootstrap draw has each question, twins and orders together."""
     clusters = cluster_index([q.id for q in questions], [q.pair for q in questions])
     weights = draw_weights(clusters, draws or DRAWS, seed)
     return np.concatenate([np.ones_like(weights[:1]), weights])
@@ -145,11 +146,11 @@ def estimate(samples: Samples) -> Change:
 
 
 def average(runs: Sequence[Samples], rng: np.random.Generator) -> Samples:
-    """The mean over several runs of one method; every draw of questions draws as many of the runs anew, too.
+    """The mean over several runs of one method; every draw of questions also draws as many runs anew.
 
-    So its interval is over questions and runs (seeds, sets): the two-level bootstrap. Of one run it is that run's own.
+    So its interval covers questions and runs (seeds, sets): the two-level bootstrap. One run keeps its own interval.
     """
-    every = np.stack(runs)
-    drawn = rng.integers(len(runs), size=every.shape)
+    stacked = np.stack(runs)
+    drawn = rng.integers(len(runs), size=stacked.shape)
     drawn[:, 0] = np.arange(len(runs))
-    return np.take_along_axis(every, drawn, axis=0).mean(axis=0)
+    return np.take_along_axis(stacked, drawn, axis=0).mean(axis=0)

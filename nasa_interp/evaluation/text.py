@@ -22,18 +22,18 @@ from .text_change import TextChange, kl_divergence
 
 PARTS = ("all", "val", "test")
 
-# A reference larger than this is refused: it would rather be sampled at fewer positions.
+# A larger reference is refused: sample it at fewer positions.
 REFERENCE_BYTES = 2**31
 # Called with a passage, indices into its sampled positions, and the log-probabilities there.
 AtSample = Callable[[int, list[int], Float[Tensor, "sample d_vocab"]], None]
 
 
 def plain_text(part: str = "all") -> list[str]:
-    """The built-in passages of plain English: 24 of about 135 words, each of another kind.
+    """The built-in passages of plain English: 24 of about 135 words, each in a different genre.
 
     Args:
-        part: "val", every third passage, is for deciding when tuning stops; "test", the rest, for what it cost in the
-            end. "all" holds both.
+        part: "val", every third passage, is for deciding when tuning stops; "test", the rest, for its final cost.
+            "all" holds both.
 
     Raises:
         PromptError: for another part.
@@ -44,7 +44,7 @@ def plain_text(part: str = "all") -> list[str]:
         raise PromptError(f"plain text has no part {part!r}; take one of {', '.join(PARTS)}")
     text = (resources.files("nasa_interp.evaluation") / "data" / "plain_text.txt").read_text(encoding="utf-8")
     passages = text.strip().split("\n\n")
-    return [passage for place, passage in enumerate(passages) if part == "all" or (place % 3 == 0) == (part == "val")]
+    return [passage for index, passage in enumerate(passages) if part == "all" or (index % 3 == 0) == (part == "val")]
 
 
 @under_torch_defaults
@@ -57,14 +57,14 @@ def perplexity(
         model: a Model, or what `load_model` accepts besides names.
         texts: each read on its own, after a BOS token where the tokenizer adds one by itself; the first token is
             given, not predicted. None takes `plain_text("test")`.
-        batch_size: texts in a forward pass; changes time and memory alone.
+        batch_size: texts in a forward pass; changes only time and memory.
         progress: show a bar.
 
     Raises:
         PromptError: where a text is too short or too long, or there is none.
         ModelError: where the model has no plain view, or its logits are no numbers.
 
-    Source: the usual definition; that texts are read apart, without a window sliding over them, is ours.
+    Source: the usual definition; reading each text on its own, without a sliding window, is ours.
     """
     model = as_model(model)
     rows = _tokenize(model, plain_text("test") if texts is None else texts)
@@ -80,8 +80,8 @@ class TextReference:
         texts, rows: the passages and their tokens.
         losses: negative log-likelihood of each predicted token, in nats.
         log_probs: of all tokens at the sampled positions, fp32 (4 bytes x sampled positions x vocabulary).
-        every: a passage's first prediction and every so many after it are sampled.
-        batch_size: as it was asked for; comparing goes in the same batches, so that only a change makes a difference.
+        every: the first of every so many predictions of a passage is sampled.
+        batch_size: as given; `compare` uses the same batches, so that only a change makes a difference.
         run: where it came from.
     """
 
@@ -109,8 +109,8 @@ class TextReference:
         Args:
             model: a Model, or what `load_model` accepts besides names.
             texts: None takes `plain_text("test")`; a loop that decides by it must take `plain_text("val")`.
-            every: sample the full distribution at every so many positions.
-            batch_size: passages in a forward pass; changes time and memory alone.
+            every: sample the full distribution at one of this many positions.
+            batch_size: passages in a forward pass; changes only time and memory.
             progress: show a bar.
 
         Raises:
@@ -123,8 +123,8 @@ class TextReference:
         rows = _tokenize(model, texts)
         log_probs = _room(rows, every, model.config.vocab_size)
 
-        def keep(text: int, samples: list[int], found: Tensor) -> None:
-            log_probs[text][samples] = found
+        def keep(text: int, samples: list[int], values: Tensor) -> None:
+            log_probs[text][samples] = values
 
         losses = tuple(_losses(model, rows, batch_size, progress, "reference", keep, every))
         run = describe_reading(model, _name(texts), len(texts), start)
@@ -152,29 +152,29 @@ class TextReference:
             )
         divergence = [torch.zeros(len(sampled), dtype=torch.float64) for sampled in self.log_probs]
 
-        def measure(text: int, samples: list[int], found: Tensor) -> None:
-            divergence[text][samples] = kl_divergence(self.log_probs[text][samples], found)
+        def measure(text: int, samples: list[int], values: Tensor) -> None:
+            divergence[text][samples] = kl_divergence(self.log_probs[text][samples], values)
 
         losses = _losses(model, self.rows, self.batch_size, progress, "comparing", measure, self.every)
         return TextChange(
-            tokens=np.array([len(each) for each in losses]),
-            loss_before=np.array([each.double().mean().item() for each in self.losses]),
-            loss_after=np.array([each.double().mean().item() for each in losses]),
-            sampled=np.array([len(each) for each in divergence]),
-            divergence=np.array([each.mean().item() for each in divergence]),
+            tokens=np.array([len(passage) for passage in losses]),
+            loss_before=np.array([passage.double().mean().item() for passage in self.losses]),
+            loss_after=np.array([passage.double().mean().item() for passage in losses]),
+            sampled=np.array([len(passage) for passage in divergence]),
+            divergence=np.array([passage.mean().item() for passage in divergence]),
             base=self.run,
             run=describe_reading(model, self.run.data, len(self.texts), start, seed, draws),
         )
 
     def ratio(self, model: Model) -> float:
-        """The perplexity of a changed model as a multiple of the reference's: what a loop asks that only decides."""
+        """The perplexity of a changed model as a multiple of the reference's, for loops that need nothing else."""
         losses = _losses(model, self.rows, self.batch_size, False, "comparing")
-        before, after = (torch.cat(list(each)).double().mean() for each in (self.losses, losses))
+        before, after = (torch.cat(list(side)).double().mean() for side in (self.losses, losses))
         return float((after - before).exp())
 
     def __repr__(self) -> str:
         losses = torch.cat(self.losses).double()
-        size = sum(each.nbytes for each in self.log_probs) / 2**20
+        size = sum(passage.nbytes for passage in self.log_probs) / 2**20
         return (
             f"TextReference({self.run.model}, {self.run.data}, {len(self.texts)} passages, {len(losses)} tokens: "
             f"perplexity {losses.mean().exp():.2f}; {sum(map(len, self.log_probs))} distributions, {size:.0f} MB)"
@@ -182,7 +182,7 @@ class TextReference:
 
 
 def _name(texts: Sequence[str]) -> str:
-    """The built-in part that these are, or that they are the user's own."""
+    """The name of the built-in part, or that the texts are the user's own."""
     part = next((part for part in PARTS if list(texts) == plain_text(part)), None)
     return f"builtin:plain_text#{part}" if part else "own texts"
 
@@ -192,10 +192,10 @@ def _tokenize(model: Model, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]
         raise PromptError(f"{texts!r} is not a list of texts; give one or more, or None for the built-in ones")
     lead = leading_tokens(model.tokenizer)
     rows = [(*lead, *row) for row in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if len(row) < 2:
-            raise PromptError(f"text {place} ({texts[place]!r}) has nothing to predict; leave it out")
-        check_context(model, row, f"text {place}")
+            raise PromptError(f"text {index} ({texts[index]!r}) has nothing to predict; leave it out")
+        check_context(model, row, f"text {index}")
     return tuple(rows)
 
 
@@ -220,20 +220,20 @@ def _losses(
     at_sample: AtSample | None = None,
     every: int = 1,
 ) -> list[Float[Tensor, "_"]]:
-    """Negative log-likelihood of each row's tokens after its first; `at_sample` sees the distributions on the way."""
+    """Negative log-likelihood of each row's tokens after the first; passes the sampled distributions to `at_sample`."""
     losses = [torch.empty(len(row) - 1) for row in rows]
-    asked = [Row(row[:-1], 0) for row in rows]
-    for place, first, log_probs in read_rows(model, asked, batch_size=batch_size, progress=progress, title=title):
+    token_rows = [Row(row[:-1], 0) for row in rows]
+    for index, first, log_probs in read_rows(model, token_rows, batch_size=batch_size, progress=progress, title=title):
         end = first + len(log_probs)
-        targets = torch.tensor(rows[place][first + 1 : end + 1], device=log_probs.device)
-        losses[place][first:end] = -log_probs.gather(1, targets[:, None])[:, 0].cpu()
+        targets = torch.tensor(rows[index][first + 1 : end + 1], device=log_probs.device)
+        losses[index][first:end] = -log_probs.gather(1, targets[:, None])[:, 0].cpu()
         sampled = [pos for pos in range(first, end) if pos % every == 0]
         if at_sample and sampled:
-            found = log_probs[[pos - first for pos in sampled]].cpu()
-            at_sample(place, [pos // every for pos in sampled], found)
-    for place, each in enumerate(losses):
-        if not bool(each.isfinite().all()):
+            sampled_log_probs = log_probs[[pos - first for pos in sampled]].cpu()
+            at_sample(index, [pos // every for pos in sampled], sampled_log_probs)
+    for index, values in enumerate(losses):
+        if not bool(values.isfinite().all()):
             raise ModelError(
-                f"text {place}: the likelihoods are no finite numbers in {model.dtype}; load the model in float32"
+                f"text {index}: the likelihoods are no finite numbers in {model.dtype}; load the model in float32"
             )
     return losses

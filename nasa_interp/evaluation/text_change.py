@@ -1,4 +1,4 @@
-"""What a change to a model cost on plain text: perplexity before and after, and how far its expectations moved."""
+"""What a change to a model cost on plain text: perplexity before and after, and how far its predictions moved."""
 
 import html
 import math
@@ -17,7 +17,7 @@ from ..errors import ResultError
 from ..results import write_result
 from ..run import RunInfo, read_json
 
-# Below this a token is as good as impossible; two models that both rule it out must not give inf - inf.
+# Below this a token is practically impossible; two models that both rule it out must not give inf - inf.
 LEAST_LOG_PROB = -300.0
 
 # The columns of the file, and whether they count something.
@@ -27,10 +27,10 @@ COLUMNS = {"tokens": True, "loss_before": False, "loss_after": False, "sampled":
 def kl_divergence(base: Float[Tensor, "pos d_vocab"], now: Float[Tensor, "pos d_vocab"]) -> Float[Tensor, " pos"]:
     """KL(base || now) in nats from log-probabilities, at each position, in fp64.
 
-    Summed as p (ln p - ln q) - p + q, whose terms are never negative: rounding can't bring it below 0, and it is 0
-    exactly where both are the same.
+    Summed as p (ln p - ln q) - p + q, whose terms are never negative: rounding can't push it below 0, and it is exactly
+    0 where both are the same.
     """
-    base, now = (each.double().clamp_min(LEAST_LOG_PROB) for each in (base, now))
+    base, now = (side.double().clamp_min(LEAST_LOG_PROB) for side in (base, now))
     difference = base - now
     return (base.exp() * (difference + torch.expm1(-difference))).sum(-1)
 
@@ -57,7 +57,7 @@ class TextChange:
 
     @cached_property
     def _interval(self) -> tuple[float, float]:
-        """Paired: a draw takes a passage's tokens before and after the change together."""
+        """Paired: a draw takes a passage's tokens both before and after the change."""
         weights = draw_weights(np.arange(len(self.tokens)), self.run.draws, self.run.seed) * self.tokens
         low, high = interval(np.exp(weights @ (self.loss_after - self.loss_before) / weights.sum(1)))
         return float(low), float(high)
@@ -78,7 +78,7 @@ class TextChange:
         return float(np.average(values, weights=self.tokens))
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a passage: tokens, loss_before, loss_after, sampled, divergence."""
+        """One row per passage: tokens, loss_before, loss_after, sampled, divergence."""
         return pd.DataFrame({name: getattr(self, name) for name in COLUMNS})
 
     def save(self, path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Measures along a knob: number of ablated heads, steps of an alignment, whatever was turned."""
+"""Measures against a setting: number of ablated heads, steps of an alignment, or any other knob."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,7 +34,7 @@ def ablation_curve(
 
     Args:
         frame: what `cumulative_effect` returned: k, and for each measure _change, _low and _high.
-        random: the same for random sets, one frame a set; drawn as their mean and their reach.
+        random: the same for random sets, one frame per set; drawn as their mean and range.
         run: where it came from.
         measures: which to draw, one panel each.
     """
@@ -86,12 +86,12 @@ def alignment_log(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str
     """What each step of an alignment brought and cost, head by head, accepted or rolled back.
 
     Args:
-        frame: one row a step with `head`, and as far as they were written `accepted`, `steps`, and for each measure
-            `_before` and `_after` or the measure alone; panels are drawn for what is there.
+        frame: one row per step with `head` and, where known, `accepted`, `steps`, and for each measure `_before` and
+            `_after`, or the measure alone. Each measure in the frame gets a panel.
         run: where it came from.
 
     Raises:
-        ResultError: where no measure is there.
+        ResultError: where the frame holds no measure.
     """
     known = [m for m in STEP_MEASURES if {m, f"{m}_after"} & set(frame.columns)]
     if not known:
@@ -100,7 +100,7 @@ def alignment_log(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str
             f"cumulative_effect returns"
         )
     x = np.arange(1, len(frame) + 1)
-    heads = [safe(head) for head in frame["head"]] if "head" in frame else [f"step {place}" for place in x]
+    heads = [safe(head) for head in frame["head"]] if "head" in frame else [f"step {step}" for step in x]
     accepted = frame["accepted"].astype(bool).to_numpy() if "accepted" in frame else np.ones(len(frame), dtype=bool)
     figure = _panels(len(known))
     for row, name in enumerate(known, start=1):
@@ -139,23 +139,23 @@ def cost_curves(
     by: str | None = None,
     title: str | None = None,
 ) -> go.Figure:
-    """Measures against a knob, one panel a measure: what more of it brings, and what it costs.
+    """Measures against a knob, one panel per measure: what turning it up brings, and what it costs.
 
     Args:
-        frame: one row a setting; a measure's `_low` and `_high`, where they are there, are drawn as its interval.
+        frame: one row per setting; a measure's `_low` and `_high`, where present, are drawn as its interval.
         knob: the column along x.
         measures: columns to draw.
         run: where it came from.
         by: a column that tells several curves apart.
-        title: in place of one made from the names.
+        title: replaces the one made from the names.
     """
     kinds = list(dict.fromkeys(frame[by])) if by else [""]
     figure = _panels(len(measures))
     for row, name in enumerate(measures, start=1):
-        for place, kind in enumerate(kinds):
+        for index, kind in enumerate(kinds):
             rows: Any = frame[frame[by] == kind] if by else frame
             rows = rows.sort_values(knob)
-            colour = SERIES[place % len(SERIES)] if by else BLUE
+            colour = SERIES[index % len(SERIES)] if by else BLUE
             if {f"{name}_low", f"{name}_high"} <= set(rows.columns):
                 area = band(rows[knob], rows[f"{name}_low"], rows[f"{name}_high"], colour, showlegend=False)
                 figure.add_trace(area, row=row, col=1)
@@ -164,9 +164,9 @@ def cost_curves(
                 mode="lines+markers",
                 name=safe(kind),
                 line={"color": colour},
-                marker={"symbol": SYMBOLS[place % len(SYMBOLS)]},
+                marker={"symbol": SYMBOLS[index % len(SYMBOLS)]},
                 showlegend=row == 1 and by is not None,
-                legendgroup=str(place),
+                legendgroup=str(index),
                 hovertemplate=f"{safe(kind)} %{{x}}: %{{y:.3f}}<extra></extra>",
             )
         figure.update_yaxes(title=NAMES.get(name, safe(name)), row=row, col=1)
@@ -178,7 +178,7 @@ def cost_curves(
 
 
 def _ticked(heads: str) -> str:
-    """Heads that were tuned together are counted where their names would be too long; hovering names them."""
+    """Heads tuned together, as a count where their names would be too long; hovering shows the names."""
     return heads if heads.count(" ") < 3 else f"{heads.count(' ') + 1} heads"
 
 

@@ -1,4 +1,4 @@
-"""Decisions: where they fall, how one-sided they are, how far the model's probabilities may be believed."""
+"""Decisions: where they fall, how one-sided they are, and how far to trust the model's probabilities."""
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,8 @@ BEFORE, AFTER = "circle-open", "circle"
 def decision_histogram(report: BinaryReport, after: BinaryReport | None = None, threshold: float = 0.0) -> go.Figure:
     """Where the decisions fall: logit(No) - logit(Yes) of the questions whose answer is yes and no, in each order.
 
-    Left of the threshold the model answers Yes. Two heaps that lie apart on one side of it mean: it knows, and says
-    No all the same.
+    Left of the threshold the model answers Yes. Two separate heaps on one side of it mean that the model knows the
+    answer and still says No.
 
     Args:
         report: the decisions.
@@ -25,7 +25,7 @@ def decision_histogram(report: BinaryReport, after: BinaryReport | None = None, 
         threshold: where Yes turns to No, in logits; 0 is the model's own.
     """
     sides = [("", report)] if after is None else [("before, ", report), ("after, ", after)]
-    panels = [(f"{side}{ORDER_NAMES[o]}", each, o) for side, each in sides for o in each.orders]
+    panels = [(f"{side}{ORDER_NAMES[o]}", decisions, o) for side, decisions in sides for o in decisions.orders]
     n = len(panels)
     figure = make_subplots(
         rows=n,
@@ -35,8 +35,8 @@ def decision_histogram(report: BinaryReport, after: BinaryReport | None = None, 
         vertical_spacing=0.24 / n if n > 1 else 0.0,
     )
     edges = np.histogram_bin_edges(np.concatenate([[threshold], *(r.logit_differences for _, r in sides)]), bins=50)
-    for row, (_, each, order) in enumerate(panels, start=1):
-        _heaps(figure, each, order, edges, row)
+    for row, (_, decisions, order) in enumerate(panels, start=1):
+        _heaps(figure, decisions, order, edges, row)
         figure.add_vline(x=threshold, line={"dash": "dash", "width": 1.5}, row=row, col=1)  # type: ignore[arg-type]
         figure.update_yaxes(title="questions", row=row, col=1)
     figure.update_xaxes(title=f"logit(No) - logit(Yes)<br>(left of {threshold:g}: the model answers Yes)", row=n, col=1)
@@ -47,10 +47,10 @@ def decision_histogram(report: BinaryReport, after: BinaryReport | None = None, 
 
 def _heaps(figure: go.Figure, report: BinaryReport, order: str, edges: np.ndarray, row: int) -> None:
     """The histograms of true yes and true no in one candidate order."""
-    here = np.array(report.order) == order
+    in_order = np.array(report.order) == order
     for is_yes, colour, pattern in ((True, YES, ""), (False, NO, "/")):
         figure.add_histogram(
-            x=report.logit_differences[here & (report.label == is_yes)],
+            x=report.logit_differences[in_order & (report.label == is_yes)],
             xbins={"start": edges[0], "end": edges[-1] + 1e-9, "size": edges[1] - edges[0]},
             marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay", "size": 6}},
             opacity=0.85,
@@ -72,9 +72,9 @@ def precision_recall(report: BinaryReport, after: BinaryReport | None = None) ->
     """
     figure = go.Figure()
     sides = [("", report, AFTER)] if after is None else [("before", report, BEFORE), ("after", after, AFTER)]
-    for side, each, symbol in sides:
+    for side, decisions, symbol in sides:
         for name, colour, shift in (("precision", YES, -0.14), ("recall", NO, 0.14)):
-            figure.add_trace(_dots(each, name, f"{name} {side}".strip(), colour, symbol, shift, side != "before"))
+            figure.add_trace(_dots(decisions, name, f"{name} {side}".strip(), colour, symbol, shift, side != "before"))
     parts = list(report.parts)
     figure.update_xaxes(title="precision, recall (intervals: 95%)", range=[-0.03, 1.03])
     figure.update_yaxes(
@@ -119,12 +119,12 @@ def calibration_bins(report: BinaryReport) -> pd.DataFrame:
     """
     p = expit(-report.logit_differences.astype(np.float64))
     rows = pd.DataFrame({"bin": np.minimum((p * N_BINS).astype(int), N_BINS - 1), "p": p, "yes": report.label})
-    found = rows.groupby("bin").agg(n=("p", "size"), probability=("p", "mean"), rate=("yes", "mean"))
-    return found.reset_index()
+    bins = rows.groupby("bin").agg(n=("p", "size"), probability=("p", "mean"), rate=("yes", "mean"))
+    return bins.reset_index()
 
 
 def calibration_curve(report: BinaryReport, after: BinaryReport | None = None) -> go.Figure:
-    """How often yes is right where the model gives it such a probability; on the diagonal, its word is to be believed.
+    """How often yes is right at each probability that the model gives it; on the diagonal the model is well calibrated.
 
     Args:
         report: the decisions.
@@ -139,15 +139,15 @@ def calibration_curve(report: BinaryReport, after: BinaryReport | None = None) -
         hoverinfo="skip",
     )
     sides = [("decisions", report, YES)] if after is None else [("before", report, GREY), ("after", after, NO)]
-    for name, each, colour in sides:
-        bins = calibration_bins(each)
+    for name, decisions, colour in sides:
+        bins = calibration_bins(decisions)
         figure.add_scatter(
             **{"x": bins["probability"], "y": bins["rate"], "row": 1, "col": 1},
             customdata=bins["n"],
             mode="lines+markers",
             line={"color": colour, "dash": "dash" if name == "before" else "solid"},
             marker={"symbol": "square" if name == "before" else "circle"},
-            name=f"{name}, ECE {each.ece:.2f}",
+            name=f"{name}, ECE {decisions.ece:.2f}",
             hovertemplate="said %{x:.2f}, true %{y:.2f}, %{customdata} decisions<extra></extra>",
         )
         figure.add_bar(

@@ -30,19 +30,19 @@ def head_heatmap(
     unit: str | None = None,
     run: RunInfo | Mapping[str, Any] | str | None = None,
 ) -> go.Figure:
-    """Every head as one cell: layers down, heads across, colours centred at 0, heads that were not measured blank.
+    """Every head as one cell: layers down, heads across, colours centred at 0, unmeasured heads blank.
 
     Args:
         table: what `score_heads`, `sweep_heads`, `estimate_zero_ablation`, ... returned, or a bare grid, [layer, head].
         by: a column of the table; of scores "values", "polarity" or "recency".
         heads: heads to outline.
         intervals: of a bare grid: low and high ends, for the hover.
-        title, unit: of a bare grid: what it shows, in what; for a table they are known.
-        run: of a bare grid: where it came from, or a line that says model, data and number of prompts.
+        title, unit: of a bare grid: what it shows, and in which unit; a table knows both.
+        run: of a bare grid: where it came from, or a line with model, data and number of prompts.
 
     Raises:
-        ResultError: for a bare grid without title, unit or run, which a reader couldn't place.
-        HeadError: for a column that the table doesn't have, or a head to outline that is outside the grid.
+        ResultError: for a bare grid without title, unit or run.
+        HeadError: for a column that the table lacks, or an outlined head outside the grid.
     """
     if isinstance(table, HeadTable):
         grid, ends = table.get(by), table.intervals[by]
@@ -79,12 +79,12 @@ def patch_heatmap(
     Args:
         grid: [layer, head]; with labels, [head, position].
         rows, columns: labels of rows (heads) and columns (positions or position classes); both or neither.
-        title, unit: what is shown, in what.
+        title, unit: what is shown, and in which unit.
         run: where it came from.
         heads: of a grid by head: heads to outline.
 
     Raises:
-        ResultError: where there is another number of labels than of rows or columns.
+        ResultError: where the number of labels differs from that of rows or columns.
     """
     if rows is None and columns is None:
         return head_heatmap(grid, heads=heads, title=title, unit=unit, run=run)
@@ -97,7 +97,7 @@ def patch_heatmap(
     height = max(260, 130 + 20 * len(grid))
     figure = go.Figure(_heat(grid, names, None, unit, height))
     for axis, title_of, labels in ((figure.update_xaxes, "position", columns), (figure.update_yaxes, "head", rows)):
-        # Numbers as places, so that two tokens of the same text stay two.
+        # Numbers as tick values, so that two tokens with the same text keep a row each.
         ticks = {"tickvals": list(range(len(labels or ()))), "ticktext": [safe(label) for label in labels or ()]}
         axis(title=title_of, showgrid=False, zeroline=False, **ticks)
     figure.update_yaxes(autorange="reversed")
@@ -105,7 +105,7 @@ def patch_heatmap(
 
 
 def _words(table: HeadTable, by: str) -> str:
-    """What a column's title says of it; a table's one column needs no words."""
+    """What the title says about a column; a table's only column needs no words."""
     if by == "values" and "polarity" not in table.columns:
         return ""
     return f", {TITLES.get(by, by)}"
@@ -131,7 +131,7 @@ def _heat(
         if ends is None
         else f"{shown} [%{{customdata[1]:.3f}}, %{{customdata[2]:.3f}}]<extra></extra>",
         hoverongaps=False,
-        # Along the bar, in as many lines as its height asks for.
+        # Along the bar, wrapped to its height.
         colorbar={"title": {"text": wrapped(unit, (height - 80) // 8), "side": "right"}},
     )
 

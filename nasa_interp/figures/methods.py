@@ -1,4 +1,4 @@
-"""Methods against negative bias beside one another: what each gained and cost, on the same questions."""
+"""Methods against negative bias side by side: what each gained and cost, on the same questions."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from .theme import BLUE, GREY, ORDER_NAMES, VERMILLION, captioned, column, legen
 # Panels from left to right; the two orders share the first.
 PANELS = {"imbalance": "imbalance", "accuracy": "accuracy", "auc_within_orders": "AUC within<br>an order"}
 PER_METHOD = 34
-# A method's row is 1 high; its runs lie this far apart in it, and the two orders of a run so far from its middle.
+# A method's row is 1 high. APART: the distance between its runs. ORDERS_APART: from a run's middle to each order.
 APART, ORDERS_APART = 0.4, 0.1
 
 
 def method_comparison(
     frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str, title: str = "NASA beside its baselines"
 ) -> go.Figure:
-    """Every run of every method, with its interval: imbalance in each candidate order, accuracy, sorting power.
+    """Every run of every method, with its interval: imbalance in each candidate order, accuracy, and AUC.
 
     Args:
         frame: as `Comparison.to_dataframe()` gives it: method, variant, imbalance_yes_no, imbalance_no_yes, accuracy,
@@ -35,21 +35,21 @@ def method_comparison(
     frame = frame.sort_values("method", key=lambda names: names.astype(str).map(methods.index), kind="stable")
     orders = [order for order in ORDER_NAMES if f"imbalance_{order}" in frame]
     figure = make_subplots(rows=1, cols=len(PANELS), shared_yaxes=True, horizontal_spacing=0.04)
-    middles, places = _places(runs)
+    middles, heights = _heights(runs)
     for order, colour, symbol, shift in zip(orders, (BLUE, VERMILLION), ("circle", "square"), (-1, 1), strict=False):
-        at = places + (shift * ORDERS_APART if len(orders) > 1 else 0)
+        at = heights + (shift * ORDERS_APART if len(orders) > 1 else 0)
         trace = _points(frame, f"imbalance_{order}", at, colour, symbol)
         figure.add_trace(trace.update(name=f"imbalance, {ORDER_NAMES[order]}", showlegend=True), row=1, col=1)
-    for place, name in enumerate(PANELS, start=1):
+    for panel, name in enumerate(PANELS, start=1):
         if name in frame:
-            figure.add_trace(_points(frame, name, places, BLUE, "circle"), row=1, col=place)
-            _base_line(figure, frame, name, place)
-        figure.update_xaxes(title=PANELS[name], row=1, col=place)
+            figure.add_trace(_points(frame, name, heights, BLUE, "circle"), row=1, col=panel)
+            _base_line(figure, frame, name, panel)
+        figure.update_xaxes(title=PANELS[name], row=1, col=panel)
     figure.add_vline(x=0, line={"color": GREY, "width": 1}, row=1, col=1)  # type: ignore[arg-type]
     names = [f"{safe(name)} ({n})" if n > 1 else safe(name) for name, n in runs.items()]
-    end = places[-1] + 0.5
+    end = heights[-1] + 0.5
     figure.update_yaxes(tickvals=middles, ticktext=names, range=[end, -0.5], zeroline=False)
-    # Three panels must stand side by side in a narrow window too.
+    # Three panels must fit side by side in a narrow window too.
     figure.update_yaxes(title="method", col=1)
     figure.update_xaxes(nticks=4, tickangle=0, tickfont={"size": 11}, title={"font": {"size": 12}})
     note = "Bars: 95% intervals over questions. Several runs of a method (seeds, sets) one above the other."
@@ -59,24 +59,24 @@ def method_comparison(
     return legend_below(captioned(figure, title, run, height=height, note=note))
 
 
-def _places(runs: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The height of each method's name, and of each of its runs, which follow one another as methods do."""
-    top, middles, places = 0.0, [], []
+def _heights(runs: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The height of each method's name, and of each of its runs, in the order of the methods."""
+    top, middles, heights = 0.0, [], []
     for n in runs.values():
         own = top + APART * np.arange(n)
         middles.append(own.mean())
-        places.append(own)
+        heights.append(own)
         top = own[-1] + 1
-    return np.array(middles), np.concatenate(places)
+    return np.array(middles), np.concatenate(heights)
 
 
-def _points(frame: pd.DataFrame, name: str, places: np.ndarray, colour: str, symbol: str) -> go.Scatter:
+def _points(frame: pd.DataFrame, name: str, heights: np.ndarray, colour: str, symbol: str) -> go.Scatter:
     value, low, high = (column(frame, f"{name}{end}") for end in ("", "_low", "_high"))
     variants = frame["variant"] if "variant" in frame else [""] * len(frame)
     labels = [safe(f"{m} {v}".strip()) for m, v in zip(frame["method"], variants, strict=True)]
     return go.Scatter(
         x=value,
-        y=places,
+        y=heights,
         error_x={"array": high - value, "arrayminus": value - low, "width": 0, "thickness": 1.2, "color": colour},
         customdata=np.column_stack([np.array(labels, dtype=object), low, high]),
         mode="markers",
@@ -86,7 +86,7 @@ def _points(frame: pd.DataFrame, name: str, places: np.ndarray, colour: str, sym
     )
 
 
-def _base_line(figure: go.Figure, frame: pd.DataFrame, name: str, place: int) -> None:
+def _base_line(figure: go.Figure, frame: pd.DataFrame, name: str, panel: int) -> None:
     base = column(frame, name)[(frame["method"] == "base").to_numpy()]
     if len(base) and np.isfinite(base[0]):
-        figure.add_vline(x=float(base[0]), line={"color": GREY, "width": 1, "dash": "dash"}, row=1, col=place)  # type: ignore[arg-type]
+        figure.add_vline(x=float(base[0]), line={"color": GREY, "width": 1, "dash": "dash"}, row=1, col=panel)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Rankings of heads against one another: polarity and recency, two data sets, bias and sorting power."""
+"""Rankings of heads compared: polarity and recency, two data sets, bias and AUC."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -36,7 +36,7 @@ def polarity_against_recency(
     Args:
         scores: of both candidate orders.
         heads: heads to mark.
-        names: how many of the outlying heads to name, as far as there is room; hovering names each.
+        names: how many of the outlying heads to label, if there is room; hovering names every head.
     """
     x, y, unit = scores.recency, scores.polarity, scores.unit
     chosen = HeadList.of(heads or ()).check(*scores.shape)
@@ -48,12 +48,12 @@ def polarity_against_recency(
 
 
 def overlap_scatter(overlap: RankOverlap, a: HeadScores, b: HeadScores, names: int = 10) -> go.Figure:
-    """The same heads scored on two data sets, with those that lead on both marked.
+    """The same heads scored on two data sets; those that lead on both are marked.
 
     Args:
         overlap: what `rank_overlap(a, b)` found.
         a, b: the scores that it compared.
-        names: how many heads to name, as far as there is room.
+        names: how many heads to label, if there is room.
     """
     figure = _head_scatter(a.get(overlap.by), b.get(overlap.by), overlap.shared, names, "in both tops")
     figure.update_xaxes(title=f"{overlap.by} on {safe(a.run.data)},<br>{safe(a.unit)}")
@@ -63,10 +63,10 @@ def overlap_scatter(overlap: RankOverlap, a: HeadScores, b: HeadScores, names: i
 
 
 def contest_curves(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str) -> go.Figure:
-    """What each ranking's heads do when ablated: less bias to the left, sorting power kept at the top.
+    """What each ranking's heads do when ablated: less bias to the left, AUC kept at the top.
 
     Args:
-        frame: one row a ranking, number of heads, data set and candidate order: ranking, k, data, order,
+        frame: one row per ranking, number of heads, data set and candidate order: ranking, k, data, order,
             mean_logit_difference_change and auc_change, and their _low and _high for the hover.
         run: where it came from.
     """
@@ -85,7 +85,7 @@ def contest_curves(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | st
         title="change of the mean of logit(No)<br>- logit(Yes) (left of 0: toward Yes)", row=len(orders)
     )
     note = "Bigger marks: more heads. " + "; ".join(
-        f"{DASHES[place % len(DASHES)]} line: {name}" for place, name in enumerate(data)
+        f"{DASHES[index % len(DASHES)]} line: {name}" for index, name in enumerate(data)
     )
     figure = captioned(
         figure, "Rankings of heads, zeroed: bias against sorting power", run, height=160 + 330 * len(orders), note=note
@@ -94,8 +94,8 @@ def contest_curves(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | st
 
 
 def _contest_trace(rows: pd.DataFrame, ranking: str, data: str, colour: int, dash: int) -> go.Scatter:
-    """One ranking on one data set, along the number of heads."""
-    # Plain names as `cumulative_effect` writes them, longer ones as a table of changes may.
+    """One ranking on one data set, by number of heads."""
+    # Short names as `cumulative_effect` writes them, or long ones as in a table of changes.
     measures = [(m, e) for m in ("mean_logit_difference", "auc") for e in ("low", "high")]
     ends = [column(rows, f"{m}_{e}", f"{m}_change_{e}") for m, e in measures]
     shade = GREY if ranking == "random" else SERIES[colour % len(SERIES)]
@@ -128,7 +128,7 @@ def _head_scatter(
     names: int,
     marked_as: str = "chosen",
 ) -> go.Figure:
-    """Heads as points, hover "17.7"; marked ones in another colour and form; outlying ones named where room is."""
+    """Heads as points, hover "17.7"; marked heads in another colour and shape; outliers labelled if there is room."""
     labels = np.array([f"{layer}.{head}" for layer, head in np.ndindex(x.shape)])
     flat_x, flat_y = x.ravel(), y.ravel()
     is_marked = np.isin(labels, [str(head) for head in marked])
@@ -159,14 +159,14 @@ def _head_scatter(
 def _room_for_names(
     x: Float[np.ndarray, " head"], y: Float[np.ndarray, " head"], first: Bool[np.ndarray, " head"], n: int
 ) -> Bool[np.ndarray, " head"]:
-    """Which points get their name written: marked ones, then the farthest out, unless the names would overlap."""
+    """Which points get a label: marked ones, then the farthest out, unless the labels would overlap."""
     named = np.zeros(len(x), dtype=bool)
     if np.isnan(x).all() or np.isnan(y).all():
         return named
     spread = [(values - np.nanmedian(values)) / (np.nanmax(values) - np.nanmin(values) or 1.0) for values in (x, y)]
     far = np.nan_to_num(np.hypot(*spread), nan=-1.0) + 10 * first
-    for place in np.argsort(-far)[: n + int(first.sum())]:
-        across, up = (np.abs(values[named] - values[place]) for values in spread)
-        if far[place] >= 0 and not ((across < 0.075) & (up < 0.05)).any() and named.sum() < max(n, int(first.sum())):
-            named[place] = True
+    for point in np.argsort(-far)[: n + int(first.sum())]:
+        across, up = (np.abs(values[named] - values[point]) for values in spread)
+        if far[point] >= 0 and not ((across < 0.075) & (up < 0.05)).any() and named.sum() < max(n, int(first.sum())):
+            named[point] = True
     return named

@@ -14,10 +14,10 @@ from ..errors import ResultError
 from ..run import write_bytes, write_text
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
-# Seconds that a picture may take, the browser's start included.
+# The most seconds that a picture may take, including the browser's start.
 LIMIT = 60.0
 
-# Runs in a process of its own: kaleido waits without end for a browser that doesn't answer, and for its threads.
+# Runs in its own process: kaleido waits forever for a browser that doesn't answer, and for its threads.
 # Without mathjax=False its page fetches MathJax from a server.
 DRAW = """
 import json, os, sys
@@ -36,16 +36,16 @@ except BaseException as error:
 
 
 def save_figure(figure: go.Figure, path: str | Path, scale: float = 2.0) -> Path:
-    """Writes a figure as one HTML page that opens offline, or as a picture, by the name's ending.
+    """Writes a figure as one HTML page that opens offline, or as a picture, depending on the file's suffix.
 
     Args:
-        figure: any figure of plotly's.
+        figure: any plotly figure.
         path: ends in .html, .png, .svg, .pdf, .jpg or .webp.
-        scale: of pixel pictures: pixels for each pixel of the figure's size.
+        scale: for pixel formats: pixels per pixel of the figure's size.
 
     Raises:
-        ResultError: for another ending, or for a picture where no Chromium is installed to draw it, or where the one
-            that is fails or takes more than a minute; it is ended then.
+        ResultError: for another suffix; or for a picture where Chromium is not installed, fails, or takes more than a
+            minute, after which it is killed.
     """
     path = Path(path)
     if path.suffix == ".html":
@@ -56,11 +56,11 @@ def save_figure(figure: go.Figure, path: str | Path, scale: float = 2.0) -> Path
 
 
 def _picture(figure: go.Figure, kind: str, scale: float, path: Path) -> bytes:
-    asked = [sys.executable, "-P", "-c", DRAW, kind, str(scale if kind not in ("svg", "pdf") else 1.0)]
+    command = [sys.executable, "-P", "-c", DRAW, kind, str(scale if kind not in ("svg", "pdf") else 1.0)]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
-            done = subprocess.run(
-                asked,
+            process = subprocess.run(
+                command,
                 input=str(figure.to_json()).encode(),
                 capture_output=True,
                 timeout=LIMIT,
@@ -71,16 +71,16 @@ def _picture(figure: go.Figure, kind: str, scale: float, path: Path) -> bytes:
             raise ResultError(f"{path}: Chromium {reason}; start it by hand to see why, or save as .html") from error
         finally:
             _end_all(folder)
-    if done.returncode == 0:
-        return done.stdout
-    *_, reason = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
+    if process.returncode == 0:
+        return process.stdout
+    *_, reason = process.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
     if reason.startswith("ChromeNotFoundError"):
         raise ResultError(f"{path}: pictures are drawn by Chromium; install it, or save as .html")
     raise ResultError(f"{path}: Chromium failed to draw it ({reason}); start it by hand to see why, or save as .html")
 
 
 def _end_all(folder: str) -> None:
-    """Ends whatever still runs with this folder for temporary files: a browser outlives the process that started it."""
+    """Kills every process that uses this folder for temporary files: a browser outlives the process that started it."""
     ended = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""One look for all figures: colours, a light and a dark template, titles that say what was measured on what."""
+"""One look for all figures: colours, a light and a dark template, and titles that say what was measured on what."""
 
 import html
 import textwrap
@@ -12,12 +12,12 @@ from jaxtyping import Float
 
 from ..run import RunInfo
 
-# Okabe and Ito's colours: told apart by colour-blind readers and in grey print.
+# Okabe and Ito's colours: distinct for colour-blind readers and in grey print.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "#808080"
 YES, NO = BLUE, VERMILLION
 SERIES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, "#999933")
-# A second sign beside the colour, for grey print.
+# A second mark besides the colour, for grey print.
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down", "pentagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
@@ -71,12 +71,12 @@ def describe(run: RunInfo | Mapping[str, Any] | str) -> str:
 
 
 def safe(text: object) -> str:
-    """Text from data as plotly shall show it: letter by letter, never read as markup."""
+    """Text from data, escaped so that plotly shows it literally and never reads it as markup."""
     return html.escape(str(text), quote=False)
 
 
 def wrapped(text: object, width: int) -> str:
-    """Safe text in lines of so many letters."""
+    """Safe text, wrapped to lines of `width` letters."""
     return "<br>".join(safe(line) for line in textwrap.wrap(str(text), width) or [""])
 
 
@@ -106,14 +106,14 @@ def captioned(
         margin={"l": 70, "r": 24, "t": top + 14, "b": 56},
         height=height + top,
         width=width,
-        # Fewer buttons, which lie over the title of a narrow figure.
+        # Fewer buttons, as they would cover the title of a narrow figure.
         modebar={"remove": ["pan", "select", "lasso", "zoomin", "zoomout", "autoscale"]},
     )
     return figure
 
 
 def legend_below(figure: go.Figure, space: int = 60) -> go.Figure:
-    """Puts the legend under the axis titles, in as many rows as the width asks for."""
+    """Puts the legend under the axis titles, wrapped to the figure's width."""
     return figure.update_layout(
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
         margin={"b": 56 + space},
@@ -131,7 +131,7 @@ def column(frame: pd.DataFrame, *names: str) -> Float[np.ndarray, " row"]:
 def band(x: Any, low: Any, high: Any, colour: str, **more: Any) -> go.Scatter:
     """An interval's area along x, in a faint shade of the colour."""
     xs, ends = [*x, *reversed(list(x))], [*high, *reversed(list(low))]
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     fill = f"rgba({red},{green},{blue},0.22)"
     return go.Scatter(
         x=xs, y=ends, fill="toself", fillcolor=fill, line={"width": 0}, mode="lines", hoverinfo="skip", **more

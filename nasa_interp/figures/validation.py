@@ -1,4 +1,4 @@
-"""What validation saw while heads were tuned: imbalance in each order, what must not be lost, by checkpoint."""
+"""Validation during tuning, by checkpoint: imbalance in each order, and the measures that must not be lost."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ PER_PANEL = 130
 
 
 def validation_curves(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str) -> go.Figure:
-    """How an alignment went: every checkpoint, and which was kept.
+    """How an alignment went: every checkpoint, and which ones were kept.
 
     Args:
         frame: as `Alignment.checkpoints` gives it: head, step, kept, imbalance in each order, auc, accuracy and
@@ -55,16 +55,16 @@ def validation_curves(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] |
 
 
 def _along(frame: pd.DataFrame) -> tuple[np.ndarray, list[float]]:
-    """The place of every checkpoint, and where each head's begin."""
+    """Where every checkpoint lies along x, and where each head's checkpoints begin."""
     steps, heads = column(frame, "step"), frame["head"].astype(str).to_numpy()
     new = np.r_[True, heads[1:] != heads[:-1]]
-    before, starts, places = 0.0, [], np.empty(len(frame))
+    before, starts, positions = 0.0, [], np.empty(len(frame))
     for row, step in enumerate(steps):
         if new[row]:
-            before = places[row - 1] if row else 0.0
+            before = positions[row - 1] if row else 0.0
             starts.append(before)
-        places[row] = before + step
-    return places, starts
+        positions[row] = before + step
+    return positions, starts
 
 
 def _line(frame: pd.DataFrame, name: str, x: np.ndarray, colour: str, symbol: str) -> go.Scatter:

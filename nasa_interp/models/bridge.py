@@ -1,4 +1,4 @@
-"""The one place that knows TransformerLens: building the hooked view, its hook names, running it."""
+"""The only module that knows TransformerLens: builds the hooked view, names its hooks, runs it."""
 
 import copy
 import hashlib
@@ -69,7 +69,7 @@ def check_hook_points(hooked: Any, names: Iterable[str]) -> None:
 
 
 def is_bridge(model: Any) -> bool:
-    """Whether this is a TransformerBridge; doesn't import TransformerLens to find out."""
+    """Whether this is a TransformerBridge, without importing TransformerLens."""
     return derives(model, "TransformerBridge", "transformer_lens")
 
 
@@ -79,7 +79,7 @@ def is_hooked_transformer(model: Any) -> bool:
 
 
 def user_hooks(hooked: Any) -> list[str]:
-    """Names of the hook points and modules that the user hung hooks on, which stay there between runs."""
+    """Names of the hook points and modules with the user's own hooks, which stay between runs."""
     points = [name for name, point in hooked.hook_dict.items() if point.fwd_hooks or point.bwd_hooks]
     return points + [name or "the bridge" for name, part in hooked.named_modules() if has_hooks(part)]
 
@@ -91,16 +91,16 @@ def processed(hooked: Any) -> bool:
 
 
 def build_bridge(hf: Any, tokenizer: Any, name: str) -> Any:
-    """A TransformerBridge over the very parameters of `hf`, which stays as it is.
+    """A TransformerBridge that shares the parameters of `hf`, which stays as it is.
 
-    A bridge rewires the modules it is given. So it is given a second tree of modules, built eager and without
-    weights, into which the original's own parameters and buffers are hung: no memory is doubled, and an edit in place
-    shows in both. Families whose fused projection the bridge splits get copies of it; `Copies` keeps those in step.
+    A bridge rewires the modules it gets. So it gets a second tree of modules, built eager and without weights, which
+    then takes the original's parameters and buffers: nothing is stored twice, and an edit in place shows in both.
+    Families whose fused projection the bridge splits get copies of it; `Copies` keeps those in sync.
 
     Raises:
         ModelError: where TransformerLens has no adapter for the architecture, or its adapter fails.
     """
-    # Imported here, since it takes a second and the plain view does without it.
+    # Imported here, since it takes a second and the plain view doesn't need it.
     try:
         from transformer_lens.model_bridge.sources import build_bridge_from_module, detect_tokenizer_bos_eos
     except ImportError as error:
@@ -114,7 +114,7 @@ def build_bridge(hf: Any, tokenizer: Any, name: str) -> Any:
         )
     try:
         tree = eager_twin(hf)
-        # Splitting a fused projection draws initial weights that are overwritten: the global state isn't ours to use.
+        # Splitting a fused projection draws initial weights that are overwritten; that must not touch the global state.
         with _quiet(), torch.random.fork_rng(devices=[]):
             bridge = build_bridge_from_module(
                 tree,
@@ -125,7 +125,7 @@ def build_bridge(hf: Any, tokenizer: Any, name: str) -> Any:
                 device=str(hf.device),
                 post_adapter_hook=_grouped_split(hf),
             )
-    except Exception as error:  # adapters raise whatever an unexpected module makes them raise
+    except Exception as error:  # an unexpected module can make an adapter raise anything
         raise ModelError(
             f"TransformerLens can't hook {architecture} ({first_line(error)}); use the fused engine, if "
             f"`nasa-interp doctor` "
@@ -174,9 +174,9 @@ def _unwrapped(name: str) -> str:
 
 
 def eager_twin(hf: Any) -> Any:
-    """Modules of the same class with eager attention that hold the same parameter and buffer objects."""
+    """A model of the same class with eager attention that holds the same parameter and buffer objects."""
     config = copy.deepcopy(hf.config)
-    # Before construction: Falcon and GPT-J choose their attention class there and can't be switched afterwards.
+    # Set before construction, where Falcon and GPT-J choose their attention class for good.
     config._attn_implementation = "eager"
     with torch.device("meta"):
         tree = type(hf)(config)
@@ -184,7 +184,7 @@ def eager_twin(hf: Any) -> Any:
         _hang(tree, name, "_parameters", parameter)
     for name, buffer in hf.named_buffers(remove_duplicate=False):
         _hang(tree, name, "_buffers", buffer)
-    # What a module keeps beside its buffers, such as rotary frequencies to go back to, was made on the meta device.
+    # Plain tensor attributes, such as saved rotary frequencies, were made on the meta device.
     for name, module in hf.named_modules():
         vars(tree.get_submodule(name)).update({key: v for key, v in vars(module).items() if isinstance(v, Tensor)})
     return tree.eval()
@@ -196,7 +196,7 @@ def _hang(tree: nn.Module, name: str, kind: str, tensor: Tensor) -> None:
 
 
 def _grouped_split(hf: Any) -> Callable[[Any], None] | None:
-    """Falcon's grouped layout, which the adapter of TransformerLens 4.3 splits as if every head had its own keys."""
+    """A fix for Falcon's grouped layout, which TransformerLens 4.3 splits as if every head had its own keys."""
     if type(hf).__name__ != "FalconForCausalLM" or not getattr(hf.config, "new_decoder_architecture", False):
         return None
     layout = head_layout(hf, 0)
@@ -226,10 +226,10 @@ def _take_rows(fused: nn.Linear, rows: list[int]) -> nn.Linear:
 
 
 class Copies:
-    """Keeps the bridge's copies of fused projections (GPT-NeoX, Falcon) in step with the plain model's weights.
+    """Keeps the bridge's copies of fused projections (GPT-NeoX, Falcon) in sync with the plain model's weights.
 
-    An edit of either side is carried to the other the next time `carry` is called; `Model.bridge` and `Model.hf` call
-    it. Families whose bridge shares all parameters have no copies, and nothing is done.
+    `carry` copies an edit of either side to the other; `Model.bridge` and `Model.hf` call it. Families whose bridge
+    shares all parameters have no copies.
     """
 
     def __init__(self, hf: Any, bridge: Any):
@@ -242,15 +242,15 @@ class Copies:
         return [pair for layer, block in enumerate(bridge.blocks) for pair in _copied(hf, layer, block)]
 
     def carry(self) -> None:
-        """Carries edits over.
+        """Copies edits to the other side.
 
         Raises:
-            ModelError: where both sides of a copy were edited since the last time, differently.
+            ModelError: where both sides of a copy were edited differently since the last call.
         """
-        apart = [place for place, (mine, theirs, rows) in enumerate(self.pairs) if not torch.equal(mine, theirs[rows])]
-        for place in apart:
-            mine, theirs, rows = self.pairs[place]
-            edited, original = _hash_tensor(mine) != self.hashes[place][0], self._original_edited(place)
+        apart = [index for index, (mine, theirs, rows) in enumerate(self.pairs) if not torch.equal(mine, theirs[rows])]
+        for index in apart:
+            mine, theirs, rows = self.pairs[index]
+            edited, original = _hash_tensor(mine) != self.hashes[index][0], self._original_edited(index)
             if edited and original:
                 raise ModelError("a fused projection was edited both in the bridge and in the plain model; undo one")
             with torch.no_grad():
@@ -258,13 +258,13 @@ class Copies:
                     theirs[rows] = mine
                 else:
                     mine.copy_(theirs[rows])
-        # Hashing takes seconds in large models, and this runs at every access: only after something was carried.
+        # Hashing takes seconds in large models, and this runs at every access, so only after a copy.
         if apart:
             self.hashes = self._hash()
 
-    def _original_edited(self, place: int) -> bool:
-        _, theirs, rows = self.pairs[place]
-        return _hash_tensor(theirs[rows]) != self.hashes[place][1]
+    def _original_edited(self, index: int) -> bool:
+        _, theirs, rows = self.pairs[index]
+        return _hash_tensor(theirs[rows]) != self.hashes[index][1]
 
     def _hash(self) -> list[tuple[bytes, bytes]]:
         return [(_hash_tensor(mine), _hash_tensor(theirs[rows])) for mine, theirs, rows in self.pairs]
@@ -276,7 +276,7 @@ def _copied(hf: Any, layer: int, block: Any) -> list[tuple[Tensor, Tensor, list[
     if layout.fused is None:
         return []
     fused = getattr(layout.attention, layout.fused.projection)
-    found = []
+    copies = []
     for projection in "qkv":
         part = getattr(block.attn, projection).original_component
         rows = _split_rows(hf, layout, layer, projection)
@@ -284,8 +284,8 @@ def _copied(hf: Any, layer: int, block: Any) -> list[tuple[Tensor, Tensor, list[
             mine, theirs = getattr(part, leaf, None), getattr(fused, leaf, None)
             if mine is None or theirs is None or same_storage(mine, theirs):
                 continue
-            found.append((mine, theirs, rows))
-    return found
+            copies.append((mine, theirs, rows))
+    return copies
 
 
 def same_storage(a: Tensor, b: Tensor) -> bool:
@@ -300,7 +300,7 @@ def _hash_tensor(tensor: Tensor) -> bytes:
 
 @contextmanager
 def _quiet():
-    """Nothing printed, warned or logged unasked while TransformerLens boots; the settings it changes are put back."""
+    """Silences TransformerLens while it boots, and restores the settings that it changes."""
     from transformers.utils import logging as transformers_logging
 
     logger, verbosity = logging.getLogger(), transformers_logging.get_verbosity()
@@ -327,7 +327,7 @@ def run_hooked(
         logits: return all positions' logits; otherwise only one position is unembedded and dropped.
 
     Raises:
-        ModelError: naming a hook point that the model doesn't have.
+        ModelError: naming a hook point that the model lacks.
     """
     check_hook_points(hooked, [name for name, _ in hooks])
     check_ready(hooked)

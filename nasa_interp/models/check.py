@@ -1,4 +1,4 @@
-"""Measured, not assumed: do the hooks of this model carry what their names say?"""
+"""Measures whether the hooks of this model carry what their names say."""
 
 import math
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from .ready import check_ready, has_hooks
 from .windows import attention_windows
 
 TOLERANCE = 1e-4
-# So many steps of a narrow dtype may roundings add up to: tiny random models came to 14 (bf16) and 5 (fp16).
+# Roundings may add up to this many steps of a narrow dtype: tiny random models reached 14 (bf16) and 5 (fp16).
 NARROW_STEPS = 16
 LONGEST = 256
 
@@ -28,11 +28,11 @@ class HookCheck:
         scores: softmax of the score hooks against the pattern hooks; NaN where score hooks are missing.
         patterns: the pattern hooks against plain eager attention; NaN without a plain view.
         logits: the hooked model's logits against plain eager ones, over the logits' range; NaN without a plain view.
-        windows: whether exactly those keys are masked that the configuration's windows say.
-        lost: the largest share of a query's attention that goes to no key, as attention sinks take it.
-        plain: the plain model's logits as it was loaded against eager ones, over their range; NaN without a plain view.
-        step: the relative step of the weights' dtype, which says what roundings may come to.
-        hooked_parts: parts of the plain model that the user hung hooks on, by name.
+        windows: whether the masked keys are exactly those that the configuration's windows hide.
+        lost: the largest share of a query's attention that goes to no key, as with attention sinks.
+        plain: the logits of the plain model as loaded against eager ones, over their range; NaN without a plain view.
+        step: the relative step of the weights' dtype, which bounds the rounding.
+        hooked_parts: names of the plain model's parts with the user's own hooks.
     """
 
     scores: float
@@ -46,12 +46,12 @@ class HookCheck:
 
     @property
     def tolerance(self) -> float:
-        """What two computations of the same logits or patterns may be apart."""
+        """How far two computations of the same logits or patterns may differ."""
         return max(TOLERANCE, NARROW_STEPS * self.step)
 
     @property
     def reads(self) -> Literal["scores", "pattern"]:
-        """The hook that the score is read from: pre-softmax scores, or the pattern where the scores aren't scores."""
+        """The hook to read the score from: pre-softmax scores, or the pattern where score hooks carry no scores."""
         return "scores" if self.scores <= max(TOLERANCE, self.step) else "pattern"
 
     @property
@@ -80,7 +80,7 @@ class HookCheck:
 
 
 def check_hooks(model: Model, tokens: Int[Tensor, " pos"]) -> HookCheck:
-    """Runs one prompt both ways; anew at every call, as what is hung on a model can change between two.
+    """Runs one prompt both ways, at every call, as a model's hooks can change between two calls.
 
     Raises:
         ModelError: where the hooked view can't be built or lacks the hooks.
@@ -89,14 +89,14 @@ def check_hooks(model: Model, tokens: Int[Tensor, " pos"]) -> HookCheck:
         return _measure(model, tokens[:LONGEST][None].to(model.device))
     except ModelError:
         raise
-    except Exception as error:  # whatever a foreign module raises when it is hung into another tree
+    except Exception as error:  # a foreign module can raise anything in another tree
         raise ModelError(
             f"the hooked view of {model.name} fails ({type(error).__name__}: {first_line(error)}); use the fused engine"
         ) from error
 
 
 def trusted_hooks(model: Model, tokens: Int[Tensor, " pos"]) -> HookCheck:
-    """What `check_hooks` measured, where the hooks can be trusted.
+    """The result of `check_hooks`, if the hooks can be trusted.
 
     Raises:
         ModelError: where they can't, saying why.
@@ -127,7 +127,7 @@ def _measure(model: Model, tokens: Int[Tensor, "1 pos"]) -> HookCheck:
     assert logits is not None
     if not bool(logits.isfinite().all()):
         raise ModelError(f"{model.name} computes logits that are no numbers in {model.dtype}; load it in float32")
-    found = HookCheck(
+    check = HookCheck(
         scores=max((_off(s.softmax(-1), patterns[layer]) for layer, s in scores.items()), default=math.nan),
         patterns=math.nan,
         logits=math.nan,
@@ -137,11 +137,11 @@ def _measure(model: Model, tokens: Int[Tensor, "1 pos"]) -> HookCheck:
         step=torch.finfo(model.dtype).eps,
     )
     if not model.has_hf:
-        return found
+        return check
     eager = eager_twin(model.hf)(tokens, output_attentions=True, use_cache=False)
     reach = (eager.logits.max() - eager.logits.min()).item()
     return replace(
-        found,
+        check,
         patterns=max(_off(a, patterns[layer]) for layer, a in enumerate(eager.attentions)),
         logits=_off(logits, eager.logits) / reach,
         plain=_off(model.hf(tokens, use_cache=False).logits, eager.logits) / reach,
@@ -153,17 +153,17 @@ def _off(one: Tensor, other: Tensor) -> float:
     return (one.float() - other.float()).abs().max().item()
 
 
-def _keep(found: dict[int, Tensor], layer: int):
+def _keep(kept: dict[int, Tensor], layer: int):
     def keep(tensor: Tensor, hook: Any) -> None:
-        found[layer] = tensor.float()
+        kept[layer] = tensor.float()
 
     return keep
 
 
 def _window_holds(pattern: Tensor, window: int | None) -> bool:
-    """Keys that the rule hides get no attention at all, and the oldest key that it shows gets some in some head."""
-    place = torch.arange(pattern.shape[-1], device=pattern.device)
-    age = place[:, None] - place[None, :]
+    """Whether hidden keys get no attention at all, and the oldest visible key gets some in at least one head."""
+    position = torch.arange(pattern.shape[-1], device=pattern.device)
+    age = position[:, None] - position[None, :]
     hidden = (age < 0) if window is None else (age < 0) | (age >= window)
     if bool((pattern[..., hidden] != 0).any()):
         return False

@@ -1,4 +1,4 @@
-"""GGUF files: converted once into a cache folder, found again by size and time."""
+"""GGUF files: converted once into a cache folder, then recognized by size and time."""
 
 import hashlib
 import json
@@ -28,14 +28,14 @@ def cache_folder() -> Path:
 
 
 def converted(path: str | Path) -> Path:
-    """A folder in transformers' format (fp32) that holds the model of this GGUF file, converting it the first time.
+    """A folder with this GGUF file's model in transformers' format (fp32), converted on the first call.
 
-    The file's SHA-256 is taken at the conversion and names the folder; afterwards size and modification time tell
-    that the file is the same, and that the folder's files are. A damaged folder is a UserWarning, and made anew.
-    Tensors of the file that transformers doesn't read are a UserWarning too.
+    The file's SHA-256 is computed at the conversion and names the folder; afterwards size and modification time show
+    whether the file and the folder's files are unchanged. A damaged folder gives a UserWarning and is rebuilt. Tensors
+    of the file that transformers doesn't read give a UserWarning too.
 
     Raises:
-        ModelError: where the file is missing, cut short, lacks weights, or is no GGUF model that transformers can read.
+        ModelError: where the file is missing, cut short, lacks weights, or is not a GGUF model that transformers reads.
     """
     path = Path(path).resolve()
     try:
@@ -60,7 +60,7 @@ def converted(path: str | Path) -> Path:
 
 
 def _known(pointer: Path) -> str | None:
-    """The SHA-256 that an earlier conversion took of the file, if there was one."""
+    """The file's SHA-256 from an earlier conversion, or None."""
     try:
         digest = json.loads(pointer.read_text(encoding="utf-8"))["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -73,7 +73,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with a converted folder, or None where it is as it was written."""
+    """What is wrong with a converted folder, or None where it is intact."""
     try:
         record = _record(folder)
         if "files" not in record:
@@ -85,7 +85,7 @@ def _damage(folder: Path) -> str | None:
 
 
 def _fault(file: Path, written: dict[str, Any]) -> str | None:
-    """What is wrong with one file; its content is read only where its time is another."""
+    """What is wrong with one file, or None; its content is read only where its time changed."""
     try:
         stat = file.stat()
         if stat.st_size != written["size"]:
@@ -103,7 +103,7 @@ def _check(path: Path) -> None:
 
     try:
         tensors = GGUFReader(path).tensors
-    except Exception as error:  # the reader raises whatever numpy happens to raise on broken bytes
+    except Exception as error:  # on broken bytes the reader raises whatever numpy raises
         raise ModelError(
             f"{path} is not a whole GGUF file ({first_line(error)}); it may be cut short: download it again"
         ) from error
@@ -112,12 +112,12 @@ def _check(path: Path) -> None:
 
 
 def _renew(path: Path, folder: Path, source: dict[str, Any]) -> None:
-    """Converts the file, one process after another; those that waited find it done."""
+    """Converts the file under a lock; processes that waited for it find the work done."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if damage := _damage(folder):
-                # An earlier version listed no files to compare with: what it left is made anew, once, without a word.
+                # An earlier version listed no files to compare with: its folder is rebuilt once, silently.
                 if folder.exists() and damage != UNLISTED:
                     warn_user(f"the cached {folder} is damaged: {damage}; {path} is converted again")
                 _convert(path, folder, source)
@@ -143,11 +143,11 @@ def _convert(path: Path, folder: Path, source: dict[str, Any]) -> None:
 
 
 def _read(path: Path, empty: Path) -> tuple[Any, Any, list[str]]:
-    """Model and tokenizer of a GGUF file, and the names of its tensors that neither holds.
+    """Model and tokenizer of a GGUF file, and the names of its unused tensors.
 
     Args:
         path: of the file.
-        empty: a folder to read it from, as transformers would take adapters and settings from beside the file.
+        empty: an empty folder to load from, as transformers would pick up adapters and settings next to the file.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -164,13 +164,13 @@ def _read(path: Path, empty: Path) -> tuple[Any, Any, list[str]]:
         )
         model, info = loaded
         unused, halved = _left_over(path, model)
-    except Exception as error:  # transformers raises many kinds here, none of them its own
+    except Exception as error:  # transformers raises many kinds here
         check_converted(str(path), error, DOWNLOAD_AGAIN)
         raise ModelError(
             f"transformers can't read {path} ({first_line(error)}); fetch it again, or another quantization of it"
         ) from error
     check_whole(str(path), {**info, "missing_keys": info["missing_keys"] | halved}, DOWNLOAD_AGAIN)
-    # The weights are plain fp32 now; with the quantization marks left on, saving is refused.
+    # The weights are plain fp32 now; transformers refuses to save them with the quantization marks on.
     if hasattr(model.config, "quantization_config"):
         delattr(model.config, "quantization_config")
     model.hf_quantizer, model.is_quantized = None, False
@@ -178,11 +178,11 @@ def _read(path: Path, empty: Path) -> tuple[Any, Any, list[str]]:
 
 
 def _left_over(path: Path, model: Any) -> tuple[set[str], set[str]]:
-    """Tensors of the file that no weight takes, and tensors that a weight made of several lacks.
+    """The file's tensors that no weight uses, and the missing tensors of weights that combine several.
 
-    transformers passes over both without a word; a half that isn't there it leaves 0.
+    transformers ignores both silently, and fills a missing half with 0.
     """
-    # Its newer reader, of few architectures yet, tells of them as of any other file's.
+    # Its newer reader, so far for few architectures, reports them as for any other file.
     if getattr(model.hf_quantizer, "supported", False):
         return set(), set()
     from gguf import GGUFReader
@@ -191,7 +191,7 @@ def _left_over(path: Path, model: Any) -> tuple[set[str], set[str]]:
     reader = GGUFReader(path)
     architecture = reader.fields["general.architecture"].contents()
     weights = get_gguf_hf_weights_map(model, TENSOR_PROCESSORS.get(architecture, TensorProcessor)())
-    # The experts of a layer are one tensor, which the map names without the ending that it has in the file.
+    # The experts of a layer are one tensor, which the map names without its suffix in the file.
     weights = {name.removesuffix(".weight"): weight for name, weight in weights.items()}
     held = {tensor.name for tensor in reader.tensors}
     parts = Counter(weights.values())

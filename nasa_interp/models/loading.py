@@ -1,4 +1,4 @@
-"""From a name to a Model: the embedded one, a hub id, a folder, a GGUF file, or what the user already has."""
+"""Loads a Model from a name: the embedded one, a hub id, a folder, a GGUF file, or a model in memory."""
 
 import importlib.util
 from pathlib import Path
@@ -32,9 +32,9 @@ def load_model(
 
     Args:
         name: "demo" (the embedded SmolLM2-135M-Instruct), a hub id, a folder, a `.gguf` file; or a transformers model
-            or TransformerBridge that you already have, which is accepted as it is. An adapter or a HeadDelta is not a
-            model: the error says how it becomes one.
-        device: such as "cpu" or "cuda:0", or "auto" to spread it over all devices; by default CUDA where there is one.
+            or TransformerBridge in memory, which is used as it is. An adapter or a HeadDelta is not a model: the error
+            says how to make one of it.
+        device: such as "cpu" or "cuda:0", or "auto" to spread it over all devices; by default CUDA where available.
         dtype: "float32", "bfloat16", "float16" (or "fp32", ...), "auto" for the checkpoint's own; by default float32
             on the CPU and the checkpoint's own elsewhere.
         revision: branch, tag or commit on the hub.
@@ -44,8 +44,8 @@ def load_model(
         The model in evaluation mode.
 
     Raises:
-        ModelError: saying what couldn't be found or read, or which weights the files lack, and what to do. Tensors
-            that the files hold and the model doesn't are a UserWarning.
+        ModelError: saying what couldn't be found or read, or which weights the files lack, and what to do. Unused
+            tensors in the files give a UserWarning.
     """
     if not isinstance(name, (str, Path)):
         return as_model(name, tokenizer)
@@ -64,8 +64,8 @@ def load_model(
 
 
 def demo_file() -> Path:
-    """The embedded model's GGUF file; raises ModelError saying how to install it where it isn't there."""
-    # Found, not imported: importing that package needs a program that we don't use.
+    """The embedded model's GGUF file; where it is missing, raises ModelError saying how to install it."""
+    # Located, not imported: importing that package needs a program that we don't use.
     spec = importlib.util.find_spec(DEMO_PACKAGE)
     folders = list(spec.submodule_search_locations or []) if spec else []
     for folder in folders:
@@ -102,7 +102,7 @@ def _dtype(dtype: str | torch.dtype | None, device: str) -> Any:
 
 
 def _check_folder(folder: Path, name: str) -> None:
-    """Refuses what isn't the folder of a whole model, and says how what it holds becomes one."""
+    """Refuses anything but the folder of a whole model, and says how to make one of what is there."""
     if folder.is_file():
         raise ModelError(f"{name} is a file and not a .gguf file; give the folder that holds it and its config.json")
     if (folder / "adapter_config.json").exists():
@@ -138,12 +138,12 @@ def _from_pretrained(source: str, name: str, device: str, dtype: Any, revision: 
                 dtype=dtype,
                 revision=revision,
                 output_loading_info=True,
-                # They are refused below, by name.
+                # Refused below, by name.
                 ignore_mismatched_sizes=True,
                 **placed,
             )
             model, info = loaded
-            # Of an adapter on the hub transformers loads the base model too, and tells of the adapter's loading alone.
+            # For an adapter on the hub, transformers also loads the base model, but reports only on the adapter.
             if getattr(model, "_hf_peft_config_loaded", False):
                 raise _adapter_error(name)
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
@@ -151,7 +151,7 @@ def _from_pretrained(source: str, name: str, device: str, dtype: Any, revision: 
                 model.to(device)
     except ModelError:
         raise
-    except Exception as error:  # each file format and library raises kinds of its own
+    except Exception as error:  # each file format and library has its own errors
         check_converted(label, error)
         way_out = (
             "load it with transformers and an offload_folder, and hand that model to load_model(model, tokenizer=...)"

@@ -40,7 +40,7 @@ class Model:
 
     Args:
         name: what the user called it.
-        hf: the transformers model; None where the user handed over a hooked model.
+        hf: the transformers model; None where the user passed a hooked model.
         tokenizer: its fast tokenizer.
         hooked: the user's own TransformerBridge or HookedTransformer; None to build one on demand.
         license: the licence that travels with an exported copy, where known.
@@ -69,7 +69,7 @@ class Model:
         self._measured: str | None = None
         # The bridge's parameters as it was built; an edit in place shows in both views, another object in one.
         self._shared: list[Any] = []
-        # What was handed over around the plain model, whose own hooks would not act.
+        # The wrapper around the plain model, if the user passed one; its own hooks would not run.
         self._wrapper: Any = None
         if self.handed_hooked:
             self._find_plain_view()
@@ -101,7 +101,7 @@ class Model:
 
     @property
     def bridge(self) -> Any:
-        """The hooked model: a TransformerBridge, or the HookedTransformer that the user handed over."""
+        """The hooked model: a TransformerBridge, or the HookedTransformer that the user passed."""
         if self._hooked is None:
             bridge = build_bridge(self._hf, self.tokenizer, self.name)
             self._copies, self._hooked = Copies(self._hf, bridge), bridge
@@ -225,10 +225,10 @@ class Model:
         return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
 
     def weights_hash(self) -> str:
-        """SHA-256 over every named tensor of the weights as they are now, whichever view they were edited through.
+        """SHA-256 over every named tensor of the current weights, whichever view they were edited through.
 
-        Computed whole each time (about 2 s for each billion bytes), as edits through `.data` leave no trace but the
-        values. Empty where some weights are offloaded and not there to be read.
+        Computed anew each time (about 2 s per billion bytes), as edits through `.data` leave no other trace. Empty
+        where some weights are offloaded and can't be read.
         """
         digest = hashlib.sha256()
         weights = self.weights.state_dict()
@@ -246,7 +246,7 @@ class Model:
         """Logits at each prompt's last real token; only positions that end some prompt are unembedded.
 
         Args:
-            tokens: right-padded prompts; without pads the answers are those of each prompt alone.
+            tokens: right-padded prompts; without padding the answers equal those of each prompt alone.
             mask: True at real tokens.
 
         Raises:
@@ -258,20 +258,20 @@ class Model:
         check_ready(self.module)
         tokens, mask = tokens.to(self.device), mask.to(self.device)
         last = mask.sum(1) - 1
-        ends, place = torch.unique(last, return_inverse=True)
+        ends, end_index = torch.unique(last, return_inverse=True)
         if is_hooked_transformer(self.module):
             logits = self.module(tokens, attention_mask=mask.long())[:, ends]
         elif not self.handed_hooked:
             logits = self._hf(tokens, attention_mask=mask.long(), use_cache=False, logits_to_keep=ends).logits
         else:
             logits = self._hooked(tokens, attention_mask=mask.long(), logits_to_keep=ends)
-        return logits[torch.arange(len(tokens), device=logits.device), place.to(logits.device)].float().cpu()
+        return logits[torch.arange(len(tokens), device=logits.device), end_index.to(logits.device)].float().cpu()
 
     def check_views(self) -> None:
-        """Refuses where somebody hung hooks on the bridge that was built here: the plain view, which runs, has none.
+        """Refuses hooks and replaced parameters on the bridge built here: only the plain view runs, and it lacks them.
 
         Raises:
-            ModelError: saying where hooks act.
+            ModelError: saying where to put the hooks.
         """
         if self._wrapper is not None:
             unwrapped(self._wrapper)
@@ -289,9 +289,9 @@ class Model:
                 f"a parameter of {self.name!r}'s bridge was replaced, which its plain view doesn't see; write into the "
                 f"parameter (weight.data[:] = ...), or hand over the bridge itself: load_model(model.bridge)"
             )
-        if hung := user_hooks(self._hooked):
+        if hooks := user_hooks(self._hooked):
             raise ModelError(
-                f"model {self.name!r} has hooks on its bridge ({', '.join(hung[:3])}), which its plain view doesn't "
+                f"model {self.name!r} has hooks on its bridge ({', '.join(hooks[:3])}), which its plain view doesn't "
                 f"run; take them off (model.bridge.reset_hooks()), hang them on model.hf, or hand over the bridge "
                 f"itself: load_model(model.bridge)"
             )
@@ -315,13 +315,13 @@ def device_of(module: torch.nn.Module) -> torch.device:
 
 
 def as_model(model: Any, tokenizer: Any = None) -> Model:
-    """A Model from what the user has: a Model, a transformers model, a TransformerBridge or a HookedTransformer.
+    """A Model from a Model, a transformers model, a TransformerBridge or a HookedTransformer.
 
     A PEFT model counts as the transformers model inside, where its adapters are LoRA.
 
     Raises:
-        ModelError: where it is none of these, in training mode, wrapped or adapted in a way that changes what a prompt
-            is, or where a transformers model comes without its tokenizer.
+        ModelError: for any other type, a model in training mode, a wrapper or adapter that changes the prompt itself,
+            or a transformers model without its tokenizer.
     """
     if isinstance(model, Model):
         model.check_views()
@@ -344,9 +344,9 @@ def as_model(model: Any, tokenizer: Any = None) -> Model:
                 f"a transformers model ({type(model).__name__}) doesn't know its tokenizer; "
                 f"wrap both: load_model(model, tokenizer=tokenizer)"
             )
-        found = Model(model.config.name_or_path or type(model).__name__, model, tokenizer)
-        found._wrapper = None if wrapper is model else wrapper
-        return found
+        result = Model(model.config.name_or_path or type(model).__name__, model, tokenizer)
+        result._wrapper = None if wrapper is model else wrapper
+        return result
     for inside in ("_orig_mod", "module", "pretrained_model"):
         if isinstance(getattr(model, inside, None), PreTrainedModel):
             raise ModelError(
@@ -369,8 +369,8 @@ def no_heads_reason(config: Any) -> str | None:
     if _first(config, HEAD_COUNTS, default=None) is None:
         return f"it has no attention heads ({architecture}): recurrent layers have no attention to score"
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
-    if strange := sorted({kind for kind in kinds if "attention" not in kind or kind == "linear_attention"}):
-        return f"it has layers of kind {strange[0]!r} ({architecture}), which have no attention to score"
+    if unsupported := sorted({kind for kind in kinds if "attention" not in kind or kind == "linear_attention"}):
+        return f"it has layers of kind {unsupported[0]!r} ({architecture}), which have no attention to score"
     return None
 
 

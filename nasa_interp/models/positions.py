@@ -1,4 +1,4 @@
-"""Positions that a model chooses by the longest prompt of a batch, read from its configuration."""
+"""Positions that depend on the longest prompt of a batch, read from the configuration."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,21 +9,21 @@ Parameters = dict[str, Any]
 
 
 def switching_length(config: Any) -> int | None:
-    """The length up to which a pass takes one set of rotary frequencies, and beyond which another for all its tokens.
+    """The length above which a pass uses another set of rotary frequencies for all its tokens.
 
-    LongRoPE (Phi-3, Phi-4) switches so, by the longest row of the batch. None where positions are each prompt's own.
+    LongRoPE (Phi-3, Phi-4) switches by the longest row of the batch. None where each prompt has its own positions.
     """
-    found = getattr(config, "rope_parameters", None) or {}
-    kinds: list[Parameters] = [found, *(each for each in found.values() if isinstance(each, dict))]
-    # Older configurations hold the length outside of the rotary parameters.
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds: list[Parameters] = [rope, *(parameters for parameters in rope.values() if isinstance(parameters, dict))]
+    # Older configurations hold the length outside the rotary parameters.
     name = "original_max_position_embeddings"
     default = getattr(config, name, None) or getattr(config, "max_position_embeddings", None)
-    lengths = [each.get(name) or default for each in kinds if each.get("rope_type") == "longrope"]
+    lengths = [parameters.get(name) or default for parameters in kinds if parameters.get("rope_type") == "longrope"]
     return min((length for length in lengths if length), default=None)
 
 
 def check_positions(config: Any, lengths: Sequence[int], cached: int = 0) -> None:
-    """Refuses a pass in which a prompt would get other positions than it has alone.
+    """Refuses a pass in which a prompt would get positions that it doesn't have alone.
 
     Args:
         config: the text model's configuration.

@@ -1,4 +1,4 @@
-"""Is a module in a state in which a run means what its result says? Asked before every pass, whatever the engine."""
+"""Checks, before every pass of every engine, that a module is in a state in which its results are meaningful."""
 
 import functools
 from typing import Any
@@ -8,7 +8,7 @@ from torch import nn
 
 from ..errors import ModelError
 
-# Layers of adapters that leave positions, heads and the way through the model what they are.
+# Adapter layers that leave positions, heads and the path through the model unchanged.
 KNOWN = ("LoraLayer", "TrainableTokensLayer")
 # transformers records outputs by hooks, TransformerLens and accelerate are made of them.
 LIBRARIES = ("transformers", "transformer_lens", "accelerate", "peft")
@@ -16,9 +16,9 @@ MERGE = "merge it (merge_and_unload()) and hand over the merged model"
 
 
 def check_ready(module: nn.Module) -> None:
-    """Refuses a module whose pass would draw at random, or that holds adapters whose effect depends on the prompt.
+    """Refuses a module whose pass would be random, or that holds adapters whose effect depends on the prompt.
 
-    Both can come about after the model was handed over, so it is asked anew for every pass, in about a millisecond.
+    Both can happen after the model was loaded, so every pass checks again, in about a millisecond.
 
     Raises:
         ModelError: a part in training mode, an adapter other than LoRA.
@@ -40,7 +40,7 @@ def check_ready(module: nn.Module) -> None:
 
 
 def _draws(part: nn.Module) -> bool:
-    """Whether a part may draw at random in training mode: dropout, and whatever transformers' own modules do there.
+    """Whether a part may be random in training mode: dropout, and transformers' own modules.
 
     Wrappers such as a hooked model's own modules are often left in training mode, where they do nothing else.
     """
@@ -53,7 +53,7 @@ def _draws(part: nn.Module) -> bool:
 def adapter_kind(kind: type) -> str | None:
     """The kind of PEFT's layers that this class is: "LoraLayer", another one's name, or None for no adapter.
 
-    Goes by names, so that PEFT needn't be imported to find out that nobody uses it.
+    Compares names, so that PEFT needn't be imported.
     """
     names = [c.__name__ for c in kind.__mro__ if c.__module__.startswith("peft.")]
     if "BaseTunerLayer" not in names:
@@ -62,24 +62,24 @@ def adapter_kind(kind: type) -> str | None:
 
 
 def has_adapters(module: nn.Module) -> bool:
-    """Whether any part is an adapter's layer around a layer of the model's own."""
+    """Whether any part is an adapter's layer around one of the model's own."""
     return any(adapter_kind(type(part)) for part in module.modules())
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether the user hung forward hooks on this very module; libraries hang some of their own, anew as they run."""
+    """Whether this module has forward hooks from the user; hooks that libraries add themselves don't count."""
     return any(map(_foreign, (*module._forward_hooks.values(), *module._forward_pre_hooks.values())))
 
 
 def _foreign(hook: Any) -> bool:
-    """Whether a hook is no library's own, by where it is written."""
+    """Whether a hook comes from outside the libraries, by the module that defines it."""
     while isinstance(hook, functools.partial):
         hook = hook.func
     return str(getattr(hook, "__module__", "")).partition(".")[0] not in LIBRARIES
 
 
 def unwrapped(model: Any) -> Any:
-    """The transformers model inside a PEFT model whose adapters are LoRA; anything else as it is.
+    """The transformers model inside a PEFT model with LoRA adapters; anything else unchanged.
 
     Raises:
         ModelError: adapters of another kind (virtual tokens, prefixes, mixtures), or hooks on the wrapper, which the
@@ -101,14 +101,14 @@ def unwrapped(model: Any) -> Any:
 
 
 def state_notes(module: nn.Module) -> tuple[str, ...]:
-    """What a result should say of the state of its plain model, besides the weights: hooks, adapters."""
+    """What a result should mention about its plain model besides the weights: hooks, adapters."""
     notes = []
     if hooked := [name or "the model" for name, part in module.named_modules() if has_hooks(part)]:
         more = f" and {len(hooked) - 3} more" if len(hooked) > 3 else ""
         notes.append(f"hooks of the user's on {', '.join(hooked[:3])}{more}")
     if torch.nn.modules.module._has_any_global_hook():
         notes.append("hooks of the user's on all modules")
-    # What accelerate puts in a forward's place moves weights and changes nothing.
+    # accelerate's replacement of forward moves weights and changes no results.
     named = module.named_modules()
     replaced = [name or "the model" for name, m in named if "forward" in vars(m) and not hasattr(m, "_hf_hook")]
     if replaced:
@@ -123,5 +123,5 @@ def state_notes(module: nn.Module) -> tuple[str, ...]:
 
 
 def derives(model: Any, name: str, library: str) -> bool:
-    """Whether this is of a library's class of this name, or derives from it; doesn't import the library to find out."""
+    """Whether the object's class is, or derives from, a library's class of this name, without importing the library."""
     return any(c.__name__ == name and c.__module__.startswith(library) for c in type(model).__mro__)

@@ -1,4 +1,4 @@
-"""The values of weight slices, read off a model and written into it."""
+"""Reads the values of weight slices from a model and writes them into it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,11 +12,11 @@ from .model import Model
 from .slices import WeightSlice
 
 Values = Float[Tensor, "..."]
-"""A slice's values: the parameter's shape, but for the sliced dimension."""
+"""A slice's values: the parameter's shape, except for the sliced dimension."""
 
 
 def plain_view(model: Model) -> Any:
-    """The model's plain transformers view; raises DeltaError saying what to load where there is none."""
+    """The model's plain transformers view; where there is none, raises DeltaError saying what to load."""
     if not model.has_hf:
         raise DeltaError(
             f"model {model.name!r} was handed over hooked; a delta is a change of a plain transformers model: "
@@ -26,7 +26,7 @@ def plain_view(model: Model) -> Any:
 
 
 def read_slices(model: Model, slices: Iterable[WeightSlice]) -> dict[WeightSlice, Values]:
-    """Copies of the slices' values as they are now, on the CPU, in the weights' own dtype.
+    """Copies of the slices' current values, on the CPU, in the weights' own dtype.
 
     Raises:
         DeltaError: the model has no plain view, or no such parameter, or its weights are offloaded.
@@ -36,10 +36,10 @@ def read_slices(model: Model, slices: Iterable[WeightSlice]) -> dict[WeightSlice
 
 
 def write_slices(model: Model, values: Mapping[WeightSlice, Values]) -> None:
-    """Writes values into the model's own parameters, in place, so that both its views have them.
+    """Writes values into the model's parameters, in place, so that both views see them.
 
     Raises:
-        DeltaError: as `read_slices`, or where a value's shape or dtype isn't that of its slice; nothing is written.
+        DeltaError: as `read_slices`, or where a value's shape or dtype doesn't match its slice; nothing is written.
     """
     weights = model.weights
     targets = [(_parameter(weights, model.name, piece), piece, value) for piece, value in values.items()]
@@ -59,14 +59,14 @@ def write_slices(model: Model, values: Mapping[WeightSlice, Values]) -> None:
 
 
 def overlap(slices: Iterable[WeightSlice]) -> WeightSlice | None:
-    """The first slice that shares entries with one before it."""
+    """The first slice that shares entries with an earlier one, or None."""
     seen: dict[str, tuple[int, set[int]]] = {}
     for piece in slices:
-        dim, places = seen.setdefault(piece.parameter, (piece.dim, set()))
+        dim, indices = seen.setdefault(piece.parameter, (piece.dim, set()))
         # Rows and columns of one parameter always cross.
-        if dim != piece.dim or not places.isdisjoint(piece.index) or len(set(piece.index)) < len(piece.index):
+        if dim != piece.dim or not indices.isdisjoint(piece.index) or len(set(piece.index)) < len(piece.index):
             return piece
-        places.update(piece.index)
+        indices.update(piece.index)
     return None
 
 

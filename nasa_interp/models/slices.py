@@ -1,4 +1,4 @@
-"""Where a head's weights live in a plain transformers model: rows or columns of its attention's own parameters.
+"""Where a head's weights are in a plain transformers model: rows or columns of the attention's parameters.
 
 A family stores its projections in one of three ways: four modules (`q_proj`, `k_proj`, `v_proj` and an output
 projection), or queries, keys and values fused into one module, as three blocks (GPT-2, Phi-3) or group by group, the
@@ -39,7 +39,7 @@ class Fused:
     by_group: bool
 
 
-# The name of a fused module doesn't say how its rows are ordered, so its class has to be known.
+# A fused module's name doesn't tell the order of its rows, so its class must be known.
 FUSED = {
     "GPT2Attention": Fused("c_attn", by_group=False),
     "Phi3Attention": Fused("qkv_proj", by_group=False),
@@ -118,7 +118,7 @@ def head_slices(
         layer: of the head.
         index: of the head within its layer, among the query heads.
         projections: letters out of "qkvo".
-        bias: also the bias entries, where the projection has a bias.
+        bias: also the bias entries, if the projection has a bias.
 
     Returns:
         one slice per projection, in the order given; each bias slice follows its weight. Key and value slices belong
@@ -138,7 +138,7 @@ def head_slices(
 
 
 def group_of(model: PreTrainedModel, layer: int, index: int) -> tuple[int, ...]:
-    """The query heads that share the head's key and value head, itself among them.
+    """The query heads that share the head's key and value head, including the head itself.
 
     Raises:
         HeadError: no such head. ModelError: attention of an unknown layout.
@@ -198,12 +198,12 @@ def head_layout(model: PreTrainedModel, layer: int) -> HeadLayout:
 
 
 def _slices(layout: HeadLayout, projection: str, head: int, bias: bool) -> Iterator[WeightSlice]:
-    """The weight slice of one projection, then its bias slice where asked for and there."""
+    """The weight slice of one projection, then its bias slice, if wanted and present."""
     name = layout.module(projection)
     module = getattr(layout.attention, name)
     start = layout.start(projection, head)
     index = tuple(range(start, start + layout.d_head))
-    # The output projection takes heads in where the others give them out, and Conv1D stores the transpose of Linear.
+    # Heads are inputs of the output projection and outputs of the others; Conv1D stores the transpose of Linear.
     dim = int((projection == "o") != isinstance(module, Conv1D))
     yield WeightSlice(f"{layout.name}.{name}.weight", dim, index)
     if bias and projection != "o" and module.bias is not None:
@@ -211,11 +211,11 @@ def _slices(layout: HeadLayout, projection: str, head: int, bias: bool) -> Itera
 
 
 def _layer_list(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The outermost list with as many modules as the configuration has layers, in the text decoder before elsewhere."""
+    """The outermost list with one module per layer of the configuration; the text decoder is searched first."""
     count = model.config.get_text_config().num_hidden_layers
     modules, decoder = list(model.named_modules()), model.get_decoder()
     text = next((name for name, module in modules if module is decoder), "")
-    # An encoder of images may have as many layers, and come first.
+    # An image encoder may have as many layers, and come first.
     modules.sort(key=lambda named: not f"{named[0]}.".startswith(f"{text}."))
     for name, module in modules:
         if isinstance(module, nn.ModuleList) and len(module) == count:
@@ -238,7 +238,7 @@ def _find_attention(name: str, layer: nn.Module) -> tuple[str, nn.Module]:
 
 
 def _fused(attention: nn.Module) -> Fused | None:
-    """The fused layout of the module's class or of a class that it derives from."""
+    """The fused layout of the module's class or of a base class."""
     names = (cls.__name__ for cls in type(attention).__mro__)
     return next((FUSED[name] for name in names if name in FUSED), None)
 
@@ -249,7 +249,7 @@ def _size(module: nn.Module, side: str) -> int:
 
 
 def _check_sizes(layout: HeadLayout):
-    """Refuse projections whose size isn't that of their heads: gates beside the queries, a head size that varies."""
+    """Refuses projections whose size doesn't match their heads: gates next to the queries, varying head sizes."""
     units = {"q": layout.heads, "k": layout.groups, "v": layout.groups, "o": layout.heads}
     if layout.fused:
         units = {"q": layout.heads + 2 * layout.groups, "o": layout.heads}

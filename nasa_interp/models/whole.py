@@ -1,4 +1,4 @@
-"""Whether all of a model's weights came from its files: transformers draws those at random that it doesn't find."""
+"""Checks that all of a model's weights came from its files: transformers draws missing ones at random."""
 
 import traceback
 from collections import Counter
@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ModelError, warn_user
 
-# So many names stand in a message.
+# The most names in a message.
 NAMED = 3
 
 SAVE_AGAIN = (
@@ -17,19 +17,19 @@ SAVE_AGAIN = (
 
 
 def check_whole(name: str, info: dict[str, Any], remedy: str = SAVE_AGAIN) -> None:
-    """Refuses a model whose files lack weights or hold them in another shape.
+    """Refuses a model whose files lack weights or hold them in a different shape.
 
     Args:
         name: what the user called the model.
-        info: what transformers says of the loading: `from_pretrained` with `output_loading_info=True` and
-            `ignore_mismatched_sizes=True`. Tied weights and what transformers leaves out on purpose aren't in it.
-        remedy: what to do where the names don't tell what went wrong.
+        info: transformers' report on the loading: `from_pretrained` with `output_loading_info=True` and
+            `ignore_mismatched_sizes=True`. It lists no tied weights, and none that transformers leaves out on purpose.
+        remedy: what to do where the names don't show what went wrong.
 
     Raises:
         ModelError: naming the first weights, how many they are and what to do.
     """
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    shapes = [f"{key} {tuple(found)} for {tuple(wanted)}" for key, found, wanted in sorted(info["mismatched_keys"])]
+    shapes = [f"{key} {tuple(shape)} for {tuple(expected)}" for key, shape, expected in sorted(info["mismatched_keys"])]
     faults = []
     if missing:
         faults.append(f"lack {len(missing)} of its weights ({listed(missing)})")
@@ -43,28 +43,28 @@ def check_whole(name: str, info: dict[str, Any], remedy: str = SAVE_AGAIN) -> No
 
 
 def check_converted(name: str, error: Exception, remedy: str = SAVE_AGAIN) -> None:
-    """Refuses a model with weights that transformers couldn't put together, such as experts of which one isn't there.
+    """Refuses a model with weights that transformers couldn't assemble, such as experts of which one is missing.
 
     Args:
         name: what the user called the model.
-        error: what `from_pretrained` raised; transformers names these weights in its log alone, so that they are looked
-            up where it raised. Any other error passes.
+        error: what `from_pretrained` raised. transformers names these weights only in its log, so they are read from
+            the traceback. Any other error passes.
         remedy: what to do.
 
     Raises:
         ModelError: naming the first weights, how many they are and what to do.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        found = getattr(frame.f_locals.get("loading_info"), "conversion_errors", None)
-        if found:
+        faults = getattr(frame.f_locals.get("loading_info"), "conversion_errors", None)
+        if faults:
             raise ModelError(
-                f"{name} is not a whole model: {len(found)} of its weights can't be put together from its files "
-                f"({listed(sorted(found))}), where tensors are missing or have other shapes; {remedy}"
+                f"{name} is not a whole model: {len(faults)} of its weights can't be put together from its files "
+                f"({listed(sorted(faults))}), where tensors are missing or have other shapes; {remedy}"
             ) from error
 
 
 def warn_unused(name: str, tensors: Collection[str], remedy: str) -> None:
-    """A UserWarning that names the tensors of a model's files that no weight of the model takes, if there are any."""
+    """Warns about tensors in a model's files that no weight of the model uses, if there are any."""
     if tensors:
         warn_user(
             f"{name}: {len(tensors)} of the tensors in its files are not used ({listed(sorted(tensors))}), so what "
@@ -91,10 +91,10 @@ def _way_out(missing: Sequence[str], unexpected: Sequence[str], remedy: str) -> 
 
 
 def _prefix(missing: Iterable[str], unexpected: Iterable[str]) -> str | None:
-    """What stands before the missing names in the names that are left over; None where they aren't the same names."""
+    """The prefix that turns missing names into left-over ones; None where the names differ otherwise."""
     wanted = set(missing)
-    found = Counter(key.removesuffix(tail) for key in unexpected for tail in _tails(key) if tail in wanted)
-    return found.most_common(1)[0][0] if found else None
+    prefixes = Counter(key.removesuffix(tail) for key in unexpected for tail in _tails(key) if tail in wanted)
+    return prefixes.most_common(1)[0][0] if prefixes else None
 
 
 def _tails(key: str) -> Iterator[str]:

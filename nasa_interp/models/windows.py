@@ -14,17 +14,17 @@ def attention_windows(model: Any) -> list[int | None]:
         model: a Model, or a HookedNetwork; its configuration tells.
 
     Raises:
-        ModelError: a layer that hides keys in another way, such as in chunks (Llama 4).
+        ModelError: a layer that hides keys differently, such as in chunks (Llama 4).
     """
     config = model.config
     window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
     kinds = getattr(config, "layer_types", None)
     # GPT-Neo and TransformerLens's own configurations say local and global.
-    places = getattr(config, "attention_layers", None) or getattr(config, "attn_types", None)
-    if kinds is None and places:
-        kinds = ["sliding_attention" if place == "local" else "full_attention" for place in places]
-    if strange := sorted(set(kinds or ()) - set(KNOWN)):
-        raise ModelError(f"which keys a layer of kind {strange[0]!r} sees is unknown here; use the fused engine")
+    layers = getattr(config, "attention_layers", None) or getattr(config, "attn_types", None)
+    if kinds is None and layers:
+        kinds = ["sliding_attention" if layer == "local" else "full_attention" for layer in layers]
+    if unsupported := sorted(set(kinds or ()) - set(KNOWN)):
+        raise ModelError(f"which keys a layer of kind {unsupported[0]!r} sees is unknown here; use the fused engine")
     if window is None:
         return [None] * model.n_layers
     if kinds is not None:

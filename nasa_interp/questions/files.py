@@ -19,8 +19,8 @@ def load_file(path: str, split: str | None = None) -> list[BinaryQuestion]:
     Each row has `question` and `label`, and may have `id`, `group`, `pair` and `split`.
 
     Args:
-        path: the file; the ending says which format.
-        split: keep only the rows whose `split` is this.
+        path: the file; its suffix says which format.
+        split: keep only the rows with this `split`.
 
     Returns:
         The questions in the file's order.
@@ -29,34 +29,34 @@ def load_file(path: str, split: str | None = None) -> list[BinaryQuestion]:
         QuestionError: naming file and row, for a missing field, a wrong label or a row that can't be read.
     """
     rows = _rows(Path(path))
-    splits = [text_of(place, row, "split") for place, row in rows]
+    splits = [text_of(location, row, "split") for location, row in rows]
     if split is not None and split not in splits:
-        known = ", ".join(sorted({each for each in splits if each})) or "none"
+        known = ", ".join(sorted({name for name in splits if name})) or "none"
         raise QuestionError(f"{path} has no rows of split {split!r}; its splits: {known}")
     return [read_row(*row) for row, own in zip(rows, splits, strict=True) if split in (None, own)]
 
 
 def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(place, row) pairs, the place as "file, line 3"."""
+    """Pairs of location and row, the location written as "file, line 3"."""
     if path.suffix.lower() == ".csv":
         return list(read_table(path, QuestionError)[1])
-    # Universal line ends: within a JSON text, a line end is written as an escape.
+    # Universal newlines: inside a JSON string, a line break is always escaped.
     lines = enumerate(io.StringIO(read_text(path, QuestionError), newline=None), start=1)
     return [_object(f"{path}, line {number}", line) for number, line in lines if line.strip()]
 
 
-def _object(place: str, line: str) -> tuple[str, dict[str, Any]]:
-    row = parse_at(place, line, "write one JSON object a line")
+def _object(location: str, line: str) -> tuple[str, dict[str, Any]]:
+    row = parse_at(location, line, "write one JSON object a line")
     if not isinstance(row, dict):
-        raise QuestionError(f"{place} is {type(row).__name__}; write an object with 'question' and 'label'")
-    return place, row
+        raise QuestionError(f"{location} is {type(row).__name__}; write an object with 'question' and 'label'")
+    return location, row
 
 
-def parse_at(place: str, text: str, wanted: str) -> Any:
-    """What a JSON text says; raises QuestionError with its place and what is wanted there."""
+def parse_at(location: str, text: str, wanted: str) -> Any:
+    """The value of a JSON text; raises QuestionError with its location and what is wanted there."""
     try:
         return parse_json(text)
     except json.JSONDecodeError as error:
-        raise QuestionError(f"{place} is not JSON ({error}); {wanted}") from error
+        raise QuestionError(f"{location} is not JSON ({error}); {wanted}") from error
     except ValueError as error:
-        raise QuestionError(f"{place}: {error}") from error
+        raise QuestionError(f"{location}: {error}") from error

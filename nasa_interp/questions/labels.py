@@ -1,4 +1,4 @@
-"""Reading the right decision from whatever a data file calls it."""
+"""Reads the right decision in any of the ways that data files write it."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ _LABELS: dict[str | float, bool] = {
 }
 
 
-def parse_label(value: Any, place: str) -> bool:
-    """True for yes: accepts true/false, yes/no and 1/0 in any case, as text, number or boolean, of NumPy too.
+def parse_label(value: Any, location: str) -> bool:
+    """True for yes: accepts true/false, yes/no and 1/0 in any case, as text, number or boolean, NumPy's included.
 
-    Raises QuestionError naming `place` (file and row) for anything else.
+    Raises QuestionError naming `location` (file and row) for anything else.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -24,5 +24,5 @@ def parse_label(value: Any, place: str) -> bool:
     key = value.strip().lower() if isinstance(value, str) else value
     label = _LABELS.get(key) if isinstance(key, (str, int, float)) else None
     if label is None:
-        raise QuestionError(f"{place}: label {shown(value)} is none of true/false, yes/no, 1/0; correct that row")
+        raise QuestionError(f"{location}: label {shown(value)} is none of true/false, yes/no, 1/0; correct that row")
     return label

@@ -1,4 +1,4 @@
-"""The one value of this folder: a question whose right answer is yes or no."""
+"""A question whose right answer is yes or no: the value that this package is about."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,16 +34,16 @@ class BinaryQuestion:
 
 
 def _check_unicode(text: str, what: str) -> None:
-    """Raises QuestionError where a text holds half a surrogate pair: no tokenizer and no file takes it."""
+    """Raises QuestionError where a text holds half a surrogate pair, which no tokenizer and no file accepts."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        found = f"{text[error.start]!r} at character {error.start + 1}"
-        raise QuestionError(f"{what} holds a lone surrogate ({found}), which is no text; correct it") from None
+        surrogate = f"{text[error.start]!r} at character {error.start + 1}"
+        raise QuestionError(f"{what} holds a lone surrogate ({surrogate}), which is no text; correct it") from None
 
 
 class QuestionList(list[BinaryQuestion]):
-    """Questions that remember which data they are: a list in every other way.
+    """A list of questions that remembers which data they came from.
 
     Args:
         questions: the questions.

@@ -1,4 +1,4 @@
-"""One way to name data: `source:place#split`, or a path."""
+"""One way to name data: `source:path#split`, or a path."""
 
 import os
 import random
@@ -21,9 +21,9 @@ def load_questions(data: str | Path, limit: int | None = None, seed: int = 0) ->
     """Loads the questions that a data specification names.
 
     Args:
-        data: `builtin:verify#probe` (or `#val`, `#test`), `strategyqa:PATH`, or a `.jsonl`/`.csv` file, whose rows
-            `#split` narrows to those with that `split`. A file whose own name holds '#' is found by it.
-        limit: keep about so many, drawn by `seed` evenly from the groups, twins together (see `sample_questions`).
+        data: `builtin:verify#probe` (or `#val`, `#test`), `strategyqa:PATH`, or a `.jsonl`/`.csv` file, where
+            `#split` keeps the rows with that `split`. A file whose own name holds '#' works too.
+        limit: keep about this many, drawn by `seed` evenly from the groups, twins together (see `sample_questions`).
         seed: of that draw.
 
     Returns:
@@ -47,7 +47,7 @@ def load_questions(data: str | Path, limit: int | None = None, seed: int = 0) ->
 
 
 def _builtin(name: str) -> QuestionList:
-    """The built-in set `verify`, whose splits are apart; without one, its test split."""
+    """The built-in set `verify`, whose splits share no questions; without a split, its test split."""
     name, _, split = name.partition("#")
     if name != "verify":
         raise QuestionError(f"no built-in set {name!r}; there is builtin:verify, with #probe, #val and #test")
@@ -64,14 +64,14 @@ def _strategyqa(path: str) -> list[BinaryQuestion]:
 
 
 Source = Callable[[str], Sequence[BinaryQuestion]]
-"""Takes what stands behind the source's name and the colon; a QuestionList keeps its own name."""
+"""Takes the text after the source's name and the colon; a QuestionList keeps its own name."""
 
 SOURCES: dict[str, Source] = {"builtin": _builtin, "strategyqa": _strategyqa}
-"""What may stand before the colon of a data specification. To add a source, add a line."""
+"""The names that may precede the colon of a data specification. To add a source, add a line."""
 
 
 def _file_and_split(text: str) -> tuple[str, str | None]:
-    """The whole text where that names a file, else what stands before and behind its last '#'."""
+    """The whole text where it names a file, else the parts before and after its last '#'."""
     file, _, split = text.rpartition("#")
     if not file or os.path.isfile(text):
         return text, None
@@ -79,7 +79,7 @@ def _file_and_split(text: str) -> tuple[str, str | None]:
 
 
 def check_seed(seed: Any) -> None:
-    """Raises QuestionError for what is no seed, or a negative one: NumPy takes none, and Python reads -1 as 1."""
+    """Raises QuestionError unless the seed is a whole number from 0 on: NumPy rejects -1, and Python reads it as 1."""
     if not isinstance(seed, Integral):
         raise QuestionError(f"seed {seed!r} is no whole number; give 0 or more")
     if seed < 0:
@@ -114,8 +114,8 @@ def sample_questions(questions: Sequence[BinaryQuestion], n: int, seed: int = 0)
     if n < 1:
         raise QuestionError(f"a limit of {n} leaves no questions; give 1 or more")
     units: dict[str, dict[str, list[int]]] = {}
-    for place, q in enumerate(questions):
-        units.setdefault(q.group, {}).setdefault(f"pair {q.pair}" if q.pair else f"id {q.id}", []).append(place)
+    for index, q in enumerate(questions):
+        units.setdefault(q.group, {}).setdefault(f"pair {q.pair}" if q.pair else f"id {q.id}", []).append(index)
     rng = random.Random(seed)
     piles = [rng.sample(list(group.values()), len(group)) for group in units.values()]
     chosen: list[int] = []
@@ -123,7 +123,7 @@ def sample_questions(questions: Sequence[BinaryQuestion], n: int, seed: int = 0)
         for pile in piles:
             if pile and len(chosen) < n:
                 chosen.extend(pile.pop())
-    return [questions[place] for place in sorted(chosen)]
+    return [questions[index] for index in sorted(chosen)]
 
 
 def check_apart(seen: QuestionList, asked: QuestionList, use: str, other: str) -> None:

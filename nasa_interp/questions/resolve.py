@@ -1,4 +1,4 @@
-"""Questions from whatever was handed over."""
+"""Questions from a specification, a list or a table."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ def resolve_questions(data: Any, limit: int | None = None, seed: Any = 0) -> Que
     Dicts and DataFrames have `question` and `label`, and may have `id`, `group` and `pair` (see `read_rows`).
 
     Raises:
-        QuestionError: where it is none of them, for a wrong row, for a negative seed.
+        QuestionError: for any other type, a wrong row, or a negative seed.
     """
     check_seed(seed)
     if isinstance(data, (str, Path)):

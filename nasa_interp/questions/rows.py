@@ -12,12 +12,12 @@ from .question import BinaryQuestion
 def read_rows(data: Any) -> list[BinaryQuestion]:
     """Questions from a list of dicts or a pandas DataFrame, in its order.
 
-    Each row has `question` and `label`, and may have `id`, `group` and `pair`; None, NaN and NA count as not given.
+    Each row has `question` and `label`, and may have `id`, `group` and `pair`; None, NaN and NA count as missing.
 
     Raises:
-        QuestionError: naming the row, counted from 1; or saying what data may be, where it is something else.
+        QuestionError: naming the row, counted from 1; or saying which types are accepted, for any other type.
     """
-    import pandas as pd  # here, as few need it
+    import pandas as pd  # imported here, as few callers need it
 
     if isinstance(data, pd.DataFrame):
         if not data.columns.is_unique:
@@ -39,42 +39,48 @@ def read_rows(data: Any) -> list[BinaryQuestion]:
     return questions
 
 
-def read_row(place: str, row: Mapping[Any, Any]) -> BinaryQuestion:
+def read_row(location: str, row: Mapping[Any, Any]) -> BinaryQuestion:
     """The question of one row; white space around its texts is stripped.
 
     Args:
-        place: where the row stands, such as "file, line 3", for errors; its number is the id of a row without one.
-        row: its fields by name; None and "" count as not given.
+        location: where the row is, such as "file, line 3", for errors; its number is the id of a row without one.
+        row: its fields by name; None and "" count as missing.
 
     Raises:
-        QuestionError: naming the place, for a missing field, a wrong label or what is no text.
+        QuestionError: naming the location, for a missing field, a wrong label or a value that is not text.
     """
     for name in ("question", "label"):
         if name not in row:
             raise QuestionError(
-                f"{place}: no field {name!r} (found: {', '.join(map(shown, row)) or 'nothing'}); add it"
+                f"{location}: no field {name!r} (found: {', '.join(map(shown, row)) or 'nothing'}); add it"
             )
         if row[name] is None:
-            raise QuestionError(f"{place}: the {name} is missing; fill it in or drop the row")
+            raise QuestionError(f"{location}: the {name} is missing; fill it in or drop the row")
     question = row["question"]
     if not isinstance(question, str) or not question.strip():
-        raise QuestionError(f"{place}: the question is {shown(question)}, not a text; fill it in or drop the row")
-    label, group, pair = parse_label(row["label"], place), text_of(place, row, "group"), text_of(place, row, "pair")
-    identifier = text_of(place, row, "id") or place.rpartition(" ")[2]
+        raise QuestionError(f"{location}: the question is {shown(question)}, not a text; fill it in or drop the row")
+    label, group, pair = (
+        parse_label(row["label"], location),
+        text_of(location, row, "group"),
+        text_of(location, row, "pair"),
+    )
+    identifier = text_of(location, row, "id") or location.rpartition(" ")[2]
     try:
         return BinaryQuestion(question.strip(), label, identifier, group or "all", pair)
     except QuestionError as error:
-        raise QuestionError(f"{place}: {error}") from None
+        raise QuestionError(f"{location}: {error}") from None
 
 
-def text_of(place: str, row: Mapping[Any, Any], name: str) -> str | None:
-    """A field as text, None where nothing is given; 0 is something, and 7.0 is 7."""
+def text_of(location: str, row: Mapping[Any, Any], name: str) -> str | None:
+    """A field as text; None where it is missing. 0 is a value, and 7.0 becomes 7."""
     value = row.get(name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas makes 7.0 of a 7 in a column with gaps; twins must still share their pair
     if isinstance(value, Iterable) and not isinstance(value, str):
-        raise QuestionError(f"{place}: the {name} is a {type(value).__name__}, not a text or a number; write it as one")
+        raise QuestionError(
+            f"{location}: the {name} is a {type(value).__name__}, not a text or a number; write it as one"
+        )
     try:
         return None if value is None else str(value).strip() or None
     except ValueError:
-        raise QuestionError(f"{place}: the {name} is {shown(value)}; write it as text") from None
+        raise QuestionError(f"{location}: the {name} is {shown(value)}; write it as text") from None

@@ -24,9 +24,9 @@ def load_strategyqa(path: str) -> list[BinaryQuestion]:
         raise QuestionError(f"{path} holds {type(rows).__name__}, not a list of questions; is it StrategyQA?")
     questions = []
     for number, row in enumerate(rows, start=1):
-        place = f"{path}, row {number}"
+        location = f"{path}, row {number}"
         if not isinstance(row, dict) or not isinstance(row.get("question"), str) or "answer" not in row:
-            raise QuestionError(f"{place}: no 'question' and 'answer'; is it StrategyQA?")
+            raise QuestionError(f"{location}: no 'question' and 'answer'; is it StrategyQA?")
         fields = {"question": row["question"], "label": row["answer"], "id": row.get("qid"), "group": "strategyqa"}
-        questions.append(read_row(place, fields))
+        questions.append(read_row(location, fields))
     return questions

@@ -1,4 +1,4 @@
-"""Rankings of heads against one another, and the best of them on data kept apart."""
+"""Rankings of heads compared, and the best of them on held-out data."""
 
 from .confirmation import Confirmation, confirm
 from .contest import RankingContest, Winner, ranking_contest

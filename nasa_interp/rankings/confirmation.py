@@ -1,4 +1,4 @@
-"""The one look at the test set: the chosen heads against random sets, in each candidate order."""
+"""The only use of the test set: the chosen heads against random sets, in each candidate order."""
 
 import html
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ class Confirmation:
     """What the chosen heads do on data that had no part in choosing them.
 
     Args:
-        table: one row an order (yes_no, no_yes, both); see `to_dataframe`.
+        table: one row per order (yes_no, no_yes, both); see `to_dataframe`.
         heads: the chosen heads.
         run: where it came from.
         details: how the heads were chosen, the intervention, number and kind of the random sets, and what each random
@@ -99,12 +99,12 @@ def confirm(
         model: as for `ranking_contest`.
         contest_or_heads: a contest, whose winner by `on` and `auc_loss` is taken, or heads.
         test: questions, or a data specification.
-        n: random sets of the same size; they cost a pass over the test set each.
+        n: random sets of the same size; each costs a pass over the test set.
         on, auc_loss: as for `RankingContest.winner`.
         matched: random sets take as many heads from each layer.
         intervention: `Zero()` by default.
         style, limit, seed, draws: as for `decide`; the seed also draws the random sets.
-        progress: a bar over sets.
+        progress: show a bar over sets.
 
     Returns:
         In each order and over both: the shift of the mean logit difference with its interval, the random sets' mean,
@@ -114,14 +114,14 @@ def confirm(
     """
     details: dict[str, Any] = {}
     if isinstance(contest_or_heads, RankingContest):
-        won = contest_or_heads.winner(on, auc_loss)
-        heads, details = won.heads, {"on": on, "auc_loss": auc_loss, "ranking": won.ranking, "k": won.k}
+        winner = contest_or_heads.winner(on, auc_loss)
+        heads, details = winner.heads, {"on": on, "auc_loss": auc_loss, "ranking": winner.ranking, "k": winner.k}
     else:
         heads = HeadList.of(contest_or_heads)
     ablator = Ablator(model, test, style=style, limit=limit, seed=seed, draws=draws, progress=False)
-    what = intervention or Zero()
-    controls = random_controls(ablator, heads, what, n, matched, seed, progress)
-    details |= {"intervention": repr(what), "n_random": n, "matched": matched}
+    intervention = intervention or Zero()
+    controls = random_controls(ablator, heads, intervention, n, matched, seed, progress)
+    details |= {"intervention": repr(intervention), "n_random": n, "matched": matched}
     details["random_shifts"] = {
         order or "both": sets["mean_logit_difference"] for order, sets in controls.random.items()
     }
@@ -139,7 +139,7 @@ def _row(controls: RandomControls, order: str | None) -> dict[str, Any]:
         "p": control.p,
     }  # fmt: skip
     for name in ("auc", "auc_within_groups", "imbalance", "yes_rate", "answer_mass"):
-        found, other = changes.loc[name], controls.of(name, order)
-        row |= {f"{name}_{part}": float(found[part]) for part in ("before", "change", "low", "high")}
+        effect, other = changes.loc[name], controls.of(name, order)
+        row |= {f"{name}_{part}": float(effect[part]) for part in ("before", "change", "low", "high")}
         row |= {f"{name}_random_mean": other.mean, f"{name}_p": other.p}
     return row

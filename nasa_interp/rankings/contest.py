@@ -1,4 +1,4 @@
-"""Which ranking of heads finds those behind the bias? The top heads of each are removed, and all are asked alike."""
+"""Which ranking of heads finds those behind the bias? Removes the top heads of each and asks the same questions."""
 
 import html
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ Goal = Literal["bias", "bias at equal AUC"]
 
 @dataclass(frozen=True)
 class Winner:
-    """The set of heads that a contest was won by.
+    """The set of heads that won a contest.
 
     Args:
         on: the rule it won by.
@@ -56,9 +56,9 @@ class RankingContest:
     """Rankings of heads, and what removing the first heads of each does to the decisions.
 
     Args:
-        table: one row a ranking, k, data and candidate order; see `to_dataframe`.
+        table: one row per ranking, k, data and candidate order; see `to_dataframe`.
         rankings: each ranking's heads, all of them, best first.
-        run: the run that ranked them; where rankings were handed over, the run that last asked.
+        run: the run that ranked them; where rankings were passed in, the last run that asked questions.
         details: limits, number of random sets, names of the data, the random sets.
     """
 
@@ -76,15 +76,15 @@ class RankingContest:
         return self.table.copy()
 
     def summary(self) -> pd.DataFrame:
-        """One row a ranking and k: change of the mean logit difference and of both AUCs, by the rule of `winner`."""
+        """One row per ranking and k: change of the mean logit difference and of both AUCs, by the rule of `winner`."""
         sets: dict[tuple[str, int], dict[str, list[dict]]] = {}
         for row in self.table.to_dict(orient="records"):
             sets.setdefault((row["ranking"], int(row["k"])), {}).setdefault(row["order"], []).append(row)
         names = ("mean_logit_difference", "auc", "auc_within_groups")
         rows = []
-        for place, orders in sets.items():
+        for key, orders in sets.items():
             bias, auc, within = ([_mean(rows, f"{name}_change") for rows in orders.values()] for name in names)
-            rows.append((*place, max(bias), min(auc), min(within)))
+            rows.append((*key, max(bias), min(auc), min(within)))
         return pd.DataFrame(rows, columns=["ranking", "k", "bias", "auc", "auc_within_groups"])
 
     def winner(self, on: Goal = "bias", auc_loss: float = 0.02) -> Winner:
@@ -100,34 +100,34 @@ class RankingContest:
             auc_loss: the fall of the AUC that still counts as equal.
 
         Raises:
-            ResultError: where nothing lowers the bias in both orders, or nothing that does keeps its AUC.
+            ResultError: where no ranking lowers the bias in both orders, or none that does keeps its AUC.
 
-        Caveat: the best of many on the data that chose it; `confirm` measures it on data that didn't.
+        Caveat: the winner is the best of many on the same data; `confirm` measures it on new data.
         """
         if on not in ("bias", "bias at equal AUC"):
             raise ResultError(f"no rule {on!r} to win by; use 'bias' or 'bias at equal AUC'")
         table = self.summary()
-        standing = [row for row in table.to_dict(orient="records") if row["ranking"] != RANDOM and row["bias"] < 0]
-        if not standing:
+        candidates = [row for row in table.to_dict(orient="records") if row["ranking"] != RANDOM and row["bias"] < 0]
+        if not candidates:
             raise ResultError("no ranking's heads take bias away in both candidate orders; try others or another k")
         if on == "bias at equal AUC":
-            cheapest = max(row["auc"] for row in standing)
-            standing = [row for row in standing if row["auc"] >= -auc_loss]
-            if not standing:
+            cheapest = max(row["auc"] for row in candidates)
+            candidates = [row for row in candidates if row["auc"] >= -auc_loss]
+            if not candidates:
                 raise ResultError(
                     f"every ranking that takes bias away costs more AUC than {auc_loss}; the cheapest costs "
                     f"{-cheapest:.3f}: allow that, or take smaller k"
                 )
-        best = min(standing, key=lambda row: row["bias"])
+        best = min(candidates, key=lambda row: row["bias"])
         heads = self.rankings[best["ranking"]][: best["k"]]
         return Winner(on, best["ranking"], best["k"], heads, best["bias"], best["auc"])
 
     def correlations(self) -> pd.DataFrame:
-        """Spearman's rank correlation of every two rankings over the heads in both."""
-        places = {name: {head: place for place, head in enumerate(heads)} for name, heads in self.rankings.items()}
-        table = pd.DataFrame(index=list(places), columns=list(places), dtype=float)
-        for one, ours in places.items():
-            for other, theirs in places.items():
+        """Spearman's rank correlation of every pair of rankings, over the heads in both."""
+        ranks = {name: {head: rank for rank, head in enumerate(heads)} for name, heads in self.rankings.items()}
+        table = pd.DataFrame(index=list(ranks), columns=list(ranks), dtype=float)
+        for one, ours in ranks.items():
+            for other, theirs in ranks.items():
                 both = [head for head in ours if head in theirs]
                 rho = spearmanr([ours[head] for head in both], [theirs[head] for head in both])
                 table.loc[one, other] = float(np.asarray(rho)[0])
@@ -173,19 +173,21 @@ class RankingContest:
             raise ResultError(f"{path} is damaged ({error!r}); hold the contest again") from error
 
     def _winners(self) -> dict[str, Any]:
-        found = {}
+        winners = {}
         for goal in ("bias", "bias at equal AUC"):
             try:
-                won = self.winner(goal)
-                found[goal] = {**vars(won), "heads": [str(head) for head in won.heads]}
+                winner = self.winner(goal)
+                winners[goal] = {**vars(winner), "heads": [str(head) for head in winner.heads]}
             except ResultError as error:
-                found[goal] = {"reason": str(error)}
-        return found
+                winners[goal] = {"reason": str(error)}
+        return winners
 
     def __repr__(self) -> str:
-        won = [f"{on}: top {w['k']} by {w['ranking']}" for on, w in self._winners().items() if "k" in w]
+        winners = [f"{on}: top {w['k']} by {w['ranking']}" for on, w in self._winners().items() if "k" in w]
         data = ", ".join(dict.fromkeys(self.table.data))
-        return f"RankingContest({len(self.rankings)} rankings from {self.run.summary()}; on {data}; {'; '.join(won)})"
+        return (
+            f"RankingContest({len(self.rankings)} rankings from {self.run.summary()}; on {data}; {'; '.join(winners)})"
+        )
 
     def _repr_html_(self) -> str:
         table = self.summary().sort_values("bias").to_html(index=False, float_format="%+.3f")
@@ -216,7 +218,7 @@ def ranking_contest(
         val: one or several of them to judge by; keep the test set for `confirm`.
         ks: sizes of the head sets.
         limit: questions of each data set in `val`; `probe_limit` those to rank by, `sweep_limit` those of the exact
-            sweep, which costs a pass a head. None takes all.
+            sweep, which costs one pass per head. None takes all.
         n_random: random sets, drawn from all layers alike and averaged.
         rankings: head lists of one's own, by name, in place of those that `rank_heads` makes; `probe` then isn't asked.
         style, seed, draws: as for `decide`.
@@ -237,7 +239,7 @@ def ranking_contest(
     count = model.n_layers * model.n_heads
     if not ks or not 1 <= min(ks) <= max(ks) <= count:
         raise HeadError(f"sets of {tuple(ks)} heads can't be removed: the model has {count} heads; choose other ks")
-    asked, run = _several(val), None
+    data_sets, run = _as_list(val), None
     options: dict[str, Any] = {"style": style, "seed": seed, "draws": draws}
     if rankings is None:
         limits = {"limit": probe_limit, "sweep_limit": sweep_limit, "progress": progress}
@@ -251,9 +253,9 @@ def ranking_contest(
     entries = {**{name: (ranking,) for name, ranking in rankings.items()}, **({RANDOM: random} if random else {})}
     rows: list[dict[str, Any]] = []
     names: list[str] = []
-    sets = len(asked) * len(ks) * (len(rankings) + n_random)
+    sets = len(data_sets) * len(ks) * (len(rankings) + n_random)
     with tqdm(total=sets, desc="removing heads", unit="set", disable=not progress) as bar:
-        for data in asked:
+        for data in data_sets:
             ablator = Ablator(model, data, limit=limit, progress=False, **options)
             names.append(_new_name(ablator.base.run.data, names))
             rows += _remove(ablator, entries, ks, names[-1], bar)
@@ -277,7 +279,7 @@ def _remove(
                 yield {"ranking": name, "k": k, "data": data, "order": order, **_changes(effects, order)}
 
 
-def _several(val: Any) -> list[Any]:
+def _as_list(val: Any) -> list[Any]:
     if isinstance(val, (str, Path, pd.DataFrame)):
         return [val]
     items = list(val)
@@ -285,12 +287,14 @@ def _several(val: Any) -> list[Any]:
 
 
 def _new_name(name: str, taken: Sequence[str]) -> str:
-    """The name, numbered where other data of the contest has it already, as lists of own questions may."""
-    return next(each for n in range(len(taken) + 1) if (each := f"{name} ({n + 1})" if n else name) not in taken)
+    """The name, numbered where other data of the contest already has it, as with lists of the user's own questions."""
+    return next(
+        candidate for n in range(len(taken) + 1) if (candidate := f"{name} ({n + 1})" if n else name) not in taken
+    )
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], column: str) -> float:
-    """The column's mean over the rows, those left out where it is undefined."""
+    """The column's mean over the rows in which it is defined."""
     values = [row[column] for row in rows if not np.isnan(row[column])]
     return float(np.mean(values)) if values else np.nan
 
@@ -299,11 +303,11 @@ def _changes(effects: Sequence[AblationEffect], order: str) -> dict[str, float]:
     """Each measure before, its change and the change's interval, averaged over the effects draw by draw."""
     points = [effect.points(order) for effect in effects]
     draws = [effect.draws(order) for effect in effects]
-    found: dict[str, float] = {}
+    changes: dict[str, float] = {}
     for name in MEASURES:
-        before = float(np.mean([each[name][0] for each in points]))
-        after = float(np.mean([each[name][1] for each in points]))
-        low, high = interval(np.mean([each[name] for each in draws], axis=0))
+        before = float(np.mean([values[name][0] for values in points]))
+        after = float(np.mean([values[name][1] for values in points]))
+        low, high = interval(np.mean([values[name] for values in draws], axis=0))
         ends = {f"{name}_low": float(low), f"{name}_high": float(high)}
-        found |= {f"{name}_before": before, f"{name}_change": after - before, **ends}
-    return found
+        changes |= {f"{name}_before": before, f"{name}_change": after - before, **ends}
+    return changes

@@ -1,4 +1,4 @@
-"""All heads of a model, best first, in every way that the package can rank them."""
+"""All heads of a model, best first, by every ranking in the package."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,7 @@ def rank_heads(
     draws: int = DRAWS,
     progress: bool = True,
 ) -> tuple[dict[str, HeadList], RunInfo]:
-    """All heads of the model in every ranking that the contest knows, best first; and the run that ranked them.
+    """All heads of the model, best first, by every ranking of the contest; and the run that ranked them.
 
     "Best" is what should be behind the bias: the highest score, the removal that moves d most toward Yes, the largest
     direct push toward No. All rankings use both candidate orders but "values" (the paper's), which uses yes_no.
@@ -41,23 +41,23 @@ def rank_heads(
     model = as_model(model)
     questions = resolve_questions(probe, limit, seed)
     options: dict[str, Any] = {"style": style, "seed": seed, "draws": draws, "progress": progress}
-    scores, a_query = (score_heads(model, questions, per=per, **options) for per in ("prompt", "query"))
-    everything = scores.values.size
-    rankings = {by: scores.top(everything, by) for by in ("values", "polarity", "recency")}
-    rankings["polarity per query"] = replace(a_query.top(everything, "polarity"), by="polarity per query")
-    rankings["first-order zero"] = estimate_zero_ablation(model, questions, **options).top(everything)
+    scores, per_query = (score_heads(model, questions, per=per, **options) for per in ("prompt", "query"))
+    count = scores.values.size
+    rankings = {by: scores.top(count, by) for by in ("values", "polarity", "recency")}
+    rankings["polarity per query"] = replace(per_query.top(count, "polarity"), by="polarity per query")
+    rankings["first-order zero"] = estimate_zero_ablation(model, questions, **options).top(count)
     notes: tuple[str, ...] = ()
     try:
-        rankings["direct attribution"] = direct_logit_attribution(model, questions, **options).top(everything)
+        rankings["direct attribution"] = direct_logit_attribution(model, questions, **options).top(count)
     except ModelError as error:
         notes = (str(error),)
-    exact = sweep_heads(model, questions, limit=sweep_limit, **options).top(everything)
+    exact = sweep_heads(model, questions, limit=sweep_limit, **options).top(count)
     rankings["exact ablation"] = replace(exact, by="exact ablation")
     return rankings, replace(scores.run, notes=(*scores.run.notes, *notes))
 
 
 def random_rankings(model: Model, n: int, seed: int) -> tuple[HeadList, ...]:
-    """n random orders of all heads; a longer set of one holds the shorter ones."""
+    """n random orders of all heads; of one order, a longer set contains the shorter ones."""
     rng = np.random.default_rng(seed)
     grids = [rng.random((model.n_layers, model.n_heads)) for _ in range(n)]
     return tuple(replace(ranked(grid, "random", {}), scores=()) for grid in grids)

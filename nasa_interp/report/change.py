@@ -1,4 +1,4 @@
-"""Sections of what tells of a change: what it did, what was generated before and after, and the demo's stages."""
+"""Sections about a change: what it did, what was generated before and after, and the demo's stages."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +11,12 @@ from ..run import read_json
 from .rows import rows_section
 from .section import Section, Table
 
-# Now, and in versions before.
+# The current name, and that of earlier versions.
 FILES = ("change.json", "price.json")
 
 
 def change_section(folder: Path) -> Section | None:
-    """What a change cost; the texts before and after it stand beside one another."""
+    """What a change cost, with the texts before and after it side by side."""
     path = next((folder / name for name in FILES if (folder / name).exists()), folder / FILES[0])
     section = rows_section(path, "What it cost")
     if section is None:
@@ -26,10 +26,10 @@ def change_section(folder: Path) -> Section | None:
     return replace(section, tables=(*tables, *_texts(read_json(path).get("said"))), leads=2)
 
 
-def _texts(said: Any) -> list[Table]:
-    """One row a question and order; none where nothing was generated."""
+def _texts(generated: Any) -> list[Table]:
+    """One row per question and order; no table where nothing was generated."""
     try:
-        before, after = (pd.DataFrame(rows) for rows in said)
+        before, after = (pd.DataFrame(rows) for rows in generated)
         frame = before.filter(["question", "order", "label"])
         frame = frame.assign(before=before["text"], after=after["text"]).dropna(subset=["before", "after"])
     except (KeyError, TypeError, ValueError):
@@ -44,10 +44,10 @@ def demo_section(folder: Path) -> Section | None:
         return None
     content = read_json(folder / "demo.json")
     try:
-        seconds = {str(stage): float(each) for stage, each in content["seconds"].items()}
+        seconds = {str(stage): float(duration) for stage, duration in content["seconds"].items()}
         command = str(content["command"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultError(f"{folder / 'demo.json'} is damaged ({error!r}); run the demo again") from error
-    said = f"The stages before this page took {sum(seconds.values()):.0f} s."
+    sentence = f"The stages before this page took {sum(seconds.values()):.0f} s."
     table = Table.of(pd.DataFrame(seconds.items(), columns=["stage", "seconds"]), "Wall time of each stage")
-    return Section("How long it took", "times", (said,), tables=(table,), commands=(command,), leads=0)
+    return Section("How long it took", "times", (sentence,), tables=(table,), commands=(command,), leads=0)

@@ -1,4 +1,4 @@
-"""What must hold for every page that is written: nothing fetched, headings in order, everything named, not too big."""
+"""Checks of every page before it is written: nothing fetched, headings in order, everything named, not too big."""
 
 import re
 from html.parser import HTMLParser
@@ -18,27 +18,27 @@ class _Reader(HTMLParser):
         self.problems: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {name: value or "" for name, value in attrs}
+        attributes = {name: value or "" for name, value in attrs}
         if re.fullmatch("h[1-6]", tag):
             self.headings.append(int(tag[1]))
-        if "id" in found:
-            self.ids.append(found["id"])
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
         for name in ("aria-labelledby", "aria-describedby"):
-            self.pointed += found.get(name, "").split()
-        for name in FETCHING & set(found):
-            if found[name].startswith("#"):
-                self.pointed.append(found[name][1:])
-            elif not found[name].startswith("data:"):
-                self.problems.append(f"<{tag} {name}={found[name]!r}> points outside the page")
-        named = found.get("alt") or found.get("aria-label") or found.get("aria-hidden")
-        if (tag in ("svg", "img") or found.get("role") == "img") and not named:
+            self.pointed += attributes.get(name, "").split()
+        for name in FETCHING & set(attributes):
+            if attributes[name].startswith("#"):
+                self.pointed.append(attributes[name][1:])
+            elif not attributes[name].startswith("data:"):
+                self.problems.append(f"<{tag} {name}={attributes[name]!r}> points outside the page")
+        named = attributes.get("alt") or attributes.get("aria-label") or attributes.get("aria-hidden")
+        if (tag in ("svg", "img") or attributes.get("role") == "img") and not named:
             self.problems.append(f"<{tag}> is a picture without a text")
-        if any(name.startswith("on") for name in found):
+        if any(name.startswith("on") for name in attributes):
             self.problems.append(f"<{tag}> holds a script in an attribute")
 
 
 def page_problems(page: str) -> list[str]:
-    """What is wrong with a page; nothing, if it may be written."""
+    """What is wrong with a page; empty if it may be written."""
     reader = _Reader()
     reader.feed(page)
     problems = list(reader.problems)
@@ -49,7 +49,7 @@ def page_problems(page: str) -> list[str]:
     jumps = [(a, b) for a, b in zip(reader.headings, reader.headings[1:], strict=False) if b > a + 1]
     problems += [f"a heading of level {b} follows one of level {a}" for a, b in jumps]
     problems += [
-        f"the id {each!r} is given twice" for each in sorted({i for i in reader.ids if reader.ids.count(i) > 1})
+        f"the id {name!r} is given twice" for name in sorted({i for i in reader.ids if reader.ids.count(i) > 1})
     ]
-    problems += [f"{each!r} is pointed at and not there" for each in sorted(set(reader.pointed) - set(reader.ids))]
+    problems += [f"{target!r} is pointed at and not there" for target in sorted(set(reader.pointed) - set(reader.ids))]
     return problems

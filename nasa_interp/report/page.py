@@ -25,7 +25,7 @@ from .section import Section
 
 
 def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
-    """Writes what a run folder holds as one HTML page that opens anywhere and asks no server for anything.
+    """Writes what a run folder holds as one HTML page that opens anywhere, without a server.
 
     Args:
         run_folder: where `nasa-interp demo` and other commands wrote; absent parts are listed at the page's end.
@@ -47,16 +47,16 @@ def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
     page = render(sections, [*missing, *broken])
     if problems := page_problems(page):
         raise ResultError(f"the page of {folder} can't be written: {'; '.join(problems[:3])}")
-    place = Path(out or folder / "report.html")
-    check_place(place, "page")
-    return write_text(place, page)
+    path = Path(out or folder / "report.html")
+    check_place(path, "page")
+    return write_text(path, page)
 
 
 def render(sections: Sequence[Section], missing: Sequence[str]) -> str:
     """The page of these sections."""
     figures, content = [], []
     for section in sections:
-        drawn = [_figure(figure, len(figures) + place) for place, figure in enumerate(section.figures)]
+        drawn = [_figure(figure, len(figures) + index) for index, figure in enumerate(section.figures)]
         figures += drawn
         content.append({"section": section, "figures": drawn})
     runs = {name: run for section in sections for name, run in section.runs.items() if run}
@@ -79,7 +79,7 @@ def render(sections: Sequence[Section], missing: Sequence[str]) -> str:
 
 
 def script_json(value: Any) -> Markup:
-    """JSON for a script element: no text in it can end the element or open another."""
+    """JSON for a script element, escaped so that no text in it can end the element or open another."""
     text = json.dumps(value)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -87,7 +87,7 @@ def script_json(value: Any) -> Markup:
 
 
 def _figure(figure: go.Figure, number: int) -> dict[str, Any]:
-    """A figure for the page: its title and caption become text beside it, its width the page's."""
+    """A figure for the page: its title and caption become text beside it, and it takes the page's width."""
     title, caption = figure.layout.title.text or "", figure.layout.title.subtitle.text or ""
     bare = go.Figure(figure)
     headed = bool(figure.layout.annotations)
@@ -112,19 +112,19 @@ def _title(runs: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _versions(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Versions of what computed the results; where runs differ, all of them."""
-    found: dict[str, list[str]] = {}
+    """Versions of the libraries that computed the results; all of them where runs differ."""
+    by_library: dict[str, list[str]] = {}
     for run in runs.values():
         for name, version in (run.get("versions") or {}).items():
-            found.setdefault(name, []).append(str(version))
+            by_library.setdefault(name, []).append(str(version))
     return {
-        name: ", ".join(dict.fromkeys(each))
-        for name, each in (found or {k: [v] for k, v in library_versions().items()}).items()
+        name: ", ".join(dict.fromkeys(versions))
+        for name, versions in (by_library or {k: [v] for k, v in library_versions().items()}).items()
     }
 
 
 def _hash(text: str) -> str:
-    """What the page's own policy knows a script by; other scripts don't run in it."""
+    """The hash by which the page's content policy admits a script; no other script runs."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

@@ -1,4 +1,4 @@
-"""Which parts a page can have, in their order. To add one, add a line: its name, its files, who makes the section."""
+"""The parts that a page can have, in order. To add one, add a line: its name, its files, and the function for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Part:
     """One part that a page can have.
 
     Args:
-        name: what was measured, for the list of what was not.
+        name: what is measured; the page lists the names of missing parts.
         files: patterns of the files that it reads.
         make: from a run folder to the section, None where the files are missing.
     """
@@ -44,12 +44,12 @@ PARTS = (
     _rows("the alignment beside its baselines", "compare.json", "Alignment beside its baselines"),
     Part("what a change cost in general abilities", CHANGE_FILES, change_section),
 )
-# Of the demo's own folder alone, so never missing.
+# Only the demo's folder has it, so it is never listed as missing.
 STORY = Part("the demo's stages", ("demo.json",), demo_section)
 
 
 def sections_of(folder: Path) -> tuple[list[Section], list[str], list[str]]:
-    """The sections of a run folder, what is not there, and what can't be read, with the reason."""
+    """The sections of a run folder, the missing parts, and the unreadable ones with the reason."""
     sections, missing, broken = [], [], []
     claimed = {path for part in (*PARTS, STORY) for pattern in part.files for path in folder.glob(pattern)}
     others = sorted(path for path in folder.glob("*.json") if path not in claimed)

@@ -1,4 +1,4 @@
-"""Sections of the results that have a type of their own: decisions, scores, an ablation, a prompt under the lens."""
+"""Sections for results with their own type: decisions, scores, an ablation, a prompt under the lens."""
 
 import re
 import shlex
@@ -44,7 +44,7 @@ def decisions_section(folder: Path) -> Section | None:
         warnings=tuple(report.warnings),
         figures=(decision_histogram(report, after), precision_recall(report, after), calibration_curve(report, after)),
         tables=(*tables, _questions(after or report, "after the change" if after else "")),
-        runs={name: each.run.to_dict() for name, each in sides.items()},
+        runs={name: side.run.to_dict() for name, side in sides.items()},
         commands=commands("decide", report.run, "decisions.json"),
         leads=2 if after else 1,
     )
@@ -98,8 +98,8 @@ def scores_section(folder: Path) -> Section | None:
 def _leaders(scores: HeadScores, by: str) -> str:
     top = scores.top(5, by)
     named = ", ".join(f"{head} ({score:+.2f})" for head, score in zip(top.heads, top.scores, strict=True))
-    what = f"raw {scores.quantity}" if by == "values" else by
-    return f"By {what} the leading heads on {scores.run.data} are {named}, in {scores.unit}."
+    quantity = f"raw {scores.quantity}" if by == "values" else by
+    return f"By {quantity} the leading heads on {scores.run.data} are {named}, in {scores.unit}."
 
 
 def head_lists(folder: Path) -> dict[str, HeadList]:
@@ -108,13 +108,13 @@ def head_lists(folder: Path) -> dict[str, HeadList]:
 
 
 def _chosen(lists: dict[str, HeadList], by: str) -> HeadList | None:
-    return next((found for found in lists.values() if found.by == by), None)
+    return next((heads for heads in lists.values() if heads.by == by), None)
 
 
 def _tables(lists: dict[str, HeadList]) -> tuple[Table, ...]:
     return tuple(
-        Table.of(found.to_dataframe().drop(columns=["layer", "index"]), f"{name}: {len(found)} heads by {found.by}")
-        for name, found in lists.items()
+        Table.of(heads.to_dataframe().drop(columns=["layer", "index"]), f"{name}: {len(heads)} heads by {heads.by}")
+        for name, heads in lists.items()
     )
 
 
@@ -122,10 +122,10 @@ def _lists_alone(folder: Path) -> Section | None:
     lists = head_lists(folder)
     if not lists:
         return None
-    said = tuple(
-        f"{name} holds {', '.join(map(str, found.heads))}, ranked by {found.by}." for name, found in lists.items()
+    sentences = tuple(
+        f"{name} holds {', '.join(map(str, heads.heads))}, ranked by {heads.by}." for name, heads in lists.items()
     )
-    return Section("Heads", "heads", said, tables=_tables(lists))
+    return Section("Heads", "heads", sentences, tables=_tables(lists))
 
 
 def effect_section(folder: Path) -> Section | None:
@@ -137,10 +137,10 @@ def effect_section(folder: Path) -> Section | None:
         changes = pd.DataFrame.from_dict(content["changes"], orient="index")
         row, auc = changes.loc["mean_logit_difference"], changes.loc["auc"]
         heads = ", ".join(content["heads"])
-        what = f"{content['intervention']} on"
-        what = "Zeroing" if what in ("Zero() on", "Zero(positions='all') on") else what
-        said = [
-            f"{what} {heads} moves the mean of logit(No) - logit(Yes) from {row.before:+.2f} to {row.after:+.2f} "
+        action = f"{content['intervention']} on"
+        action = "Zeroing" if action in ("Zero() on", "Zero(positions='all') on") else action
+        sentences = [
+            f"{action} {heads} moves the mean of logit(No) - logit(Yes) from {row.before:+.2f} to {row.after:+.2f} "
             f"(change {row.change:+.2f} [{row.low:+.2f}, {row.high:+.2f}]; below 0 is toward Yes), "
             f"and AUC from {auc.before:.2f} to {auc.after:.2f}."
         ]
@@ -150,12 +150,12 @@ def effect_section(folder: Path) -> Section | None:
             **{f"order {readable(name)}": part for name, part in orders.items()},
         }
         if control := content.get("control"):
-            said.append(_control(control))
+            sentences.append(_control(control))
         tables = tuple(Table.of(_named(part), f"Change of each measure, {name}") for name, part in parts.items())
         runs = {"effect.json": content.get("run") or {}}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ResultError(f"{folder / 'effect.json'} is damaged ({error!r}); run the ablation again") from error
-    return Section("What these heads do", "effect", tuple(said), tables=tables, runs=runs)
+    return Section("What these heads do", "effect", tuple(sentences), tables=tables, runs=runs)
 
 
 def _named(part: dict[str, Any]) -> pd.DataFrame:
@@ -177,9 +177,9 @@ def tokens_section(folder: Path) -> Section | None:
     views = [(path.name, HeadView.load(path)) for path in sorted(folder.glob("tokens*.json"))]
     if not views:
         return None
-    said, figures, tables, markup = [], [], [], Markup("")
+    sentences, figures, tables, markup = [], [], [], Markup("")
     for _, view in views:
-        said.append(_seen(view))
+        sentences.append(_sentence(view))
         figures.append(view.to_figure())
         frame = view.to_dataframe()
         frame["token"] = frame["token"].map(visible)
@@ -188,26 +188,26 @@ def tokens_section(folder: Path) -> Section | None:
             strips(view)
         )
     runs = {name: view.run.to_dict() for name, view in views}
-    return Section("A prompt under the lens", "lens", tuple(said), (), tuple(figures), tuple(tables), markup, runs)
+    return Section("A prompt under the lens", "lens", tuple(sentences), (), tuple(figures), tuple(tables), markup, runs)
 
 
-def _seen(view: HeadView) -> str:
-    said = "No" if view.logit_difference >= 0 else "Yes"
+def _sentence(view: HeadView) -> str:
+    answer = "No" if view.logit_difference >= 0 else "Yes"
     scores = ", ".join(f"{head} {nas:+.2f}" for head, nas in zip(view.heads, view.nas, strict=True))
     return (
-        f"Asked {view.question!r} (order {view.order}), {view.run.model} says {said}, by a logit difference of "
+        f"Asked {view.question!r} (order {view.order}), {view.run.model} says {answer}, by a logit difference of "
         f"{abs(view.logit_difference):.2f}; the heads' scores on this prompt are {scores}."
     )
 
 
 def commands(verb: str, run: RunInfo, out: str, unit: str = "") -> tuple[str, ...]:
-    """The command that computes a file again, from the details of its run; none where no command can say them.
+    """The command that recomputes a file, from the details of its run; none where no command can express them.
 
     Args:
         verb: the command.
         run: the details.
         out: the file.
-        unit: of scores, which says whether they were divided by the number of queries.
+        unit: of scores; it says whether they were divided by the number of queries.
     """
     style, default = {**PromptStyle().to_dict(), **run.template}, PromptStyle().to_dict()
     if not LOADABLE.fullmatch(run.data) or style["question"] != default["question"]:

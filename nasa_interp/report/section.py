@@ -1,4 +1,4 @@
-"""What a page is made of: sections with sentences, figures and tables. Values only; `page` writes them as HTML."""
+"""The parts of a page: sections with sentences, figures and tables. Values only; `page` writes them as HTML."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-# A page with more rows loads slowly, and nobody reads them there.
+# A page with more rows loads slowly, and nobody reads that many.
 MOST_ROWS = 400
 
 
@@ -23,7 +23,7 @@ class Cell:
 
     @classmethod
     def of(cls, value: Any) -> "Cell":
-        """Numbers in short form, yes and no for truth values, empty for what was not measured."""
+        """Numbers in short form, yes and no for booleans, empty for missing values."""
         if isinstance(value, (list, tuple)):
             value = ", ".join(cls.of(item).text for item in value)
         if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
@@ -77,7 +77,7 @@ class Table:
         return cls(caption, columns, tuple(tuple(map(Cell.of, row)) for row in records), note)
 
     def is_number(self, column: int) -> bool:
-        """Whether the column holds numbers alone; they are set to the right."""
+        """Whether the column holds only numbers; they are aligned right."""
         return all(row[column].number for row in self.rows)
 
     def is_long(self, column: int) -> bool:
@@ -91,14 +91,14 @@ class Section:
 
     Args:
         title: its heading.
-        key: a word of letters for its address on the page.
+        key: its anchor on the page.
         sentences: what was found, in words with numbers.
-        warnings: what a reader must know before believing it.
+        warnings: what a reader must know before trusting it.
         figures: plotly figures with title and caption.
         tables: sortable tables.
         markup: trusted HTML made by us; everything in it that comes from data is escaped already.
         runs: name of a file to the details of the run that wrote it.
-        commands: how to get the files again.
+        commands: how to compute the files again.
         leads: how many of the sentences also go into the page's summary.
     """
 

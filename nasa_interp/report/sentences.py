@@ -1,4 +1,4 @@
-"""What a saved result says, in words with numbers; for files whose type this package reads as plain JSON here."""
+"""Saved results in sentences with numbers, for files that the report reads as plain JSON."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -6,9 +6,9 @@ from typing import Any
 
 from .section import readable
 
-# Of a change report's many rows, those that go into its sentence.
+# The rows of a change report that go into its sentence.
 PRICED = ("accuracy", "auc_within_orders", "perplexity ratio", "four-option accuracy", "generated: accuracy")
-# A change report's row about the same questions in other words.
+# A row of a change report about the same questions in another wording.
 STYLED = re.compile(r"imbalance \((?P<style>.+), \w+\)")
 
 
@@ -22,17 +22,17 @@ def sentences_of(content: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _contest(content: Mapping[str, Any]) -> list[str]:
-    said = []
-    for rule, won in content["winners"].items():
-        if "k" in won:
-            said.append(
-                f"On {rule} the first {won['k']} heads by {won['ranking']} win: zeroed they move "
-                f"logit(No) - logit(Yes) by {won['bias']:+.2f} and AUC by {won['auc']:+.3f}, in the candidate order in "
-                f"which they do worse."
+    sentences = []
+    for rule, winner in content["winners"].items():
+        if "k" in winner:
+            sentences.append(
+                f"On {rule} the first {winner['k']} heads by {winner['ranking']} win: zeroed they move "
+                f"logit(No) - logit(Yes) by {winner['bias']:+.2f} and AUC by {winner['auc']:+.3f}, in the candidate "
+                f"order in which they do worse."
             )
         else:
-            said.append(f"On {rule} nothing wins: {won['reason']}")
-    return said
+            sentences.append(f"On {rule} nothing wins: {winner['reason']}")
+    return sentences
 
 
 def _confirmation(content: Mapping[str, Any]) -> list[str]:
@@ -52,13 +52,13 @@ def _alignment(content: Mapping[str, Any]) -> list[str]:
     base, tuned = content["base"], content["tuned"]
     before, after = _worst(base["imbalance"]), _worst(tuned["imbalance"])
     together = len(str(rows[0]["head"]).split())
-    did = f"Kept {kept} of {len(rows)} heads, tuned one after another"
+    summary = f"Kept {kept} of {len(rows)} heads, tuned one after another"
     if together > 1:
-        did = f"Tuned {together} heads together; " + (
+        summary = f"Tuned {together} heads together; " + (
             "the change was kept" if kept == len(rows) == 1 else f"kept {kept} of {len(rows)} changes"
         )
     return [
-        f"{did}. On the validation questions accuracy went from {base['accuracy']:.2f} "
+        f"{summary}. On the validation questions accuracy went from {base['accuracy']:.2f} "
         f"to {tuned['accuracy']:.2f}, and imbalance, in the candidate order in which it is larger, from "
         f"{before:+.2f} to {after:+.2f}."
     ]
@@ -69,26 +69,26 @@ def _worst(by_order: Mapping[str, float]) -> float:
 
 
 def _patch(content: Mapping[str, Any]) -> list[str]:
-    said = []
+    sentences = []
     for order, part in content["orders"].items():
         first = sorted(part["table"], key=lambda row: -abs(row["effect"]))[:5]
         named = ", ".join(f"{row['head']} ({row['effect']:+.3f})" for row in first)
-        said.append(
+        sentences.append(
             f"Order {order}, {part['pairs']} pairs ({content['pair_kind']}): patched one at a time, the heads that "
             f"move the answer most are {named}; clean and corrupted runs differ by {part['difference']:+.3f}."
         )
-    return said
+    return sentences
 
 
 def _change(content: Mapping[str, Any]) -> list[str]:
     rows = {row["measure"]: row for row in content["table"]}
-    found = [rows[name] for name in PRICED if name in rows]
-    said = ", ".join(
+    shown = [rows[name] for name in PRICED if name in rows]
+    changes = ", ".join(
         f"{readable(row['measure'])} {row['before']:.3f} to {row['after']:.3f} "
         f"(change {row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}])"
-        for row in found
+        for row in shown
     )
-    return ([f"Before and after the change: {said}."] if found else []) + _carried(content["table"])
+    return ([f"Before and after the change: {changes}."] if shown else []) + _carried(content["table"])
 
 
 def _carried(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -97,11 +97,11 @@ def _carried(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         if named := STYLED.fullmatch(str(row["measure"])):
             by_style.setdefault(named["style"], []).append(row)
-    said = []
+    changes = []
     for style, orders in by_style.items():
         before, after = (" / ".join(f"{row[side]:+.2f}" for row in orders) for side in ("before", "after"))
-        said.append(f"{style} {before} to {after}")
-    return [f"The same asked in other words, imbalance order by order: {'; '.join(said)}."] if said else []
+        changes.append(f"{style} {before} to {after}")
+    return [f"The same asked in other words, imbalance order by order: {'; '.join(changes)}."] if changes else []
 
 
 def _text(content: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The view as plotly figures: tokens down the page, so that they can be read at any width."""
+"""The view as plotly figures: tokens run down the page, so that they are readable at any width."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,7 +9,7 @@ from .markup import visible
 from .value import HeadView
 
 ROW, LONGEST = 17, 16
-# From nothing to a colour, so that the paper shows through in light and dark alike.
+# From transparent to a colour, so that the background shows through in light and dark themes.
 SHADES = [[0.0, "rgba(0,158,115,0)"], [1.0, GREEN]]
 
 
@@ -46,16 +46,16 @@ def brief(view: HeadView) -> go.Figure:
     )
 
 
-def pattern(view: HeadView, place: int) -> go.Figure:
+def pattern(view: HeadView, row: int) -> go.Figure:
     """The whole pattern of one head: queries across, tokens down."""
     n, queries = len(view.tokens), range(view.first_query, len(view.tokens))
-    grid = view.attention[place].T
+    grid = view.attention[row].T
     shown = [safe(visible(token)) for token in view.tokens]
     names = np.array([[f"{shown[query]} to {shown[key]}" for query in queries] for key in range(n)], dtype=object)
     seen = np.where(np.arange(n)[:, None] <= np.array(queries)[None, :], grid, np.nan)
     figure = go.Figure(
         go.Heatmap(
-            **{"x": list(queries), "y": np.arange(n), "z": seen, "zmin": 0.0, "zmax": _most(view, place)},
+            **{"x": list(queries), "y": np.arange(n), "z": seen, "zmin": 0.0, "zmax": _most(view, row)},
             colorscale=SHADES,
             hoverongaps=False,
             customdata=names[..., None],
@@ -70,23 +70,23 @@ def pattern(view: HeadView, place: int) -> go.Figure:
         "tickangle": -90,
     }
     figure.update_xaxes(side="top", showgrid=False, **ticks)
-    title = f"Attention of head {view.heads[place]}: from queries (across) to tokens (down)"
+    title = f"Attention of head {view.heads[row]}: from queries (across) to tokens (down)"
     return _captioned(figure, title, view, (80, 40))
 
 
-def _most(view: HeadView, place: int | None = None) -> float:
-    """The end of the scale: the first token, on which idle heads rest, doesn't count."""
-    shown = view.received if place is None else view.attention[place]
+def _most(view: HeadView, row: int | None = None) -> float:
+    """The top of the scale, without the first token, where idle heads put their attention."""
+    shown = view.received if row is None else view.attention[row]
     return float(shown[..., 1:].max()) or 1.0
 
 
 def _clipped(text: str) -> str:
-    """The beginning of a token that would push the figure aside; hovering shows it whole."""
+    """The beginning of a token that is too long for the axis; hovering shows all of it."""
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _label_tokens(figure: go.Figure, view: HeadView) -> None:
-    """Every token at its row; the candidates framed and coloured."""
+    """Labels every token at its row; frames and colours the candidates."""
     text = []
     for position, token in enumerate(view.tokens):
         label, role = safe(_clipped(visible(token))), view.role(position)
@@ -100,11 +100,11 @@ def _label_tokens(figure: go.Figure, view: HeadView) -> None:
 
 
 def _captioned(figure: go.Figure, title: str, view: HeadView, space: tuple[int, int], note: str = "") -> go.Figure:
-    """Title and caption; room above for the labels of the columns, below for the scales."""
-    said = "No" if view.logit_difference >= 0 else "Yes"
+    """Adds title and caption, with room above for the column labels and below for the scales."""
+    answer = "No" if view.logit_difference >= 0 else "Yes"
     line = (
         f"{view.run.model}, one prompt, order {view.order}: {view.question!r}. "
-        f"The model says {said} (logit(No) - logit(Yes) = {view.logit_difference:+.2f})"
+        f"The model says {answer} (logit(No) - logit(Yes) = {view.logit_difference:+.2f})"
     )
     figure = captioned(figure, title, line, height=sum(space) + ROW * len(view.tokens), note=note)
     return figure.update_layout(margin={"t": figure.layout.margin.t + space[0], "b": space[1], "l": 110})

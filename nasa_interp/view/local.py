@@ -1,4 +1,4 @@
-"""HTML that needs nothing from outside, as a value that a notebook shows."""
+"""A self-contained piece of HTML that a notebook can show."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from ..run import write_text
 
 @dataclass(frozen=True, repr=False)
 class LocalPage:
-    """HTML with its script in it; a notebook shows it, `save` writes it.
+    """HTML with its script inside; a notebook shows it, `save` writes it.
 
     Args:
         fragment: the HTML, about 1.3 MB, most of it CircuitsVis's script.

@@ -1,4 +1,4 @@
-"""The view as plain HTML: the prompt's text once a head, each token shaded by the attention that it gets."""
+"""The view as plain HTML: the prompt's text once per head, each token shaded by the attention that it gets."""
 
 import html
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from .value import HeadView
 
-# Shades are see-through and text keeps its colour, so that it reads on light and dark pages.
+# Shades are transparent and text keeps its colour, so that both work on light and dark pages.
 STYLE = """
 .nas-view { font: 0.9rem/1.9 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 .nas-view .t { background: rgba(0,158,115,var(--a,0)); border-bottom: 3px solid var(--c,transparent);
@@ -24,21 +24,21 @@ MOST = 0.6
 
 
 def visible(token: str) -> str:
-    """A token's text with its line ends shown; blanks alone are shown as such."""
+    """A token's text with visible line breaks; a token of spaces alone shows them too."""
     text = token.replace("\r", "").replace("\n", "↵").replace("\t", "⇥")
     return text if text.strip() else text.replace(" ", "␣") or "∅"
 
 
 def strips(view: HeadView) -> str:
-    """One strip of tokens a head, with a key to what is drawn."""
+    """One strip of tokens per head, with a key."""
     parts = [f'<div class="nas-view"><p class="key">{html.escape(KEY)}</p>']
-    for place, (head, nas) in enumerate(zip(view.heads, view.nas, strict=True)):
-        parts.append(f"<h4>Head {head}, NAS {nas:+.2f}</h4><p>{_strip(view, place)}</p>")
+    for row, (head, nas) in enumerate(zip(view.heads, view.nas, strict=True)):
+        parts.append(f"<h4>Head {head}, NAS {nas:+.2f}</h4><p>{_strip(view, row)}</p>")
     return "".join(parts) + "</div>"
 
 
-def _strip(view: HeadView, place: int) -> str:
-    received, terms = view.received[place], view.contributions[place]
+def _strip(view: HeadView, row: int) -> str:
+    received, terms = view.received[row], view.contributions[row]
     most = float(received[1:].max()) or 1.0
     reach = float(np.nanmax(np.abs(terms))) if not np.isnan(terms).all() else 1.0
     spans = []

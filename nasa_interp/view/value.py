@@ -1,4 +1,4 @@
-"""One prompt under the lens: what chosen heads attend to, and which queries their score comes from."""
+"""One prompt under the lens: what chosen heads attend to, and which queries contribute to their score."""
 
 import html
 from dataclasses import dataclass, field
@@ -20,17 +20,18 @@ from .local import LocalPage
 
 @dataclass(frozen=True, repr=False)
 class HeadView:
-    """Attention of chosen heads on one prompt, from the queries that the score counts to all tokens.
+    """Attention of chosen heads on one prompt, from the counted queries to all tokens.
 
     Args:
-        question: the question's text; `order`: the order of the candidates in the instruction.
+        question: the question's text.
+        order: the order of the candidates in the instruction.
         tokens: the prompt's tokens as text.
         first_query: position of the first query; the queries run from there to the prompt's end.
         yes_span, no_span: positions of the candidates, start and end (exclusive).
         heads: the heads in the order of the first axis.
         attention: attention after the softmax, [head, query, key].
-        contributions: each query's term of the head's NAS, in nats, [head, query]; above 0 toward No; NaN where a
-            query doesn't count because it can't see a candidate.
+        contributions: each query's term of the head's NAS, in nats, [head, query]; above 0 means toward No; NaN where
+            a query can't see a candidate and so doesn't count.
         logit_difference: logit(No) - logit(Yes) at the answer; below 0 the model says Yes.
         run: where it came from.
 
@@ -62,20 +63,20 @@ class HeadView:
 
     def place(self, head: Any) -> int:
         """The head's row; raises HeadError where it isn't in the view."""
-        found = Head.parse(head)
-        if found not in self.heads:
-            raise HeadError(f"head {found} is not in this view; it holds {', '.join(map(str, self.heads))}")
-        return self.heads.index(found)
+        wanted = Head.parse(head)
+        if wanted not in self.heads:
+            raise HeadError(f"head {wanted} is not in this view; it holds {', '.join(map(str, self.heads))}")
+        return self.heads.index(wanted)
 
     def role(self, position: int) -> str:
-        """What a token is: "yes", "no" (the candidates), "query" or "" (what stands before the first query)."""
+        """What a token is: "yes" or "no" (the candidates), "query", or "" (before the first query)."""
         for name, (start, end) in (("yes", self.yes_span), ("no", self.no_span)):
             if start <= position < end:
                 return name
         return "query" if position >= self.first_query else ""
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a head and query: head, position, token, attention to both candidates, contribution."""
+        """One row per head and query: head, position, token, attention to both candidates, contribution."""
         spans = [self.attention[:, :, slice(*span)].mean(axis=2) for span in (self.yes_span, self.no_span)]
         rows = [
             (str(head), self.first_query + j, self.tokens[self.first_query + j], spans[0][i, j], spans[1][i, j], term)
@@ -86,19 +87,19 @@ class HeadView:
         return pd.DataFrame(rows, columns=columns)
 
     def to_figure(self, head: Any = None) -> go.Figure:
-        """A plotly figure: all heads in brief, or the whole pattern of one head."""
+        """A plotly figure: a summary of all heads, or the whole pattern of one head."""
         from .figure import brief, pattern
 
         return brief(self) if head is None else pattern(self, self.place(head))
 
     def to_html(self) -> str:
-        """The prompt's text, once a head, shaded by attention; plain HTML without a script."""
+        """The prompt's text, once per head, shaded by attention; plain HTML without a script."""
         from .markup import STYLE, strips
 
         return f"<style>{STYLE}</style>{strips(self)}"
 
     def to_circuitsvis(self) -> LocalPage:
-        """CircuitsVis's view of the attention patterns, with its script in it: it asks no server for anything."""
+        """CircuitsVis's view of the attention patterns, with its script inside; it needs no server."""
         from .circuits import circuitsvis_page
 
         return circuitsvis_page(self)

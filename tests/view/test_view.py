@@ -104,7 +104,7 @@ def test_saving_is_exact(view, tmp_path) -> None:
 def test_wrong_heads_are_refused(tiny, questions, view) -> None:
     with pytest.raises(HeadError, match=r"9\.0 is outside"):
         view_heads(tiny, questions[0], ["9.0"])
-    with pytest.raises(ModelError, match="no heads to look at"):
+    with pytest.raises(ModelError, match="no heads to view"):
         view_heads(tiny, questions[0], [])
     with pytest.raises(HeadError, match=r"0\.0 is not in this view; it holds 1\.2, 0\.3"):
         view.to_figure("0.0")

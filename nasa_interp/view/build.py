@@ -31,7 +31,7 @@ def view_heads(
     order: Order = "yes_no",
     style: PromptStyle | None = None,
 ) -> HeadView:
-    """Puts one prompt under the lens: what the heads attend to, and which queries their NAS comes from.
+    """Puts one prompt under the lens: what the heads attend to, and which queries contribute to their NAS.
 
     Args:
         model: a Model, or what `load_model` accepts besides names.
@@ -47,25 +47,25 @@ def view_heads(
         HeadError: a head outside the model.
         ModelError: no heads.
 
-    Caveat: read from the attention after the softmax, in which a number under 1e-38 counts as 1e-38. `score_heads`
-        takes the difference of scores instead, which knows no such end.
+    Caveat: read from the attention after the softmax, where any number below 1e-38 counts as 1e-38. `score_heads`
+        takes the difference of scores instead, which has no such floor.
 
     Source: the paper, section on NAS; the view is ours.
     """
     model, start = as_model(model), time.perf_counter()
-    wanted = HeadList.of(heads).check(model.n_layers, model.n_heads)
-    if not len(wanted):
-        raise ModelError("no heads to look at; name some, such as scores.top(5)")
+    heads = HeadList.of(heads).check(model.n_layers, model.n_heads)
+    if not len(heads):
+        raise ModelError("no heads to view; name some, such as scores.top(5)")
     if not isinstance(question, BinaryQuestion):
         question = BinaryQuestion(question, False, "question")
     asked = PromptSet.build(model, QuestionList([question], "one question"), order, style, draws=0)
     (prompts,) = asked
-    patterns = attention_patterns(model, prompts, wanted)
+    patterns = attention_patterns(model, prompts, heads)
     first, last = int(prompts.first_query[0]), int(prompts.last_pos[0])
     attention = patterns.values[0, :, first : last + 1, : last + 1]
     difference = float(answer_differences(model, prompts)[0][0])
     windows = attention_windows(model)
-    counted = torch.stack([_counted(prompts, windows[head.layer]) for head in wanted])
+    counted = torch.stack([_counted(prompts, windows[head.layer]) for head in heads])
     return HeadView(
         question=question.question,
         order=order,
@@ -73,7 +73,7 @@ def view_heads(
         first_query=first,
         yes_span=_span(prompts.yes_span),
         no_span=_span(prompts.no_span),
-        heads=wanted.heads,
+        heads=heads.heads,
         attention=attention,
         contributions=_contributions(attention, prompts, counted),
         logit_difference=difference,
