@@ -23,6 +23,7 @@ from ..errors import ModelError, ResultError
 from ..forward import answer_logits
 from ..head_table import HeadTable
 from ..models import Model, as_model
+from ..models.hooked import HookedNetwork
 from ..models.slices import head_layout
 from ..prompts import Orders, PromptBatch, PromptStyle
 from ..restart import decoder_layers
@@ -30,7 +31,8 @@ from ..results import Arrays, tensors_of
 from ..session import describe_run, resolve_prompts
 from ..torch_defaults import under_torch_defaults
 from .gradients import difference, frozen_weights, run_rows
-from .norms import LOW_PRECISION_TOLERANCE, TOLERANCE, freeze_norm
+from .linear import Terms, bias_hook, detached, linearized_hooks, mlp_hook, norm_hook, on_first
+from .norms import LOW_PRECISION_TOLERANCE, TOLERANCE
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,7 +168,7 @@ def _collect(
 
 def _attribute(model: Model, batch: PromptBatch) -> dict[str, Tensor]:
     """Contributions of one batch: heads [batch, layer, head], each part [batch], d [batch]."""
-    hf = model.hf
+    hf = model.network
     with frozen_weights(hf), _linearized(hf) as terms:
         logits = answer_logits(hf, batch, 0, None)
         if _capped(model):
@@ -179,34 +181,21 @@ def _attribute(model: Model, batch: PromptBatch) -> dict[str, Tensor]:
         gradient = torch.zeros_like(on) if gradient is None else gradient
         product = value.detach().float() * gradient.float()
         if name == "heads":
-            heads.append(product.unflatten(-1, (model.n_heads, -1)).sum((1, 3)))
+            by_head = product if product.ndim == 4 else product.unflatten(-1, (model.n_heads, -1))
+            heads.append(by_head.sum((1, 3)))
         else:
             found[name] = found.get(name, 0) + product.flatten(1).sum(1)
     return {"heads": torch.stack(heads, 1), **found}
 
 
-@dataclass
-class _Terms:
-    """What adds to the residual stream: where the gradient is taken, the part's name, the value that is added."""
-
-    items: list[tuple[Tensor, str, Tensor]] = field(default_factory=list)
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    def cut(self, name: str, tensor: Tensor) -> Tensor:
-        """A leaf in place of the tensor, so that gradients end here; copied, as some models add to it in place."""
-        leaf = tensor.detach().requires_grad_()
-        self.items.append((leaf, name, leaf))
-        return leaf.clone()
-
-    def add(self, name: str, output: Tensor, bias: Tensor | None) -> None:
-        if bias is not None:
-            self.items.append((output, name, bias))
-
-
 @contextmanager
-def _linearized(hf: Any) -> Iterator[_Terms]:
+def _linearized(hf: Any) -> Iterator[Terms]:
     """Inside, d is linear in the terms: inputs of attention and MLPs are held fixed, norms keep their denominators."""
-    terms, layers = _Terms(), decoder_layers(hf)
+    if isinstance(hf, HookedNetwork):
+        with linearized_hooks(hf) as terms:
+            yield terms
+        return
+    terms, layers = Terms(), decoder_layers(hf)
     with ExitStack() as stack:
 
         def before(module: nn.Module, hook: Callable, **kwargs: Any) -> None:
@@ -215,39 +204,25 @@ def _linearized(hf: Any) -> Iterator[_Terms]:
         def after(module: nn.Module, hook: Callable) -> None:
             stack.callback(module.register_forward_hook(hook).remove)
 
-        before(layers[0], lambda module, args, kwargs: _on_first(args, kwargs, lambda x: terms.cut("embedding", x)))
+        before(layers[0], lambda module, args, kwargs: on_first(args, kwargs, lambda x: terms.cut("embedding", x)))
         inside: set[nn.Module] = set()
         for number, layer in enumerate(layers):
             layout = head_layout(hf, number)
             mlp = _mlp_of(layer, layout.attention)
             for module in (layout.attention, mlp):
-                before(module, lambda module, args, kwargs: _detached(args, kwargs))
+                before(module, lambda module, args, kwargs: detached(args, kwargs))
                 inside |= set(module.modules())
             output = layout.attention.get_submodule(layout.output)
-            before(output, lambda module, args, kwargs: _on_first(args, kwargs, lambda x: terms.cut("heads", x)))
-            after(output, _bias_hook(terms, f"attention bias {number}"))
-            after(mlp, _mlp_hook(terms, f"mlp {number}"))
+            before(output, lambda module, args, kwargs: on_first(args, kwargs, lambda x: terms.cut("heads", x)))
+            after(output, bias_hook(terms, f"attention bias {number}"))
+            after(mlp, mlp_hook(terms, f"mlp {number}"))
         for module in hf.modules():
             if "norm" in type(module).__name__.lower() and module not in inside:
-                after(module, _norm_hook(terms))
+                after(module, norm_hook(terms))
         unembedding = hf.get_output_embeddings()
-        after(unembedding, _bias_hook(terms, "unembedding bias"))
+        after(unembedding, bias_hook(terms, "unembedding bias"))
         after(unembedding, lambda module, inputs, logits: setattr(terms, "logits", logits))
         yield terms
-
-
-def _on_first(args: tuple, kwargs: dict, change: Callable[[Tensor], Tensor]) -> tuple[tuple, dict]:
-    if args:
-        return (change(args[0]), *args[1:]), kwargs
-    name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
-    return args, {**kwargs, name: change(kwargs[name])}
-
-
-def _detached(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    def detach(value: Any) -> Any:
-        return value.detach() if isinstance(value, Tensor) else value
-
-    return tuple(detach(value) for value in args), {name: detach(value) for name, value in kwargs.items()}
 
 
 def _mlp_of(layer: nn.Module, attention: nn.Module) -> nn.Module:
@@ -266,28 +241,6 @@ def _mlp_of(layer: nn.Module, attention: nn.Module) -> nn.Module:
             f"attribution isn't defined for it. Use estimate_zero_ablation or sweep_heads."
         )
     return found[0]
-
-
-def _bias_hook(terms: _Terms, name: str) -> Callable[..., None]:
-    return lambda module, inputs, output: terms.add(name, output, getattr(module, "bias", None))
-
-
-def _mlp_hook(terms: _Terms, name: str) -> Callable[..., Any]:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (terms.cut(name, output[0]), *output[1:])
-        return terms.cut(name, output)
-
-    return hook
-
-
-def _norm_hook(terms: _Terms) -> Callable[..., Tensor]:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        frozen, bias = freeze_norm(module, inputs[0], output)
-        terms.add("norm biases", frozen, bias if bias.any() else None)
-        return frozen
-
-    return hook
 
 
 def _capped(model: Model) -> bool:
