@@ -3,7 +3,7 @@
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ This page is written from the code by `make errors`, and a test holds the two to
 """
 
 
+# Functions of results.py that put their callers' words into an error: each call is listed, in place of what they raise.
+RESULTS = PACKAGE / "results.py"
+FRAMES = ("read_result", "parsing_result")
 READERS = "What reads files for several others: raised as the kind that its caller wants."
 
 
@@ -42,10 +45,13 @@ def entries() -> Iterator[Entry]:
     """All errors of the package that carry words of their own, by file."""
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for function, call in _raised(tree):
-            cause, _, remedy = _words(call.args[0]).rpartition("; ")
+        for function, call in _calls(tree, (*KNOWN, *FRAMES)):
+            if function in FRAMES and path == RESULTS:
+                continue
+            raised, given = _of_frame(call) if _name(call) in FRAMES else (call, {})
+            cause, _, remedy = _words(raised.args[0], given).rpartition("; ")
             place = f"{path.relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.')}.{function}"
-            yield Entry(_name(call), *((cause, remedy) if cause else (remedy, "")), place)
+            yield Entry(_name(raised), *((cause, remedy) if cause else (remedy, "")), place)
 
 
 def kinds() -> dict[str, str]:
@@ -68,12 +74,12 @@ def table() -> str:
     return "\n".join(parts)
 
 
-def _raised(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
-    """The calls that make an error, each with the function that they stand in."""
+def _calls(tree: ast.AST, names: Collection[str]) -> Iterator[tuple[str, ast.Call]]:
+    """The calls of these names that are given something, each with the function that they stand in."""
 
     def walk(node: ast.AST, name: str) -> Iterator[tuple[str, ast.Call]]:
         inside = node.name if isinstance(node, ast.FunctionDef) else name
-        if isinstance(node, ast.Call) and _name(node) in KNOWN and node.args:
+        if isinstance(node, ast.Call) and _name(node) in names and node.args:
             yield inside, node
         for child in ast.iter_child_nodes(node):
             yield from walk(child, inside)
@@ -81,16 +87,27 @@ def _raised(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
     yield from walk(tree, "")
 
 
+def _of_frame(call: ast.Call) -> tuple[ast.Call, dict[str, ast.AST]]:
+    """The one error that a frame raises, and what this call of it gives for its parameters."""
+    tree = ast.parse(RESULTS.read_text(encoding="utf-8"))
+    (frame,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == _name(call))
+    ((_, raised),) = _calls(frame, KNOWN)
+    named = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
+    return raised, {**dict(zip((arg.arg for arg in frame.args.args), call.args, strict=False)), **named}
+
+
 def _name(call: ast.Call) -> str:
     return call.func.id if isinstance(call.func, ast.Name) else ""
 
 
-def _words(node: ast.AST) -> str:
-    """The text of a message, with what is filled in named in angle brackets."""
+def _words(node: ast.AST, given: Mapping[str, ast.AST]) -> str:
+    """The text of a message, with what is filled in named in angle brackets; names that are given stand for these."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(_words(value) for value in node.values)
+        return "".join(_words(value, given) for value in node.values)
+    if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Name) and node.value.id in given:
+        return _words(given[node.value.id], {})
     if isinstance(node, ast.FormattedValue):
         return f"<{_short(node.value)}>"
     return f"<{_short(node)}>"

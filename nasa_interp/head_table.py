@@ -13,8 +13,8 @@ from jaxtyping import Float
 from .bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights
 from .errors import HeadError, ResultError, warn_user
 from .heads import Head, HeadList
-from .results import HASH, Arrays, read_tensors, write_with_tensors
-from .run import RunInfo, digest_of, read_json
+from .results import HASH, Arrays, parsing_result, read_result, read_tensors, write_with_tensors
+from .run import RunInfo, digest_of
 
 # Not typing.Self, which run-time checks of single methods can't resolve.
 Table = TypeVar("Table", bound="HeadTable")
@@ -189,15 +189,17 @@ class HeadTable:
             ResultError: where the file holds something else, one of the two files is damaged, or they don't belong
                 together.
         """
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("kind") not in (cls.KIND, *cls.EARLIER_KINDS):
-            raise ResultError(f"{path} does not hold {cls.KIND.replace('_', ' ')}; write it with {cls.WRITER}")
-        try:
+        content = read_result(
+            path,
+            cls.KIND,
+            cls.KIND.replace("_", " "),
+            f"write such a file with {cls.WRITER}",
+            earlier=cls.EARLIER_KINDS,
+        )
+        with parsing_result(path, "compute it again"):
             content = _of_today(content)
             arrays = read_tensors(path, content, lambda arrays: cls._gives(arrays, content))
             table = cls._from_content(path, content, arrays or {})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ResultError(f"{path} is damaged ({error!r}); compute it again") from error
         # Files without a hash may have been written without tensors; those had no ids either.
         if arrays is None and (HASH in content or table.ids):
             warn_user(f"{path}: the numbers of each prompt are missing; these are the means alone")

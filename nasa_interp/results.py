@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
-from .errors import ResultError
+from .errors import NasaInterpError, ResultError
 from .run import file_sha256, json_text, read_json, try_place, whole, write_json, write_text
 
 # The only entry of a tensor file's metadata: safetensors writes several in an order that varies between runs.
@@ -35,6 +36,47 @@ def write_result(path: str | Path, content: dict[str, Any]) -> Path:
     """
     check_place(path, content["kind"])
     return write_json(path, content)
+
+
+def read_result(path: str | Path, kind: str, what: str, how: str, earlier: Iterable[str] = ()) -> dict[str, Any]:
+    """The content of a result's JSON file, once its kind and the files that belong to it are checked.
+
+    Args:
+        path: of the file.
+        kind: what it must hold.
+        what: the kind in words, for the error where it holds something else.
+        how: to get such a file, for the same error, such as "write one with `nasa-interp decide`".
+        earlier: names of the kind in versions before.
+
+    Raises:
+        ResultError: the file is missing, is no JSON or of another kind, or a file that belongs to it is another one.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("kind") not in (kind, *earlier):
+        raise ResultError(f"{path} does not hold {what}; {how}")
+    check_files(path, content)
+    return content
+
+
+@contextmanager
+def parsing_result(path: str | Path, again: str, *also: type[NasaInterpError]) -> Iterator[None]:
+    """Whatever a damaged file makes of the code within, which takes its content apart, becomes one error that names it.
+
+    A field that is missing, too short or of another type raises what Python happens to raise there. Errors of this
+    package pass through as they are: they say already what is wrong.
+
+    Args:
+        path: of the file, for the error.
+        again: what to do, for the error, such as "decide again".
+        also: errors of this package that mean a damaged file too.
+
+    Raises:
+        ResultError: in place of KeyError, IndexError, TypeError, ValueError, AttributeError, and those of `also`.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, *also) as error:
+        raise ResultError(f"{path} is damaged ({error!r}); {again}") from error
 
 
 def write_table(path: str | Path, frame: pd.DataFrame) -> Path:

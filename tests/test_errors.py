@@ -32,6 +32,21 @@ def test_the_table_holds_every_error_that_is_raised():
     assert len(listed) >= len(raised) > 200
 
 
+def test_the_table_holds_every_loaders_errors():
+    """Their words stand in the calls of shared frames: each call is a row of its own, and the frames are none."""
+    frames = "|".join(build_errors.FRAMES)
+    found = subprocess.run(
+        ["grep", "-rhoE", rf"({frames})\(", str(build_errors.PACKAGE)], capture_output=True, text=True
+    )
+    calls = len(found.stdout.splitlines()) - len(build_errors.FRAMES)
+    entries = list(build_errors.entries())
+    listed = [e for e in entries if " does not hold " in e.cause or e.cause.endswith(" is damaged (<error>)")]
+    # Means are no JSON: their loader words its error itself.
+    assert len([e for e in listed if not e.place.startswith("interventions.")]) == calls > 20
+    assert not [e for e in entries if e.place.rpartition(".")[2] in build_errors.FRAMES]
+    assert all(e.remedy and "<again>" not in e.remedy and "<what>" not in e.cause for e in listed)
+
+
 @pytest.mark.parametrize("entry", list(build_errors.entries()), ids=lambda entry: f"{entry.place}: {entry.cause[:30]}")
 def test_every_error_says_what_to_do(entry):
     # Where the reason is another part's, so is the way out.

@@ -19,7 +19,7 @@ from nasa_interp.alignment import Alignment
 from nasa_interp.alignment.validation import ValidationMetrics
 from nasa_interp.comparison.table import Comparison, Entry
 from nasa_interp.deltas import HeadDelta
-from nasa_interp.errors import NasaInterpError, ResultError
+from nasa_interp.errors import HeadError, NasaInterpError, ResultError
 from nasa_interp.evaluation import ChangeReport, FourOptions, OptionReport, TextChange
 from nasa_interp.head_table import HeadTable
 from nasa_interp.heads import HeadList
@@ -28,7 +28,7 @@ from nasa_interp.interventions.replace import Mean
 from nasa_interp.models.slices import WeightSlice
 from nasa_interp.patching.effects import PatchEffects
 from nasa_interp.rankings.confirmation import Confirmation
-from nasa_interp.results import kind_of, write_table
+from nasa_interp.results import kind_of, parsing_result, read_result, write_table
 from nasa_interp.run import RunInfo, read_json, write_json
 from nasa_interp.scoring import HeadScores
 from nasa_interp.view import HeadView
@@ -486,3 +486,36 @@ def test_the_json_says_which_tensors_are_its_own(tmp_path) -> None:
     # The same result gives the same bytes.
     head_scores().save(path)
     assert (tmp_path / "scores.json.safetensors").read_bytes() == beside
+
+
+@pytest.mark.parametrize("error", [KeyError("run"), IndexError(), TypeError("x"), ValueError("x"), AttributeError("x")])
+def test_what_a_damaged_file_raises_becomes_one_error_that_names_it(error):
+    with pytest.raises(ResultError) as raised, parsing_result("some.json", "decide again"):
+        raise error
+    assert str(raised.value) == f"some.json is damaged ({error!r}); decide again"
+    assert raised.value.__cause__ is error
+
+
+def test_errors_that_say_what_is_wrong_pass_unless_they_mean_damage():
+    error = HeadError("no head")
+    with pytest.raises(HeadError) as raised, parsing_result("some.json", "decide again"):
+        raise error
+    assert raised.value is error
+    with pytest.raises(ResultError, match="no head") as damage, parsing_result("some.json", "decide again", HeadError):
+        raise error
+    assert damage.value.__cause__ is error
+
+
+def test_a_result_is_read_under_its_kinds_names_alone(tmp_path):
+    path = tmp_path / "some.json"
+    for content in ({"kind": "new"}, {"kind": "old"}):
+        path.write_text(json.dumps(content))
+        assert read_result(path, "new", "a thing", "write one", earlier=("old",)) == content
+    for content in ({"kind": "ne"}, {"kind": ["new"]}, {}, ["kind"], None):
+        path.write_text(json.dumps(content))
+        with pytest.raises(ResultError) as raised:
+            read_result(path, "new", "a thing", "write one", earlier=("old",))
+        assert str(raised.value) == f"{path} does not hold a thing; write one"
+    path.write_text(json.dumps({"kind": "new", "files_sha256": {"other.json": "0"}}))
+    with pytest.raises(ResultError, match=r"other\.json is missing"):
+        read_result(path, "new", "a thing", "write one")

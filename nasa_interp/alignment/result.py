@@ -9,10 +9,9 @@ import pandas as pd
 
 from ..deltas.delta import HeadDelta
 from ..deltas.formats import export
-from ..errors import ResultError
 from ..evaluation import with_evaluation
 from ..models import Model
-from ..results import check_files, check_place, file_hashes, write_result
+from ..results import check_files, check_place, file_hashes, parsing_result, write_result
 from ..run import RunInfo, read_json
 from .validation import ValidationMetrics
 
@@ -97,15 +96,13 @@ class Alignment:
         folder = Path(folder)
         content = read_json(folder / LOG)
         check_files(folder / LOG, content)
-        try:
+        with parsing_result(folder / LOG, "align again"):
             base, tuned = (ValidationMetrics.from_dict(content[name]) for name in ("base", "tuned"))
             rows, run = content["table"], RunInfo.from_dict(content["run"])
             # Versions before called them looks.
             checkpoints = content["checkpoints"] if "checkpoints" in content else content["looks"]
             rows = tuple(row | {"checkpoints": _of_head(row["head"], checkpoints)} for row in rows)
             return cls(HeadDelta.load(folder / DELTA), rows, base, tuned, content["outside_hash"], run, folder)
-        except (KeyError, TypeError) as error:
-            raise ResultError(f"{folder / LOG} is damaged ({error!r}); align again") from error
 
     def _checkpoint_rows(self) -> list[dict[str, Any]]:
         return [

@@ -15,7 +15,7 @@ from ..decisions import BinaryReport
 from ..errors import ResultError
 from ..evaluation import TextChange
 from ..evaluation.paired import Paired, Samples, average, estimate
-from ..results import check_files, check_place, file_hashes, write_result
+from ..results import check_files, check_place, file_hashes, parsing_result, read_result, write_result
 from ..run import RunInfo, read_json
 from .verdict import verdict_of
 
@@ -74,14 +74,12 @@ class Entry:
         """Reads what `save` wrote; raises ResultError where it can't."""
         content = read_json(folder / "entry.json")
         check_files(folder / "entry.json", content)
-        try:
+        with parsing_result(folder / "entry.json", "delete it and compare again"):
             text = TextChange.load(folder / "text.json") if content["has_text"] else None
             seconds = math.nan if content["seconds"] is None else float(content["seconds"])
             report, share = BinaryReport.load(folder / "report.json"), float(content["share"])
             method, variant, weights = content["method"], content["variant"], content["weights"]
             return cls(method, variant, report, weights, share, text, seconds, content["fitted"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"{folder / 'entry.json'} is damaged ({error!r}); delete it and compare again") from error
 
 
 @dataclass(frozen=True, repr=False)
@@ -215,15 +213,10 @@ class Comparison:
     def load(cls, folder: str | Path) -> "Comparison":
         """Reads what `save` wrote; raises ResultError where it can't."""
         folder = Path(folder)
-        content = read_json(folder / NAME)
-        if not isinstance(content, dict) or content.get("kind") != "comparison":
-            raise ResultError(f"{folder / NAME} does not hold a comparison; write one with `nasa-interp compare`")
-        check_files(folder / NAME, content)
-        try:
+        content = read_result(folder / NAME, "comparison", "a comparison", "write one with `nasa-interp compare`")
+        with parsing_result(folder / NAME, "compare again"):
             entries = tuple(Entry.load(folder / PARTS / name) for name in content["entries"])
             return cls(entries, tuple(content["groups"]), RunInfo.from_dict(content["run"]), content["details"])
-        except (KeyError, TypeError) as error:
-            raise ResultError(f"{folder / NAME} is damaged ({error!r}); compare again") from error
 
     def __repr__(self) -> str:
         rows = self.summary().to_dict(orient="records")

@@ -16,8 +16,8 @@ from ..errors import ResultError
 from ..measures import Measures, measure, measure_draws
 from ..prompts import ORDERS, Order
 from ..questions import BinaryQuestion
-from ..results import write_result
-from ..run import RunInfo, read_json
+from ..results import parsing_result, read_result, write_result
+from ..run import RunInfo
 
 LOW_MASS = 0.5
 
@@ -229,10 +229,8 @@ class BinaryReport:
     @classmethod
     def load(cls, path: str | Path) -> "BinaryReport":
         """Reads what `save` wrote; the measures are computed again from the decisions."""
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("kind") != "binary_report":
-            raise ResultError(f"{path} does not hold a report of decisions; write one with `nasa-interp decide`")
-        try:
+        content = read_result(path, "binary_report", "a report of decisions", "write one with `nasa-interp decide`")
+        with parsing_result(path, "decide again"):
             rows = content["decisions"]
             if bad := [row["id"] for row in rows if row["order"] not in ORDERS or row["logit_difference"] is None]:
                 raise ValueError(f"no decision on {bad[0]!r}")
@@ -243,8 +241,6 @@ class BinaryReport:
                 tuple(BinaryQuestion(r["question"], r["label"], r["id"], r["group"], r["pair"]) for r in rows),
                 RunInfo.from_dict(content["run"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"{path} is damaged ({error!r}); decide again") from error
 
     def __repr__(self) -> str:
         e = self.overall

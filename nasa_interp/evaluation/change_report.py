@@ -12,12 +12,11 @@ import pandas as pd
 
 from ..decisions import BinaryReport
 from ..deltas.delta import HeadDelta
-from ..errors import ResultError
 from ..models import Model
 from ..prompts import Order
 from ..questions import BinaryQuestion
-from ..results import check_files, check_place, file_hashes, write_result
-from ..run import RunInfo, read_json
+from ..results import check_place, file_hashes, parsing_result, read_result, write_result
+from ..run import RunInfo
 from .generation import GenerationReport
 from .options import OptionReport
 from .paired import Paired, Samples, estimate, question_weights
@@ -104,11 +103,11 @@ class ChangeReport:
         """Reads what `save` wrote; raises ResultError where it can't."""
         folder = Path(folder)
         path = report_path(folder)
-        content, parts = read_json(path), folder / (EARLIER if path.name == EARLIER_NAME else PARTS)
-        if not isinstance(content, dict) or content.get("kind") not in ("change_report", EARLIER):
-            raise ResultError(f"{path} does not hold what a change did; measure one with evaluate_change")
-        check_files(path, content)
-        try:
+        parts = folder / (EARLIER if path.name == EARLIER_NAME else PARTS)
+        content = read_result(
+            path, "change_report", "what a change did", "measure one with evaluate_change", earlier=(EARLIER,)
+        )
+        with parsing_result(path, "measure again"):
             before, after = _both(BinaryReport, parts)
             names = enumerate(content["carried"])
             return cls(
@@ -120,8 +119,6 @@ class ChangeReport:
                 None if content["said"] is None else (_report_of(content["said"][0]), _report_of(content["said"][1])),
                 {name: _both(BinaryReport, parts, f"carried_{index}_") for index, name in names},
             )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ResultError(f"{path} is damaged ({error!r}); measure again") from error
 
     def __repr__(self) -> str:
         rows = self.table.set_index("measure")

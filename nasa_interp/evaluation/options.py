@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Int
 from ..bootstrap import DRAWS, draw_weights, interval
 from ..errors import ModelError, PromptError, QuestionError, ResultError
 from ..models import Model, as_model
-from ..results import write_result
-from ..run import RunInfo, read_json
+from ..results import parsing_result, read_result, write_result
+from ..run import RunInfo
 from ..torch_defaults import under_torch_defaults
 from .likelihood import Row, check_context, describe_reading, leading_tokens, read_rows
 
@@ -147,15 +147,11 @@ class OptionReport:
     @classmethod
     def load(cls, path: str | Path) -> "OptionReport":
         """Reads what `save` wrote; raises ResultError where it can't."""
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("kind") != "option_report":
-            raise ResultError(f"{path} does not hold a report on four-option questions; save one first")
-        try:
+        content = read_result(path, "option_report", "a report on four-option questions", "save one first")
+        with parsing_result(path, "ask the questions again"):
             items = tuple(FourOptions(**{**item, "options": tuple(item["options"])}) for item in content["items"])
             scores = np.array(content["scores"], dtype=np.float64).reshape(len(items), 4)
             return cls(scores, items, RunInfo.from_dict(content["run"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"{path} is damaged ({error!r}); ask the questions again") from error
 
     def __len__(self) -> int:
         return len(self.items)

@@ -13,9 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..bootstrap import draw_weights, interval
-from ..errors import ResultError
-from ..results import write_result
-from ..run import RunInfo, read_json
+from ..results import parsing_result, read_result, write_result
+from ..run import RunInfo
 
 # Below this a token is practically impossible; two models that both rule it out must not give inf - inf.
 LEAST_LOG_PROB = -300.0
@@ -101,18 +100,20 @@ class TextChange:
     @classmethod
     def load(cls, path: str | Path) -> "TextChange":
         """Reads what `save` wrote; raises ResultError where it can't."""
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("kind") not in ("text_change", "text_price"):
-            raise ResultError(f"{path} does not hold what a change did to plain text; save one with TextChange.save")
-        try:
+        content = read_result(
+            path,
+            "text_change",
+            "what a change did to plain text",
+            "save one with TextChange.save",
+            earlier=("text_price",),
+        )
+        with parsing_result(path, "compare again"):
             rows = content["passages"]
             columns = {
                 name: np.array([row[name] for row in rows], dtype=np.int64 if counts else np.float64)
                 for name, counts in COLUMNS.items()
             }
             return cls(**columns, base=RunInfo.from_dict(content["base"]), run=RunInfo.from_dict(content["run"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"{path} is damaged ({error!r}); compare again") from error
 
     def __repr__(self) -> str:
         return (

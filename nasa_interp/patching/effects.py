@@ -18,8 +18,8 @@ from ..head_table import HeadTable, ranked
 from ..heads import Head, HeadList
 from ..prompts import Order
 from ..prompts.pairs import PairKind
-from ..results import write_result
-from ..run import RunInfo, read_json
+from ..results import parsing_result, read_result, write_result
+from ..run import RunInfo
 
 By = Literal["head", "class", "position", "together"]
 # Under this difference of clean and corrupted (in logits, on average) there is nothing to recover a share of.
@@ -193,17 +193,13 @@ class PatchEffects:
         Raises:
             ResultError: where it can't.
         """
-        found = read_json(path)
-        if not isinstance(found, dict) or found.get("kind") != "patch_effects":
-            raise ResultError(f"{path} does not hold the effects of patches; write them with `nasa-interp patch`")
-        try:
+        found = read_result(path, "patch_effects", "the effects of patches", "write them with `nasa-interp patch`")
+        with parsing_result(path, "patch again"):
             numbers = (np.array(found[name], dtype=np.float64) for name in ("patched", "clean", "corrupted"))
             lists = (tuple(found[name]) for name in ("ids", "pairs", "shape"))
             by, places, kind = found["by"], tuple(found["places"]), found["pair_kind"]
             heads, run = tuple(Head.parse(name) for name in found["heads"]), RunInfo.from_dict(found["run"])
             return cls(heads, *numbers, by, places, kind, *lists, run)  # type: ignore[arg-type]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"{path} is damaged ({error!r}); patch again") from error
 
     def _names(self) -> list[tuple[Any, ...]]:
         if self.by == "together":

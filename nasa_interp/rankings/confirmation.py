@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 
 from ..bootstrap import DRAWS
-from ..errors import ResultError
 from ..heads import HeadList
 from ..interventions.controls import RandomControls, random_controls
 from ..interventions.effect import Ablator
 from ..interventions.values import Intervention, Zero
 from ..prompts import PromptStyle
-from ..results import write_result
-from ..run import RunInfo, read_json
+from ..results import parsing_result, read_result, write_result
+from ..run import RunInfo
 from .contest import Goal, RankingContest
 
 
@@ -53,16 +52,12 @@ class Confirmation:
     @classmethod
     def load(cls, path: str | Path) -> "Confirmation":
         """Reads what `save` wrote; raises ResultError where the file holds something else."""
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("kind") != "confirmation":
-            raise ResultError(f"{path} does not hold a confirmation; write one with confirm")
-        try:
+        content = read_result(path, "confirmation", "a confirmation", "write one with confirm")
+        with parsing_result(path, "confirm again"):
             table = pd.DataFrame(content["table"])
             table = table.astype({name: float for name in table.columns if name != "order"})
             heads = HeadList(HeadList.of(content["heads"]).heads, (), content["by"])
             return cls(table, heads, RunInfo.from_dict(content["run"]), content["details"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"{path} is damaged ({error!r}); confirm again") from error
 
     def __repr__(self) -> str:
         lines = [

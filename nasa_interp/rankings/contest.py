@@ -18,8 +18,8 @@ from ..interventions.effect import MEASURES, AblationEffect, Ablator
 from ..models import as_model
 from ..prompts import ORDERS, PromptStyle
 from ..questions import BinaryQuestion
-from ..results import write_result
-from ..run import RunInfo, read_json
+from ..results import parsing_result, read_result, write_result
+from ..run import RunInfo
 from .rank import random_rankings, rank_heads
 
 RANDOM = "random"
@@ -154,10 +154,8 @@ class RankingContest:
     @classmethod
     def load(cls, path: str | Path) -> "RankingContest":
         """Reads what `save` wrote; raises ResultError where the file holds something else."""
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("kind") != "ranking_contest":
-            raise ResultError(f"{path} does not hold a contest of rankings; write one with ranking_contest")
-        try:
+        content = read_result(path, "ranking_contest", "a contest of rankings", "write one with ranking_contest")
+        with parsing_result(path, "hold the contest again"):
             run = RunInfo.from_dict(content["run"])
             rankings = {
                 name: HeadList(
@@ -169,8 +167,6 @@ class RankingContest:
             words = ["ranking", "data", "order"]
             numbers = [name for name in table.columns if name not in (*words, "k")]
             return cls(table.astype(dict.fromkeys(numbers, float)), rankings, run, content["details"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"{path} is damaged ({error!r}); hold the contest again") from error
 
     def _winners(self) -> dict[str, Any]:
         winners = {}

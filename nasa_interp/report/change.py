@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import ResultError
+from ..results import parsing_result
 from ..run import read_json
 from .rows import rows_section
 from .section import Section, Table
@@ -43,11 +43,9 @@ def demo_section(folder: Path) -> Section | None:
     if not (folder / "demo.json").exists():
         return None
     content = read_json(folder / "demo.json")
-    try:
+    with parsing_result(folder / "demo.json", "run the demo again"):
         seconds = {str(stage): float(duration) for stage, duration in content["seconds"].items()}
         command = str(content["command"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ResultError(f"{folder / 'demo.json'} is damaged ({error!r}); run the demo again") from error
     sentence = f"The stages before this page took {sum(seconds.values()):.0f} s."
     table = Table.of(pd.DataFrame(seconds.items(), columns=["stage", "seconds"]), "Wall time of each stage")
     return Section("How long it took", "times", (sentence,), tables=(table,), commands=(command,), leads=0)

@@ -9,10 +9,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from ..decisions import BinaryReport
-from ..errors import ResultError
 from ..figures import calibration_curve, decision_histogram, head_heatmap, polarity_against_recency, precision_recall
 from ..heads import HeadList
 from ..prompts import PromptStyle
+from ..results import parsing_result
 from ..run import RunInfo, read_json
 from ..scoring import HeadScores
 from ..view import HeadView
@@ -133,7 +133,7 @@ def effect_section(folder: Path) -> Section | None:
     if not (folder / "effect.json").exists():
         return None
     content = read_json(folder / "effect.json")
-    try:
+    with parsing_result(folder / "effect.json", "run the ablation again"):
         changes = pd.DataFrame.from_dict(content["changes"], orient="index")
         row, auc = changes.loc["mean_logit_difference"], changes.loc["auc"]
         heads = ", ".join(content["heads"])
@@ -153,8 +153,6 @@ def effect_section(folder: Path) -> Section | None:
             sentences.append(_control(control))
         tables = tuple(Table.of(_named(part), f"Change of each measure, {name}") for name, part in parts.items())
         runs = {"effect.json": content.get("run") or {}}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ResultError(f"{folder / 'effect.json'} is damaged ({error!r}); run the ablation again") from error
     return Section("What these heads do", "effect", tuple(sentences), tables=tables, runs=runs)
 
 

@@ -10,11 +10,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from ..errors import HeadError, ResultError
+from ..errors import HeadError
 from ..heads import Head
 from ..prompts import Order
-from ..results import write_result
-from ..run import RunInfo, read_json
+from ..results import parsing_result, read_result, write_result
+from ..run import RunInfo
 from .local import LocalPage
 
 
@@ -127,10 +127,8 @@ class HeadView:
     @classmethod
     def load(cls, path: str | Path) -> "HeadView":
         """Reads what `save` wrote; raises ResultError where it can't."""
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("kind") != "head_view":
-            raise ResultError(f"{path} does not hold a view of heads; save one with HeadView.save")
-        try:
+        content = read_result(path, "head_view", "a view of heads", "save one with HeadView.save")
+        with parsing_result(path, "make the view again", HeadError):
             return cls(
                 **{name: content[name] for name in ("question", "order", "first_query")},
                 tokens=tuple(content["tokens"]),
@@ -142,8 +140,6 @@ class HeadView:
                 logit_difference=float(content["logit_difference"]),
                 run=RunInfo.from_dict(content["run"]),
             )
-        except (KeyError, IndexError, TypeError, ValueError, HeadError) as error:
-            raise ResultError(f"{path} is damaged ({error!r}); make the view again") from error
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{head} {nas:+.2f}" for head, nas in zip(self.heads, self.nas, strict=True))
