@@ -12,7 +12,7 @@ from ..models.slices import WeightSlice
 
 
 class Tuned:
-    """Tensors that steps change and checkpoints hold; how the model computes with them is each kind's own."""
+    """Tensors that steps change and checkpoints hold; each kind has its own way to put them into the model."""
 
     values: list[Tensor]
 
@@ -51,9 +51,9 @@ class TunedSlices(Tuned):
     def inserted(self) -> Iterator[None]:
         """Inside, the model computes with these tensors in its graph; its own parameters take no gradients."""
         hf, swapped = self.model.hf, []
-        asked = [p for p in hf.parameters() if p.requires_grad]
+        trainable = [p for p in hf.parameters() if p.requires_grad]
         try:
-            for parameter in asked:
+            for parameter in trainable:
                 parameter.requires_grad_(False)
             for name, weight in self._weights().items():
                 path, _, leaf = name.rpartition(".")
@@ -65,7 +65,7 @@ class TunedSlices(Tuned):
         finally:
             for module, leaf, parameter in swapped:
                 module._parameters[leaf] = parameter
-            for parameter in asked:
+            for parameter in trainable:
                 parameter.requires_grad_(True)
 
     def write(self) -> None:
