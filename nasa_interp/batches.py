@@ -12,21 +12,21 @@ from .prompts import PromptBatch
 
 
 def longest_first(prompts: PromptBatch) -> list[int]:
-    """Places of the prompts, the longest first, so that memory peaks at once; those of one length as they stand."""
+    """Rows of the prompts, the longest first, so that memory peaks at once; equally long ones keep their order."""
     return torch.argsort(prompts.last_pos, descending=True, stable=True).tolist()
 
 
 def equal_length(prompts: PromptBatch, batch_size: int) -> Iterator[list[int]]:
-    """Places of prompts in batches of equal length, the longest first: no pads, and nothing of a longer neighbour."""
+    """Rows of prompts in batches of equal length, the longest first: no pads, and no effect of a longer neighbour."""
     lengths = prompts.last_pos.tolist()
     check_batch_size(batch_size)
     for length in sorted(set(lengths), reverse=True):
-        places = [place for place, each in enumerate(lengths) if each == length]
-        for start in range(0, len(places), batch_size):
-            yield places[start : start + batch_size]
+        rows = [row for row, own_length in enumerate(lengths) if own_length == length]
+        for start in range(0, len(rows), batch_size):
+            yield rows[start : start + batch_size]
 
 
-# Share of the memory that is free which a batch may be estimated to take.
+# The share of free memory that a batch may take, by estimate.
 MEMORY_SHARE = 0.25
 
 
@@ -82,8 +82,8 @@ def in_batches(batches: Iterable[list[Item]], run: Callable[[list[Item]], Result
     Raises:
         ModelError: where one item alone doesn't fit.
     """
-    for whole in batches:
-        waiting = [whole]
+    for planned in batches:
+        waiting = [planned]
         while waiting:
             batch = waiting.pop()
             try:
@@ -103,7 +103,7 @@ def in_batches(batches: Iterable[list[Item]], run: Callable[[list[Item]], Result
 
 
 def free_memory(model: Model) -> int:
-    """Bytes of the model's device that a computation may be estimated to take."""
+    """Bytes of the device's memory that a computation may take, by estimate."""
     cuda = model.device.type == "cuda"
     free = torch.cuda.mem_get_info(model.device)[0] if cuda else psutil.virtual_memory().available
     return int(MEMORY_SHARE * free)
@@ -126,5 +126,5 @@ def tokens_at_once(model: Model) -> int:
 
 def _out_of_memory(error: BaseException) -> bool:
     # The CPU allocator raises a plain RuntimeError that only its text tells apart.
-    said = ("can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    phrases = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(phrase in str(error) for phrase in phrases)

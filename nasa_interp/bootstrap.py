@@ -27,7 +27,7 @@ def draw_weights(
 ) -> Float[np.ndarray, "draw item"]:
     """How often each item occurs in each bootstrap draw: clusters are drawn with replacement, items follow theirs.
 
-    One cluster alone tells nothing of how others would scatter; see `scatters`.
+    One cluster alone doesn't show how others would scatter; see `scatters`.
     """
     if draws < 1:
         raise ResultError(f"{draws} bootstrap draws give no interval; ask for 1 or more")
@@ -37,7 +37,7 @@ def draw_weights(
 
 
 def scatters(clusters: Int[np.ndarray, " item"]) -> bool:
-    """Whether there is more than one cluster, without which an interval would have no width and say what isn't so."""
+    """Whether there is more than one cluster; with one alone, an interval would have no width and mislead."""
     return len(np.unique(clusters)) > 1
 
 
@@ -47,13 +47,13 @@ def interval(samples: Float[np.ndarray, "draw *rest"], level: float = LEVEL) -> 
     undefined = np.isnan(samples)
     if not undefined.any():
         return np.quantile(samples, [tail, 1 - tail], axis=0)
-    whole = undefined.all(0)
-    low, high = np.nanquantile(np.where(whole, 0.0, samples), [tail, 1 - tail], axis=0)
-    return np.stack([np.where(whole, np.nan, low), np.where(whole, np.nan, high)])
+    all_undefined = undefined.all(0)
+    low, high = np.nanquantile(np.where(all_undefined, 0.0, samples), [tail, 1 - tail], axis=0)
+    return np.stack([np.where(all_undefined, np.nan, low), np.where(all_undefined, np.nan, high)])
 
 
 def cluster_interval(
     samples: Float[np.ndarray, "draw *rest"], clusters: Int[np.ndarray, " item"]
 ) -> Float[np.ndarray, "2 *rest"]:
-    """`interval`, or NaN where the items are one cluster, which scatters about nothing."""
+    """`interval`, or NaN where all items are one cluster."""
     return interval(samples) if scatters(clusters) else np.full((2, *samples.shape[1:]), np.nan)

@@ -104,7 +104,7 @@ class HeadTable:
         return float(self.values[parsed.layer, parsed.index])
 
     def top(self, k: int = 10, by: str = "values", from_layer: int = 0) -> HeadList:
-        """The k heads that push most toward No, first first; heads that were not measured are never among them.
+        """The k heads that push most toward No, strongest first; heads that were not measured are never among them.
 
         Args:
             k: how many, or as many as there are.
@@ -288,8 +288,8 @@ class HeadTable:
         for name, shares in cls.COLUMNS.items():
             weights = shares or dict.fromkeys(means, 1 / len(means))
             grids = [share * means[order] for order, share in weights.items() if order in means]
-            whole = len(grids) == len(weights)
-            columns[name] = np.sum(grids, axis=0) if whole else np.full_like(next(iter(means.values())), np.nan)
+            complete = len(grids) == len(weights)
+            columns[name] = np.sum(grids, axis=0) if complete else np.full_like(next(iter(means.values())), np.nan)
         return columns
 
     @classmethod
@@ -345,7 +345,7 @@ def _grid(rows: list) -> Float[np.ndarray, "*rest"]:
 
 
 def _of_today(content: dict[str, Any]) -> dict[str, Any]:
-    """A file's content by today's names; a file of an earlier version has no list of columns."""
+    """A file's content under the current names; a file of an earlier version has no list of columns."""
     if "columns" in content:
         return content
     if "rows" not in content:
@@ -367,5 +367,5 @@ def _by_order(content: dict[str, Any], arrays: Arrays) -> Arrays:
         orders = np.array(content["rows"]["orders"])
         return {str(order): arrays["heads"][orders == order] for order in dict.fromkeys(orders.tolist())}
     # A tensor file keeps its tensors by name; the orders are those of the run, in which other rows follow them.
-    asked = [name for name in content["run"]["orders"] if name in arrays]
-    return {name: arrays[name] for name in dict.fromkeys([*asked, *arrays]) if arrays[name].ndim == 3}
+    orders = [name for name in content["run"]["orders"] if name in arrays]
+    return {name: arrays[name] for name in dict.fromkeys([*orders, *arrays]) if arrays[name].ndim == 3}

@@ -1,4 +1,4 @@
-"""The plain reference: what the unmodified model says of a prompt by itself, which every fused computation is held to.
+"""The plain reference: what the unmodified model says of a prompt by itself; every fused computation is held to it.
 
 A fused pass shares a prefix, pads, and runs prompts side by side; whatever of that changed an answer would change it
 silently. So the shortest and the longest prompt of a run are asked again, each alone, through the model as it is.
@@ -17,8 +17,8 @@ from .models.check import TOLERANCE
 from .models.ready import check_ready
 from .prompts import Order, PromptBatch
 
-# So many steps of a narrow dtype may an answer in a batch be off the one alone. Tiny models of all families came to 0.4
-# (bf16) and 1.1 (fp16), SmolLM2 and Gemma 3 270M to 0.5 and 0.8 (bf16).
+# How many steps of a narrow dtype an answer in a batch may be off the one alone. Tiny models of all families came to
+# 0.4 (bf16) and 1.1 (fp16), SmolLM2 and Gemma 3 270M to 0.5 and 0.8 (bf16).
 NARROW_STEPS = 4
 
 
@@ -38,12 +38,12 @@ def reference_order(orders: Sequence[Order], seed: int) -> Order:
 class PlainReference:
     """Holds a computation in batches to the plain model on its shortest, its longest and its most padded prompt.
 
-    The longest prompt of a batch has no pads and is its first row, so that it may be spared what befalls the others.
+    The longest prompt of a batch has no pads and is its first row, so what goes wrong in the others may not show in it.
 
     Args:
         model: any.
         prompts: all that the computation runs, of one candidate order.
-        batches: places of the prompts in its batches; without them a prompt of middle length is the third.
+        batches: rows of the prompts in each batch; without them a prompt of middle length is the third.
 
     Source: ours.
     """
@@ -51,42 +51,42 @@ class PlainReference:
     def __init__(self, model: Model, prompts: PromptBatch, batches: Sequence[Sequence[int]] = ()):
         self.model, self.prompts = model, prompts
         lengths = prompts.last_pos
-        pads = {place: int(lengths[list(batch)].max() - lengths[place]) for batch in batches for place in batch}
-        third = max(pads, key=lambda place: (pads[place], place)) if pads else int(lengths.argsort()[len(lengths) // 2])
+        pads = {row: int(lengths[list(batch)].max() - lengths[row]) for batch in batches for row in batch}
+        third = max(pads, key=lambda row: (pads[row], row)) if pads else int(lengths.argsort()[len(lengths) // 2])
         self.waiting = {int(lengths.argmin()), int(lengths.argmax()), third}
 
     def first(self, batches: list[list[int]]) -> list[list[int]]:
         """The batches, those that hold the sample before the others, so that a fault shows at the start."""
         return sorted(batches, key=lambda batch: self.waiting.isdisjoint(batch))
 
-    def waits_for(self, places: Sequence[int]) -> bool:
+    def waits_for(self, rows: Sequence[int]) -> bool:
         """Whether a sampled prompt is among these and was not compared yet."""
-        return not self.waiting.isdisjoint(places)
+        return not self.waiting.isdisjoint(rows)
 
-    def compare(self, places: Sequence[int], d: Float[Tensor, " batch"]) -> None:
+    def compare(self, rows: Sequence[int], d: Float[Tensor, " batch"]) -> None:
         """Compares what a batch gave for the sampled prompts in it.
 
         Args:
-            places: which prompts the batch held.
+            rows: which prompts the batch held.
             d: their logit differences.
 
         Raises:
             DisagreementError: a difference apart by more than `agreement` of that prompt's range of logits.
             ModelError: a model that draws at random, whose answers can't be compared.
         """
-        for row, place in enumerate(places):
-            if place in self.waiting:
-                self._compare(place, float(d[row].detach()))
-                self.waiting.discard(place)
+        for i, row in enumerate(rows):
+            if row in self.waiting:
+                self._compare(row, float(d[i].detach()))
+                self.waiting.discard(row)
 
-    def _compare(self, place: int, found: float) -> None:
-        question, allowed = self.prompts.questions[place].id, agreement(self.model.dtype)
-        alone, reach = plain_difference(self.model, self.prompts, place)
+    def _compare(self, row: int, found: float) -> None:
+        question, allowed = self.prompts.questions[row].id, agreement(self.model.dtype)
+        alone, reach = plain_difference(self.model, self.prompts, row)
         off = abs(found - alone) / reach
-        # Not a number compares as apart.
+        # NaN compares as apart.
         if off <= allowed:
             return
-        again, _ = plain_difference(self.model, self.prompts, place)
+        again, _ = plain_difference(self.model, self.prompts, row)
         if not abs(again - alone) <= allowed * reach:
             raise ModelError(
                 f"question {question!r}: the same prompt through {self.model.name} gives {alone:.4f} and then "
@@ -108,9 +108,9 @@ def check_plain(model: Model, prompts: PromptBatch, d: Float[Any, " prompt"]) ->
 
 
 @torch.no_grad()
-def plain_difference(model: Model, prompts: PromptBatch, place: int) -> tuple[float, float]:
+def plain_difference(model: Model, prompts: PromptBatch, row: int) -> tuple[float, float]:
     """One prompt through the unmodified model: d = logit(No) - logit(Yes), and the range of its logits."""
-    tokens = prompts.tokens[place : place + 1, : int(prompts.last_pos[place]) + 1].to(model.device)
+    tokens = prompts.tokens[row : row + 1, : int(prompts.last_pos[row]) + 1].to(model.device)
     if model.handed_hooked:
         logits = model.answer_logits(tokens, torch.ones_like(tokens, dtype=torch.bool))[0].double()
     else:

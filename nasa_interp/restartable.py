@@ -64,29 +64,29 @@ class RestartablePrompts:
 
         With `reference` they are held to the plain model: for the first pass, from which all later ones go on.
         """
-        above = [each for each in self.layers if each >= layer]
+        above = [upper for upper in self.layers if upper >= layer]
         d, mass = torch.empty(len(self.prompts)), torch.empty(len(self.prompts))
         with torch.no_grad():
             prefix, of_prefix = self._prefix(layer, above)
             shape = (len(self.prompts), self.prompts.tokens.shape[1] - self.length, self.model.config.hidden_size)
-            rest = {each: torch.zeros(shape, dtype=self.model.dtype, device=self.model.device) for each in above}
+            rest = {upper: torch.zeros(shape, dtype=self.model.dtype, device=self.model.device) for upper in above}
 
             def run(rows: list[int]) -> None:
-                with residuals_entering(self.model.network, above) as found:
+                with residuals_entering(self.model.network, above) as residuals:
                     logits = self._answer(layer, rows, prefix)
                 d[rows], mass[rows] = compare_answers(logits, self.prompts)
-                for each, hidden in found.items():
-                    rest[each][rows, : hidden.shape[1]] = hidden.to(self.model.device)
+                for upper, hidden in residuals.items():
+                    rest[upper][rows, : hidden.shape[1]] = hidden.to(self.model.device)
 
             for _ in in_batches(self._batches(), run):
                 pass
         if reference:
             check_plain(self.model, self.prompts, d)
-        entering = {each: Entering(of_prefix.get(each), rest[each]) for each in above}
+        entering = {upper: Entering(of_prefix.get(upper), rest[upper]) for upper in above}
         return Answers(d.double().numpy(), mass.double().numpy(), entering)
 
     def restart_from(self, answers: Answers) -> None:
-        """Later passes restart from what these passes found."""
+        """Later passes restart from these answers."""
         self.entering |= answers.entering
 
     def answer(self, layer: int, rows: Sequence[int]) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
@@ -123,13 +123,13 @@ class RestartablePrompts:
             return self.prefix, {}
         hf, running = self.model.network, range(layer, self.model.n_layers)
         tokens = self.prompts.tokens[:1, : self.length].to(self.model.device)
-        with residuals_entering(hf, above) as found:
+        with residuals_entering(hf, above) as residuals:
             if layer == 0:
-                return cache_prefix(hf, tokens), found
+                return cache_prefix(hf, tokens), residuals
             hidden = self.entering[layer].prefix
             assert hidden is not None
             with restart_at(hf, layer, hidden):
-                return cache_prefix(hf, tokens, None, self.prefix, running), found
+                return cache_prefix(hf, tokens, None, self.prefix, running), residuals
 
     def _answer(self, layer: int, rows: Sequence[int], prefix: Prefix) -> Float[Tensor, "row d_vocab"]:
         hf, batch = self.model.network, self.prompts.select(rows)
@@ -141,10 +141,10 @@ class RestartablePrompts:
             return answer_logits(hf, batch, self.length, prefix.cache())
 
     def _batches(self) -> Iterator[list[int]]:
-        places = longest_first(self.prompts)
-        lengths = (self.prompts.last_pos[places] + 1 - self.length).tolist()
+        rows = longest_first(self.prompts)
+        lengths = (self.prompts.last_pos[rows] + 1 - self.length).tolist()
         # From fixed numbers, not from the memory that happens to be free: a run that goes on rounds as it began.
-        return model_batches(self.model, places, lengths, lambda n: tokens_at_once(self.model) // n or 1)
+        return model_batches(self.model, rows, lengths, lambda n: tokens_at_once(self.model) // n or 1)
 
 
 def _nas_and_mass(

@@ -64,8 +64,8 @@ def align_heads(
         recipe, limits: how to tune, and what it may cost.
         style: as for `build_prompts`.
         texts: validation text for the perplexity; None takes some of the built-in one.
-        folder: where finished heads are kept, so that a run that was killed goes on after the last of them with the
-            same result (heads that are tuned together begin anew), and where the result is written.
+        folder: where finished heads are kept, so that a killed run goes on after the last of them with the same result
+            (heads that are tuned together begin anew), and where the result is written.
         seed: of all draws.
         progress: show a bar.
 
@@ -100,11 +100,11 @@ def align_heads(
     if outside_after != outside:
         raise AlignmentError("weights outside the chosen slices changed; this is a defect of nasa_interp, report it")
     run = describe_run(model, setting.probe, start, model.engine, setting.notes, base_hash)
-    place = None if folder is None else Path(folder)
-    found = Alignment(delta, tuple(record.rows), loop.base, tuned, outside, run, place)
-    if place is not None:
-        found.save(place)
-    return found
+    target = None if folder is None else Path(folder)
+    alignment = Alignment(delta, tuple(record.rows), loop.base, tuned, outside, run, target)
+    if target is not None:
+        alignment.save(target)
+    return alignment
 
 
 _ADVICE = "try other heads, more steps, a lower rate, or wider limits"
@@ -127,35 +127,28 @@ class _Loop:
         self.trainer = Trainer(model, setting.probe, layers, setting.recipe)
 
     def run(self) -> ValidationMetrics:
-        """Tunes the heads that are left, until the target is reached; what validation saw last, with all heads' NAS."""
+        """Tunes the heads that are left until the target is reached; returns what validation saw last, with all NAS."""
         heads = self.setting.heads
         at_once = self.setting.recipe.heads_at_once or len(heads)
         with tqdm(total=len(heads), desc="aligning heads", unit="head", disable=not self.progress) as bar:
             bar.update(self.record.next)
-            for place in range(self.record.next, len(heads), at_once):
+            for first in range(self.record.next, len(heads), at_once):
                 if self.now.within(self.setting.limits):
                     break
-                some = heads[place : place + at_once]
-                self._tune(place, some)
-                bar.update(len(some))
+                group = heads[first : first + at_once]
+                self._tune(first, group)
+                bar.update(len(group))
                 bar.set_postfix_str(f"imbalance {self.now.worst_imbalance:+.2f}")
         return replace(self.now, nas=self.validation.nas(heads))
 
-    def _tune(self, place: int, heads: HeadList) -> None:
-        """One head (or so many at once): tuned, validated, kept or rolled back, and written down."""
+    def _tune(self, first: int, heads: HeadList) -> None:
+        """One head (or several at once): tuned, validated, kept or rolled back, and logged."""
         before = replace(self.now, nas=self.validation.nas(heads))
         start, setting, model = time.perf_counter(), self.setting, self.setting.model
         recipe, lowest = setting.recipe, min(head.layer for head in heads)
         slices = tunable_slices(model, heads, recipe.projections, recipe.bias, share=True)
         tuned = TunedSlices(model, slices)
-        losses = self.trainer.steps(tuned, np.random.default_rng([setting.seed, place]), heads)
-        evaluate, first = partial(self._evaluate, tuned, heads, lowest), tuned.state()
-        try:
-            checkpoints = train_until_no_better(losses, evaluate, recipe, setting.limits, recipe.steps)
-        except DivergedError as error:
-            # These heads go back to what they were; the others have their turn.
-            tuned.load(first)
-            checkpoints = [replace(evaluate(0, math.nan), reason=str(error))]
+        checkpoints = self._train(tuned, heads, lowest, np.random.default_rng([setting.seed, first]))
         checkpoints = read_text(checkpoints, setting.limits, partial(self._perplexity_ratio, tuned))
         best = select_checkpoint(checkpoints, setting.limits)
         refusal = best.refusal(setting.limits)
@@ -169,7 +162,19 @@ class _Loop:
             self.validation.restart_from(best.answers or self.validation.measure(heads, lowest)[1])
             self.trainer.refresh(lowest)
         kept = read_slices(model, slices) if refusal is None else {}
-        self.record.finish(place + len(heads), [row], kept)
+        self.record.finish(first + len(heads), [row], kept)
+
+    def _train(self, tuned: TunedSlices, heads: HeadList, lowest: int, rng: np.random.Generator) -> list[Checkpoint]:
+        """The checkpoints of training; where the loss diverges, a single one with the heads as they were."""
+        recipe, limits = self.setting.recipe, self.setting.limits
+        losses = self.trainer.steps(tuned, rng, heads)
+        evaluate, initial = partial(self._evaluate, tuned, heads, lowest), tuned.state()
+        try:
+            return train_until_no_better(losses, evaluate, recipe, limits, recipe.steps)
+        except DivergedError as error:
+            # These heads go back to what they were; the others have their turn.
+            tuned.load(initial)
+            return [replace(evaluate(0, math.nan), reason=str(error))]
 
     def _evaluate(self, tuned: TunedSlices, heads: HeadList, lowest: int, step: int, loss: float) -> Checkpoint:
         """The validation questions, asked of the model under tuning."""

@@ -1,4 +1,4 @@
-"""What a run has finished so far, on the disk after every head, so that a run that was killed goes on from there.
+"""What a run has finished so far, on the disk after every head, so that a killed run goes on from there.
 
 Heads that are tuned together are finished together: a run of one such step begins anew.
 """
@@ -24,7 +24,7 @@ class Progress:
     Args:
         fingerprint: what must be the same for a run to go on: model, heads, questions, recipe, seed.
         path: where it is kept; None keeps nothing.
-        next: place of the next head.
+        next: index of the next head.
         rows: one row a finished head (or so many tuned together).
         values: the slices of the heads that were kept, as they are now.
     """
@@ -48,9 +48,9 @@ class Progress:
         path = Path(folder) / NAME
         if not path.exists():
             # Written at once, so that a folder that can't be written shows before anything is tuned.
-            found = cls(fingerprint, path)
-            found.finish(0, [], {})
-            return found
+            progress = cls(fingerprint, path)
+            progress.finish(0, [], {})
+            return progress
         content, tensors = unpack(path)
         if content["fingerprint"] != fingerprint:
             other = sorted(key for key in fingerprint if content["fingerprint"].get(key) != fingerprint[key])
@@ -58,21 +58,21 @@ class Progress:
                 f"{folder} holds a run with another {', '.join(other)}; name another folder, or delete {path}"
             )
         slices = [WeightSlice(name, dim, tuple(index)) for name, dim, index in content["slices"]]
-        values = {piece: tensors[str(place)] for place, piece in enumerate(slices)}
+        values = {piece: tensors[str(number)] for number, piece in enumerate(slices)}
         # Versions before called checkpoints looks.
         rows = [
             {"checkpoints" if key == "looks" else key: value for key, value in row.items()} for row in content["rows"]
         ]
         return cls(fingerprint, path, content["next"], rows, values)
 
-    def finish(self, place: int, rows: list[dict[str, Any]], values: Mapping[WeightSlice, Values]) -> None:
+    def finish(self, next_head: int, rows: list[dict[str, Any]], values: Mapping[WeightSlice, Values]) -> None:
         """Adds finished heads and writes all, whole."""
-        self.next = place
+        self.next = next_head
         self.rows += [jsonable(row) for row in rows]
         self.values |= values
         if self.path is None:
             return
         slices = [[piece.parameter, piece.dim, piece.index] for piece in self.values]
         content = {"fingerprint": self.fingerprint, "next": self.next, "rows": self.rows, "slices": slices}
-        tensors = {str(place): value for place, value in enumerate(self.values.values())}
+        tensors = {str(number): value for number, value in enumerate(self.values.values())}
         pack(self.path, content, tensors)

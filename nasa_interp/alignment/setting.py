@@ -61,9 +61,9 @@ class Setting:
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        asked = [digest_of(questions) for questions in (self.probe.questions, self.val.questions)]
-        state = list(self.model.state_notes())
-        return {**self.to_dict(), "questions": asked, "style": (self.style or PromptStyle()).to_dict(), "state": state}
+        digests = [digest_of(questions) for questions in (self.probe.questions, self.val.questions)]
+        style, state = (self.style or PromptStyle()).to_dict(), list(self.model.state_notes())
+        return {**self.to_dict(), "questions": digests, "style": style, "state": state}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -40,7 +40,7 @@ class Trainer:
 
     def refresh(self, layer: int = 0, reference: bool = False) -> None:
         """Runs all questions from this layer on, below which the weights haven't changed since the last time."""
-        if any(each >= layer for restarted in self.orders.values() for each in restarted.layers):
+        if any(tuned >= layer for restarted in self.orders.values() for tuned in restarted.layers):
             for order, restarted in self.orders.items():
                 answers = restarted.decide(layer, reference)
                 restarted.restart_from(answers)
@@ -52,7 +52,7 @@ class Trainer:
         Args:
             tuned: what may change.
             rng: draws the questions of each step.
-            heads: those that it belongs to; steps begin at their lowest layer, and at the first one without heads.
+            heads: the tuned ones; steps begin at their lowest layer, and at the first one without heads.
 
         Raises:
             DivergedError: a loss that is no number; the weights are those before that step.
@@ -87,7 +87,8 @@ class Trainer:
             if "attention" in reads:
                 nas[order], mass[order] = _attention(restarted, heads, rows)
         before = {order: self.log_mass[order][rows] for order in d}
-        return Step(self.labels[rows], d, log_mass, before, nas, mass, {o: each[rows] for o, each in paid.items()})
+        mass_before = {order: values[rows] for order, values in paid.items()}
+        return Step(self.labels[rows], d, log_mass, before, nas, mass, mass_before)
 
     @torch.no_grad()
     def mass_before(self, heads: HeadList) -> dict[str, Tensor]:
@@ -101,6 +102,6 @@ class Trainer:
 
 def _attention(restarted: RestartablePrompts, heads: HeadList, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     """NAS of these heads and what they pay to the candidates; each layer takes what entered it before this tuning."""
-    found = {layer: restarted.attention(layer, rows) for layer in {head.layer for head in heads}}
-    nas, mass = (torch.stack([found[head.layer][part][:, head.index] for head in heads], 1) for part in (0, 1))
+    by_layer = {layer: restarted.attention(layer, rows) for layer in {head.layer for head in heads}}
+    nas, mass = (torch.stack([by_layer[head.layer][part][:, head.index] for head in heads], 1) for part in (0, 1))
     return nas, mass

@@ -14,7 +14,7 @@ from ..models.slices import WeightSlice
 
 
 class Tuned:
-    """Tensors that steps change and checkpoints hold; how the model computes with them is each kind's own."""
+    """Tensors that steps change and checkpoints hold; each kind has its own way to put them into the model."""
 
     values: list[Tensor]
 
@@ -53,9 +53,9 @@ class TunedSlices(Tuned):
     def inserted(self) -> Iterator[None]:
         """Inside, the model computes with these tensors in its graph; its own parameters take no gradients."""
         network, swapped = self.model.network, []
-        asked = [p for p in network.parameters() if p.requires_grad]
+        trainable = [p for p in network.parameters() if p.requires_grad]
         try:
-            for parameter in asked:
+            for parameter in trainable:
                 parameter.requires_grad_(False)
             for module, leaf, weight in self._homes(network):
                 swapped.append((module, leaf, module._parameters[leaf]))
@@ -65,7 +65,7 @@ class TunedSlices(Tuned):
         finally:
             for module, leaf, parameter in swapped:
                 module._parameters[leaf] = parameter
-            for parameter in asked:
+            for parameter in trainable:
                 parameter.requires_grad_(True)
 
     def write(self) -> None:

@@ -152,7 +152,7 @@ class Checkpoint:
     perplexity_ratio: float | None = None
 
     def refusal(self, limits: Limits) -> str | None:
-        """Why it can't be kept, as far as it was asked and read; None where nothing stands against it."""
+        """Why it can't be kept, by what has been asked and read so far, or None."""
         if self.reason is not None or self.perplexity_ratio is None:
             return self.reason
         return perplexity_refusal(self.perplexity_ratio, limits)
@@ -173,7 +173,7 @@ def train_until_no_better(
     limits: Limits,
     steps: int,
 ) -> list[Checkpoint]:
-    """Takes steps, at most so many, evaluates every few of them, and stops when so many in a row were no better."""
+    """Takes steps, evaluates every few, and stops at `steps` or once `recipe.patience` in a row were no better."""
     checkpoints, waited = [], 0
     for step, loss in enumerate(losses, start=1):
         if step % recipe.check_every and step < steps:
@@ -189,15 +189,15 @@ def train_until_no_better(
 
 
 def select_checkpoint(checkpoints: Sequence[Checkpoint], limits: Limits) -> Checkpoint:
-    """The best checkpoint that may be kept; where there is none, the best one, with what stands against it."""
+    """The best checkpoint that may be kept; where there is none, the best of the refused."""
     ranked = sorted(checkpoints, key=lambda checkpoint: checkpoint.rank(limits))
-    return next((each for each in ranked if each.refusal(limits) is None), ranked[0])
+    return next((checkpoint for checkpoint in ranked if checkpoint.refusal(limits) is None), ranked[0])
 
 
 def read_text(
     checkpoints: Sequence[Checkpoint], limits: Limits, ratio_of: Callable[[Checkpoint], float]
 ) -> list[Checkpoint]:
-    """The checkpoints, with the validation text read for as many as it takes to know which is selected: it is dear.
+    """The checkpoints, with the validation text read for only as many as the selection needs, as reading is costly.
 
     Args:
         checkpoints, limits: as for `select_checkpoint`.
@@ -207,7 +207,7 @@ def read_text(
     best = select_checkpoint(known, limits)
     while best.refusal(limits) is None and best.perplexity_ratio is None:
         read = replace(best, perplexity_ratio=ratio_of(best))
-        known = [read if each is best else each for each in known]
+        known = [read if checkpoint is best else checkpoint for checkpoint in known]
         best = select_checkpoint(known, limits)
     return known
 
@@ -238,14 +238,14 @@ class Validation:
         return float(np.mean([_mean_nas(self.orders[o], source.entering, heads) for o, source in sources.items()]))
 
     def restart_from(self, answers: Mapping[str, Answers]) -> None:
-        """Later passes restart from what these found."""
+        """Later passes restart from these answers."""
         for order, restarted in self.orders.items():
             restarted.restart_from(answers[order])
 
 
 @torch.no_grad()
 def _mean_nas(restarted: RestartablePrompts, entering: Mapping[int, Entering], heads: HeadList) -> float:
-    """Mean NAS of these heads over at most so many prompts: for the log alone, it decides nothing."""
+    """Mean NAS of these heads over the first prompts: for the log alone, it decides nothing."""
     rows = range(min(NAS_PROMPTS, len(restarted.prompts)))
     nas = {layer: restarted.attention(layer, rows, entering[layer])[0] for layer in {h.layer for h in heads}}
     return float(torch.stack([nas[head.layer][:, head.index] for head in heads]).nanmean())

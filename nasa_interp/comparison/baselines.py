@@ -62,12 +62,12 @@ class Offset:
     @classmethod
     def fit(cls, report: BinaryReport, by_order: bool = False) -> "Offset":
         """The offset with the best accuracy on validation decisions: one for all, or one for each order."""
-        order, one = np.array(report.order), best_offset(report.logit_differences, report.label)
+        orders, one = np.array(report.order), best_offset(report.logit_differences, report.label)
         if not by_order:
             return cls(dict.fromkeys(report.order, one))
-        rows = {each: order == each for each in dict.fromkeys(report.order)}
+        masks = {order: orders == order for order in dict.fromkeys(report.order)}
         return cls(
-            {each: best_offset(report.logit_differences[some], report.label[some]) for each, some in rows.items()}
+            {order: best_offset(report.logit_differences[rows], report.label[rows]) for order, rows in masks.items()}
         )
 
     def apply(self, report: BinaryReport) -> BinaryReport:
@@ -98,11 +98,11 @@ def average_orders(report: BinaryReport) -> BinaryReport:
     Source: ours; averaging over permutations of the options is a common remedy.
     """
     by_id: dict[str, list[int]] = {}
-    for place, q in enumerate(report.questions):
-        by_id.setdefault(q.id, []).append(place)
-    if once := next((name for name, places in by_id.items() if len(places) < 2), None):
+    for row, q in enumerate(report.questions):
+        by_id.setdefault(q.id, []).append(row)
+    if once := next((name for name, rows in by_id.items() if len(rows) < 2), None):
         raise AlignmentError(f"question {once!r} was asked in one order only; decide with order='both'")
-    means = {name: report.logit_differences[places].mean() for name, places in by_id.items()}
+    means = {name: report.logit_differences[rows].mean() for name, rows in by_id.items()}
     return _without_mass(report, np.array([means[q.id] for q in report.questions]), "mean over both orders")
 
 
@@ -114,13 +114,13 @@ def _without_mass(report: BinaryReport, d: Float[np.ndarray, " decision"], note:
 def scaled_heads(
     model: Model, heads: HeadList | Iterable[Any], factor: float, base_hash: str | None = None
 ) -> HeadDelta:
-    """The heads' outputs times a factor, as a change of their own columns of the output projection; 0 takes them away.
+    """The heads' outputs times a factor, as a change of their own columns of the output projection; 0 removes them.
 
     Args:
         model: with a plain view.
         heads: heads, pairs or names.
         factor: what their outputs are multiplied by.
-        base_hash: the model's `weights_hash()`, where it is known already.
+        base_hash: the model's `weights_hash()`, where it is known.
 
     Raises:
         HeadError: a head outside the model. DeltaError, ModelError: a model whose heads' weights can't be told apart.

@@ -15,8 +15,6 @@ from ..evaluation.paired import Paired, groups_above_chance
 from ..heads import HeadList
 from ..models import as_model
 from ..prompts import PromptStyle
-from ..questions import check_apart
-from ..questions.resolve import resolve_questions
 from ..run import jsonable, read_json, write_json
 from ..session import describe_run
 from ..torch_defaults import under_torch_defaults
@@ -61,8 +59,8 @@ def compare_methods(
         methods: some of `METHODS`; all by default.
         groups: over which recovered accuracy is pooled; None takes `groups_above_chance` of validation.
         style: as for `build_prompts`.
-        texts, val_texts: plain text that is read in the end, and while tuning; None takes the built-in ones.
-        folder: where every finished method is kept, so that a run that was killed goes on, and the result is written.
+        texts, val_texts: plain text that is read at the end, and while tuning; None takes the built-in ones.
+        folder: where finished methods are kept, so that a killed run goes on, and where the result is written.
         seed: of the draws under `limit`, of the bootstrap, and of the random sets.
         draws: of the bootstrap.
         progress: a bar over methods.
@@ -83,11 +81,7 @@ def compare_methods(
     first = seeds[0] if seeds else seed
     tuning = Setting.of(model, heads, probe, val, recipe or Recipe(), limits or Limits(), style, first)
     sets = random_sets(model, tuning.heads, n_random, seed) if RANDOM in chosen else ()
-    probe, val, test = resolve_questions(probe), resolve_questions(val), resolve_questions(test, limit, seed)
-    for fitted in (probe, val):
-        check_apart(fitted, test, "on which methods are fitted", "test on")
-    texts, val_texts = (None if passages is None else tuple(passages) for passages in (texts, val_texts))
-    setting = ComparisonSetting(tuning, probe, val, test, texts, val_texts, seed, draws)
+    setting = ComparisonSetting.of(tuning, probe, val, test, texts, val_texts, limit, seed, draws)
     finished = _Finished(folder, setting.digest())
     validated = finished.get(entry_name("validation", ""), lambda: Entry("validation", "", setting.validate())).report
     pooled = groups_above_chance(validated) if groups is None else tuple(groups)
@@ -96,7 +90,7 @@ def compare_methods(
     runs = Methods(setting, validated, base.report, tuple(seeds), sets, finished.parts).runs(chosen)
     with tqdm(runs, desc="comparing", unit="run", disable=not progress) as bar:
         entries = (base, *(finished.get(run.name, run.make) for run in bar))
-    details = {**tuning.to_dict(), "test": test.name, "seeds": list(seeds), "n_random": len(sets)}
+    details = {**tuning.to_dict(), "test": setting.test.name, "seeds": list(seeds), "n_random": len(sets)}
     info = describe_run(model, setting.test_prompts, start, "fused", tuning.notes)
     comparison = Comparison(entries, pooled, info, jsonable(details))
     if folder is not None:

@@ -87,9 +87,9 @@ def adapted(model: Model, modules: Sequence[str], rank: int, seed: int) -> Itera
     # Imported here, since it takes seconds and no other part needs it.
     from peft import LoraConfig, inject_adapter_in_model
 
-    kept = [*model.hf.parameters(), *model.hf.buffers()]
-    asked = [parameter for parameter in model.hf.parameters() if parameter.requires_grad]
-    other = copy.deepcopy(model.hf, {id(tensor): tensor for tensor in kept})
+    shared = [*model.hf.parameters(), *model.hf.buffers()]
+    trainable = [parameter for parameter in model.hf.parameters() if parameter.requires_grad]
+    other = copy.deepcopy(model.hf, {id(tensor): tensor for tensor in shared})
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
@@ -110,14 +110,14 @@ def adapted(model: Model, modules: Sequence[str], rank: int, seed: int) -> Itera
         yield adapted_model, LoraFactors(adapted_model)
     finally:
         # PEFT freezes what it adapts, and the parameters are the model's own.
-        for parameter in asked:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
 def projections_of(model: Model) -> tuple[str, ...]:
     """The modules with the queries and the values of every layer, each once (some models fuse them)."""
     layouts = [head_layout(model.hf, layer) for layer in range(model.n_layers)]
-    return tuple(dict.fromkeys(f"{each.name}.{each.module(part)}" for each in layouts for part in "qv"))
+    return tuple(dict.fromkeys(f"{layout.name}.{layout.module(part)}" for layout in layouts for part in "qv"))
 
 
 def fit_lora(
@@ -130,8 +130,8 @@ def fit_lora(
 ) -> Lora:
     """Trains a LoRA for as many steps as all heads together get, once for each learning rate, and takes the best.
 
-    Of each rate the checkpoint is kept that the loop over heads would keep, by the same limits and patience. Of
-    the rates the one with the best validation accuracy is taken; of equally good ones the first.
+    Each rate keeps the checkpoint that the loop over heads would keep, by the same limits and patience. The rate with
+    the best validation accuracy is taken; of equally good ones the first.
 
     Args:
         setting: the model, the questions, the recipe and the limits; its heads count the steps, and are not tuned.
@@ -143,7 +143,7 @@ def fit_lora(
     Raises:
         AlignmentError: a loss that is no number at every rate.
 
-    Caveat: what an objective says of attention is about heads, and left out; where nothing is left, it is `Answer()`.
+    Caveat: terms of an objective that read attention are about heads, and left out; with no others, it is `Answer()`.
 
     Source: LoRA is the usual baseline; how it is fitted here is ours.
     """
@@ -155,16 +155,16 @@ def fit_lora(
             tried.append(_train(setting, reference, base, modules, rank, rate))
             bar.update()
     limits = setting.limits
-    allowed = [each for each in tried if each.checkpoint.refusal(limits) is None]
-    if not allowed and all(each.failed for each in tried):
+    allowed = [trial for trial in tried if trial.checkpoint.refusal(limits) is None]
+    if not allowed and all(trial.failed for trial in tried):
         raise AlignmentError(f"the LoRA failed at every rate: {tried[-1].checkpoint.reason}; give lower learning rates")
-    best = max(allowed, key=lambda each: each.checkpoint.metrics.accuracy) if allowed else None
-    rows = tuple({**each.row(limits), "taken": each is best} for each in tried)
+    best = max(allowed, key=lambda trial: trial.checkpoint.metrics.accuracy) if allowed else None
+    rows = tuple({**trial.row(limits), "taken": trial is best} for trial in tried)
     return Lora(rank, modules, best.checkpoint.state if best else None, setting.seed, rows, time.perf_counter() - start)
 
 
 @dataclass(frozen=True, eq=False)
-class _Tried:
+class _Trial:
     """One learning rate, and its best checkpoint."""
 
     rate: float
@@ -180,7 +180,7 @@ class _Tried:
 
 def _train(
     setting: Setting, reference: TextReference, base: ValidationMetrics, modules: Sequence[str], rank: int, rate: float
-) -> _Tried:
+) -> _Trial:
     recipe = replace(setting.recipe, learning_rate=rate, objective=_of_answers(setting.recipe.objective))
     steps = recipe.steps * -(-len(setting.heads) // (recipe.heads_at_once or len(setting.heads)))
     with adapted(setting.model, modules, rank, setting.seed) as (model, weights):
@@ -200,18 +200,18 @@ def _train(
         try:
             checkpoints = train_until_no_better(losses, evaluate, recipe, setting.limits, steps)
         except DivergedError as error:
-            return _Tried(rate, Checkpoint(0, float("nan"), base, None, str(error)), failed=True)
+            return _Trial(rate, Checkpoint(0, float("nan"), base, None, str(error)), failed=True)
         checkpoints = read_text(checkpoints, setting.limits, ratio_of)
-        return _Tried(rate, select_checkpoint(checkpoints, setting.limits))
+        return _Trial(rate, select_checkpoint(checkpoints, setting.limits))
 
 
 def _of_answers(objective: Objective) -> Objective:
-    """What of an objective is about answers, as a LoRA has no heads of its own; where nothing is, `Answer()`."""
+    """The part of an objective about answers, as a LoRA has no heads of its own; `Answer()` where there is none."""
     terms = objective.terms if isinstance(objective, WeightedSum) else ((1.0, objective),)
-    kept = tuple((weight, term) for weight, term in terms if "attention" not in term.reads)
-    if len(kept) == len(terms):
+    of_answers = tuple((weight, term) for weight, term in terms if "attention" not in term.reads)
+    if len(of_answers) == len(terms):
         return objective
-    return WeightedSum(kept) if kept else Answer()
+    return WeightedSum(of_answers) if of_answers else Answer()
 
 
 def _validate(model: Model, setting: Setting, reference: bool = False) -> ValidationMetrics:

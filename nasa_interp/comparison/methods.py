@@ -18,7 +18,8 @@ from ..evaluation import TextChange, TextReference, plain_text
 from ..heads import HeadList
 from ..interventions import random_heads
 from ..models import Model
-from ..questions import QuestionList
+from ..questions import QuestionList, check_apart
+from ..questions.resolve import resolve_questions
 from ..run import digest_of
 from ..session import PromptSet
 from .baselines import Offset, average_orders, best_factor, scaled_heads
@@ -28,7 +29,7 @@ from .table import NASA, RANDOM, Entry, entry_name
 METHODS = ("offset", "offset per order", "average", "average and offset", "zero", "scale", "lora", RANDOM, NASA)
 
 
-# Draws of a random set, for each that is wanted, until another one turns up.
+# Draws per random set asked for, as some repeat an earlier set.
 TRIES = 50
 
 
@@ -41,7 +42,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As a folder is called."""
+        """The name of its folder."""
         return entry_name(self.method, self.variant)
 
 
@@ -52,7 +53,7 @@ class ComparisonSetting:
     Args:
         tuning: what is tuned, how, and what may be lost.
         probe, val, test: all questions to tune on, those that decide, and those that decide nothing.
-        texts, val_texts: plain text to read in the end, and while tuning; None takes the built-in ones.
+        texts, val_texts: plain text to read at the end, and while tuning; None takes the built-in ones.
         seed, draws: of the bootstrap.
     """
 
@@ -64,6 +65,26 @@ class ComparisonSetting:
     val_texts: tuple[str, ...] | None
     seed: int
     draws: int
+
+    @classmethod
+    def of(
+        cls,
+        tuning: Setting,
+        probe: Any,
+        val: Any,
+        test: Any,
+        texts: Sequence[str] | None,
+        val_texts: Sequence[str] | None,
+        limit: int | None,
+        seed: int,
+        draws: int,
+    ) -> "ComparisonSetting":
+        """Resolves the questions; raises QuestionError where methods are fitted on one of the test."""
+        probe, val, test = resolve_questions(probe), resolve_questions(val), resolve_questions(test, limit, seed)
+        for fitted in (probe, val):
+            check_apart(fitted, test, "on which methods are fitted", "test on")
+        texts, val_texts = (None if passages is None else tuple(passages) for passages in (texts, val_texts))
+        return cls(tuning, probe, val, test, texts, val_texts, seed, draws)
 
     @property
     def model(self) -> Model:
@@ -87,7 +108,7 @@ class ComparisonSetting:
 
     @cached_property
     def reference(self) -> TextReference:
-        """What the base model expects on the text that is read in the end."""
+        """What the base model expects on the text that is read at the end."""
         return TextReference.of(self.model, self.texts, progress=False)
 
     @cached_property
@@ -105,7 +126,7 @@ class ComparisonSetting:
         return report_decisions(model, self.test_prompts, progress=False)
 
     def text_of(self, model: Model) -> TextChange:
-        """What a change costs on the text that is read in the end."""
+        """What a change costs on the text that is read at the end."""
         return self.reference.compare(model, seed=self.seed, draws=self.draws, progress=False)
 
     def digest(self) -> dict[str, Any]:
@@ -152,8 +173,8 @@ class Methods:
             "lora": [Run("lora", "", self._lora)],
         }
         heads, seed = self.setting.tuning.heads, self.setting.tuning.seed
-        sets = [(f"set {index}", some) for index, some in enumerate(self.random)]
-        plan[RANDOM] = [Run(RANDOM, name, partial(self._nasa, RANDOM, name, some, seed)) for name, some in sets]
+        sets = [(f"set {index}", drawn) for index, drawn in enumerate(self.random)]
+        plan[RANDOM] = [Run(RANDOM, name, partial(self._nasa, RANDOM, name, drawn, seed)) for name, drawn in sets]
         plan[NASA] = [Run(NASA, f"seed {s}", partial(self._nasa, NASA, f"seed {s}", heads, s)) for s in self.seeds]
         return [run for method in METHODS if method in methods for run in plan[method]]
 

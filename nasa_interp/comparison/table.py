@@ -110,8 +110,8 @@ class Comparison:
 
     def of(self, method: str) -> tuple[Entry, ...]:
         """All runs of a method; raises ResultError where it wasn't compared."""
-        if found := tuple(entry for entry in self.entries if entry.method == method):
-            return found
+        if entries := tuple(entry for entry in self.entries if entry.method == method):
+            return entries
         raise ResultError(f"{method!r} was not compared; there are {', '.join(self.methods)}")
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -132,14 +132,14 @@ class Comparison:
         numbers = [name for name in table.select_dtypes("number") if not name.endswith(_ENDS)]
         rows = []
         for method in self.methods:
-            some = table[table.method == method]
+            runs = table[table.method == method]
             spread = {
-                f"{name}_{end}": getattr(some[name], end)() for name in _shown(table.columns) for end in ("min", "max")
+                f"{name}_{end}": getattr(runs[name], end)() for name in _shown(table.columns) for end in ("min", "max")
             }
             ends = {}
-            for name, found in self._mean(method).items():
-                _, ends[f"{name}_low"], ends[f"{name}_high"] = estimate(found)
-            rows.append({"method": method, "runs": len(some), **some[numbers].mean().to_dict(), **ends, **spread})
+            for name, samples in self._mean(method).items():
+                _, ends[f"{name}_low"], ends[f"{name}_high"] = estimate(samples)
+            rows.append({"method": method, "runs": len(runs), **runs[numbers].mean().to_dict(), **ends, **spread})
         return pd.DataFrame(rows)
 
     def differences(self, of: str = NASA) -> pd.DataFrame:
@@ -159,7 +159,7 @@ class Comparison:
             other = self._mean(method)
             for name in DIFFERENCES:
                 mine, others = float(own[name][0]), [float(run[name][0]) for run in self._runs(method)]
-                change, better = estimate(own[name] - other[name]), sum(each >= mine for each in others)
+                change, better = estimate(own[name] - other[name]), sum(value >= mine for value in others)
                 rows.append((method, name, mine, float(other[name][0]), *change, better, len(others)))
         columns = ["method", "measure", of, "other", "difference", "low", "high", "better", "runs"]
         return pd.DataFrame(rows, columns=pd.Index(columns))
@@ -224,8 +224,8 @@ class Comparison:
         return f"Comparison({self.run.summary()}; accuracy: {shown})"
 
     def _repr_html_(self) -> str:
-        said = "".join(f"<p>{html.escape(line)}</p>" for line in self.verdict)
-        return f"<p>{html.escape(repr(self))}</p>{said}{self.to_dataframe().to_html(index=False, float_format='%.3f')}"
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in self.verdict)
+        return f"<p>{html.escape(repr(self))}</p>{lines}{self.to_dataframe().to_html(index=False, float_format='%.3f')}"
 
     @cached_property
     def _samples(self) -> list[dict[str, Samples]]:
@@ -234,7 +234,7 @@ class Comparison:
 
     def _runs(self, method: str) -> list[dict[str, Samples]]:
         self.of(method)
-        return [found for entry, found in zip(self.entries, self._samples, strict=True) if entry.method == method]
+        return [samples for entry, samples in zip(self.entries, self._samples, strict=True) if entry.method == method]
 
     def _mean(self, method: str) -> dict[str, Samples]:
         """Each measure's mean over the runs of a method, under the name of its column."""

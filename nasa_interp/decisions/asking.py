@@ -165,12 +165,12 @@ def plain_answers(
     batches = list(equal_length(prompts, PLAIN_BATCH if batch_size is None else batch_size))
     plain = PlainReference(model, prompts, batches)
     with tqdm(total=len(prompts), desc=f"deciding, {prompts.order}", unit="prompt", disable=not progress) as bar:
-        for places in plain.first(batches):
-            some = prompts.select(places)
-            d[places], mass[places] = compare_answers(model.answer_logits(some.tokens, some.mask), prompts)
-            if len(places) > 1:
-                plain.compare(places, d[places])
-            bar.update(len(places))
+        for rows in plain.first(batches):
+            batch = prompts.select(rows)
+            d[rows], mass[rows] = compare_answers(model.answer_logits(batch.tokens, batch.mask), prompts)
+            if len(rows) > 1:
+                plain.compare(rows, d[rows])
+            bar.update(len(rows))
     return _finite(model, prompts, d, mass)
 
 

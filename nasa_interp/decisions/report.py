@@ -24,7 +24,7 @@ LOW_MASS = 0.5
 
 @dataclass(frozen=True)
 class Estimates(Measures):
-    """Measures of some of the decisions, each by its name, with their bootstrap intervals (95%, over questions).
+    """Measures of a set of decisions, each by its name, with their bootstrap intervals (95%, over questions).
 
     Args:
         low, high: ends of each measure's interval.
@@ -161,22 +161,22 @@ class BinaryReport:
         if not scatters(self.clusters):
             return f"Bias can't be told from one question or pair (imbalance {e.text('imbalance')}); ask more."
         if e.base_rate in (0, 1):
-            right, asked = ("yes", "no") if e.base_rate == 1 else ("no", "yes")
+            right, missing = ("yes", "no") if e.base_rate == 1 else ("no", "yes")
             return (
                 f"Bias can't be told from these questions: {right} is right for all "
                 f"{len(set(self.questions))}, and the "
                 f"model says Yes to {e.yes_rate:.0%} of them. One that always gives the same answer and one that "
-                f"knows, or doesn't, look alike here; add questions whose right answer is {asked}."
+                f"knows, or doesn't, look alike here; add questions whose right answer is {missing}."
             )
-        said = f"says Yes to {e.yes_rate:.0%}, and yes is right for {e.base_rate:.0%} of the questions"
+        answers = f"says Yes to {e.yes_rate:.0%}, and yes is right for {e.base_rate:.0%} of the questions"
         numbers = f"imbalance {e.text('imbalance')}, AUC {e.text('auc')}"
         if e.low.imbalance > 0:
-            return f"Negative bias: the model {said} ({numbers})."
+            return f"Negative bias: the model {answers} ({numbers})."
         if e.high.imbalance < 0:
-            return f"Positive bias: the model {said} ({numbers})."
+            return f"Positive bias: the model {answers} ({numbers})."
         if e.base_rate < 0.4:
-            return f"No bias shown: the data are mostly No, and the model {said} ({numbers})."
-        return f"No bias shown: the model {said} ({numbers})."
+            return f"No bias shown: the data are mostly No, and the model {answers} ({numbers})."
+        return f"No bias shown: the model {answers} ({numbers})."
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a decision: id, group, pair, order, label, logit_difference, answer_mass, answer, right."""

@@ -16,7 +16,7 @@ from .style import Order, PromptStyle
 class PromptBatch:
     """Prompts as tokens, padded on the right, with everything that scoring and deciding need to know of them.
 
-    Pads are whatever tokens the model has, and nothing may depend on them; `mask` is True where there is none.
+    A pad may be any token, and nothing may depend on it; `mask` is False there.
     Positions count the tokens of a prompt from 0; spans are start and end (exclusive). `shared` are the tokens that
     both answers begin with, which the prompts end with. The instruction runs from `instruction_start` to
     `first_query`, the question's line from there to `question_end` (exclusive). `style` is how they were written,
@@ -59,7 +59,7 @@ class PromptBatch:
         return len(self.tokens)
 
     def select(self, rows: Sequence[int] | Int[Tensor, " rows"]) -> "PromptBatch":
-        """The prompts at these places, in this order, cut to the longest of them."""
+        """The prompts of these rows, in this order, cut to the longest of them."""
         rows = torch.as_tensor(rows, dtype=torch.long)
         length = int(self.last_pos[rows].max()) + 1 if len(rows) else 0
         names = ("yes_span", "no_span", "instruction_start", "first_query", "question_end", "last_pos", "labels")

@@ -46,13 +46,9 @@ def build_prompts(
     Source: instruction before question as in the paper (section on NAS); the wording and all checks are ours.
     """
     style = style or PromptStyle()
-    tokenizer = getattr(model, "tokenizer", model)
     data = questions.name if isinstance(questions, QuestionList) else ""
     questions = tuple(check_questions(questions, "the list of questions"))
-    if not getattr(tokenizer, "is_fast", False):
-        raise PromptError(
-            f"{type(tokenizer).__name__} gives no character offsets; load the fast tokenizer (use_fast=True)"
-        )
+    tokenizer = _fast_tokenizer(model)
     kind, notes = prompt_kind(tokenizer, style)
     rendered = render(tokenizer, style, kind, order, questions)
     encoder = Encoder(tokenizer, style.allow_special)
@@ -62,29 +58,12 @@ def build_prompts(
     notes += _control_notes(questions, encoded, style)
     parts = [_locate(tokenizer, *pair) for pair in zip(rendered, encoded, strict=True)]
     answers = AnswerTokens.of(encoder, kind, rendered, encoded)
-    rows = [each.tokens + list(answers.shared) for each in encoded]
+    rows = [prompt.tokens + list(answers.shared) for prompt in encoded]
     _check_context(model, rows, questions)
     _check_vocabulary(model, rows, questions)
-    tokens, mask = _pad(rows)
-    return PromptBatch(
-        tokens=tokens,
-        mask=mask,
-        **_stacked(parts),
-        last_pos=mask.sum(1) - 1,
-        labels=torch.tensor([q.label for q in questions]),
-        yes_token=answers.yes,
-        no_token=answers.no,
-        yes_variants=answers.yes_variants,
-        no_variants=answers.no_variants,
-        order=order,
-        kind=kind,
-        questions=questions,
-        texts=tuple(prompt.text for prompt in rendered),
-        style=style,
-        data=data,
-        notes=notes,
-        shared=answers.shared,
-    )
+    texts = tuple(prompt.text for prompt in rendered)
+    facts = {"order": order, "kind": kind, "texts": texts, "style": style, "data": data, "notes": notes}
+    return _to_batch(rows, parts, answers, questions, **facts)
 
 
 def encode_texts(tokenizer: Any, prompts: PromptBatch, texts: Sequence[str]) -> list[list[int]]:
@@ -95,13 +74,23 @@ def encode_texts(tokenizer: Any, prompts: PromptBatch, texts: Sequence[str]) -> 
         prompts: what `build_prompts` made.
         texts: one a prompt; what both answers begin with is not in them, and not added.
     """
-    style, instructions, places = prompts.style, prompts.style.render_instructions(prompts.order), []
+    style, instructions, spans = prompts.style, prompts.style.render_instructions(prompts.order), []
     for q, old, new in zip(prompts.questions, prompts.texts, texts, strict=True):
-        found = [(old.rfind(content(style, text, q.question)), len(content_head(text))) for text in instructions]
-        start, head = next((start, head) for start, head in found if start >= 0)
-        places.append(question_spans(style, q.question, start + head + len(new) - len(old)))
-    encoded = Encoder(tokenizer, style.allow_special).encode(texts, places, [q.id for q in prompts.questions])
-    return [found.tokens for found in encoded]
+        starts = [(old.rfind(content(style, text, q.question)), len(content_head(text))) for text in instructions]
+        start, head = next((start, head) for start, head in starts if start >= 0)
+        spans.append(question_spans(style, q.question, start + head + len(new) - len(old)))
+    encoded = Encoder(tokenizer, style.allow_special).encode(texts, spans, [q.id for q in prompts.questions])
+    return [prompt.tokens for prompt in encoded]
+
+
+def _fast_tokenizer(model: Any) -> Any:
+    """The model's tokenizer, which gives character offsets; raises PromptError for one that doesn't."""
+    tokenizer = getattr(model, "tokenizer", model)
+    if not getattr(tokenizer, "is_fast", False):
+        raise PromptError(
+            f"{type(tokenizer).__name__} gives no character offsets; load the fast tokenizer (use_fast=True)"
+        )
+    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -144,20 +133,45 @@ def _candidate_span(tokenizer: Any, prompt: Rendered, encoded: Encoded, chars: S
     return span
 
 
+def _to_batch(
+    rows: list[list[int]],
+    parts: Sequence[Parts],
+    answers: AnswerTokens,
+    questions: tuple[BinaryQuestion, ...],
+    **facts: Any,
+) -> PromptBatch:
+    """The prompts as tensors; `facts` are the fields that hold none."""
+    tokens, mask = _pad(rows)
+    return PromptBatch(
+        tokens=tokens,
+        mask=mask,
+        **_stacked(parts),
+        last_pos=mask.sum(1) - 1,
+        labels=torch.tensor([q.label for q in questions]),
+        yes_token=answers.yes,
+        no_token=answers.no,
+        yes_variants=answers.yes_variants,
+        no_variants=answers.no_variants,
+        shared=answers.shared,
+        questions=questions,
+        **facts,
+    )
+
+
 def _stacked(parts: Sequence[Parts]) -> dict[str, Int[Tensor, "batch ..."]]:
     """Each part of all prompts as one tensor."""
     names = ("yes_span", "no_span", "instruction_start", "first_query", "question_end")
-    return {name: torch.tensor([getattr(each, name) for each in parts]) for name in names}
+    return {name: torch.tensor([getattr(part, name) for part in parts]) for name in names}
 
 
 def _control_notes(
     questions: Sequence[BinaryQuestion], encoded: Sequence[Encoded], style: PromptStyle
 ) -> tuple[str, ...]:
-    """What is done with control tokens in questions; a warning, too, where they are read as text unasked."""
-    held = [(q.id, found.held[0]) for q, found in zip(questions, encoded, strict=True) if found.held]
-    if not held:
+    """How control tokens in questions are read; warns where they become text and nobody asked for it."""
+    controls = [(q.id, prompt.held[0]) for q, prompt in zip(questions, encoded, strict=True) if prompt.held]
+    if not controls:
         return ()
-    (first, token), n = held[0], len(held)
+    (first, token), n = controls[0], len(controls)
     how = "the model reads them as such" if style.allow_special else "they are read as plain text"
     note = f"{n} question{'s' if n > 1 else ''} hold{'' if n > 1 else 's'} control tokens ({first!r}: {token!r}); {how}"
     if not style.allow_special:

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template, filled in: without the date of the day, and without thinking where it lets us."""
+"""A tokenizer's chat template, filled in: without the current date, and without thinking where it allows that."""
 
 import datetime
 import functools
@@ -12,7 +12,7 @@ PINNED_DATE = datetime.datetime(2024, 7, 26)
 
 
 def write_chat(tokenizer: Any, messages: list[dict[str, str]], generate: bool) -> str:
-    """The tokenizer's template, filled in; without the date of the day and without thinking, where it lets us."""
+    """The tokenizer's template, filled in; without the current date, and without thinking where it allows that."""
     try:
         return tokenizer.apply_chat_template(
             messages,
@@ -35,8 +35,8 @@ def write_chat(tokenizer: Any, messages: list[dict[str, str]], generate: bool) -
 def answer_lead(tokenizer: Any, kind: Literal["chat", "plain"], text: str, word: str) -> str:
     """What stands between a prompt and its answer: nothing, or a space.
 
-    Plain prompts end in "Answer:", after which a word begins with its space. For chat the template itself is asked, by
-    letting it write the answer; where that doesn't tell, the prompt's last character does.
+    Plain prompts end in "Answer:", after which a word begins with its space. For chat, the template shows it by
+    writing the answer; where it doesn't, the prompt's last character decides.
     """
     if kind == "chat":
         try:
@@ -46,8 +46,8 @@ def answer_lead(tokenizer: Any, kind: Literal["chat", "plain"], text: str, word:
             before = write_chat(tokenizer, [{"role": "user", "content": "Q"}], generate=True)
         except PromptError:
             written = before = ""
-        lead, found, _ = written.removeprefix(before).partition(word)
-        if before and written.startswith(before) and found and lead in ("", " "):
+        lead, answer, _ = written.removeprefix(before).partition(word)
+        if before and written.startswith(before) and answer and lead in ("", " "):
             return lead
     ended = text[-1:].isspace() or any(text.endswith(token) for token in tokenizer.all_special_tokens)
     return "" if ended else " "

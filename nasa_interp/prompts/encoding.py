@@ -1,8 +1,8 @@
 """Prompts to tokens: control tokens are the template's alone, what a question says is read as text.
 
-A tokenizer splits a text at its added tokens and encodes the pieces between them one by one. So the piece in which a
-question stands can be encoded anew, by a copy of the tokenizer that doesn't split at control tokens, and be put in the
-place of what the tokenizer made of it. Whether that holds is measured on every prompt that it is done to.
+A tokenizer splits a text at its added tokens and encodes the pieces between them one by one. So the piece with the
+question in it can be encoded again, by a copy of the tokenizer that doesn't split at control tokens, and replace what
+the tokenizer made of it. Whether that holds is checked on every prompt that needs it.
 """
 
 import functools
@@ -25,7 +25,7 @@ MARK = "\U0010fffd"
 
 @dataclass(frozen=True)
 class Encoded:
-    """A text's tokens, the characters that each one covers, and the control tokens that were found in its question."""
+    """A text's tokens, the characters that each one covers, and the control tokens in its question."""
 
     tokens: list[int]
     offsets: list[Span]
@@ -34,11 +34,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer that reads control tokens in given spans of a text as plain text, and all else as it always does.
+    """A tokenizer that reads control tokens in given spans of a text as plain text, and all else as usual.
 
     Args:
         tokenizer: a fast one.
-        allow_special: let them through as what they are.
+        allow_special: keep them as control tokens.
     """
 
     tokenizer: Any
@@ -67,56 +67,56 @@ class Encoder:
         """
         encoded = self._as_always(texts)
         for row, (text, spans) in enumerate(zip(texts, questions, strict=True)):
-            found = encoded[row]
-            inside = [i for i in self._places(found) if _meets(found.offsets[i], spans)]
+            prompt = encoded[row]
+            inside = [i for i in self._control_indices(prompt) if _meets(prompt.offsets[i], spans)]
             if not inside:
                 continue
-            held = tuple(self.controls[found.tokens[i]] for i in inside)
+            held = tuple(self.controls[prompt.tokens[i]] for i in inside)
             if not self.allow_special:
-                found = self._as_text(text, found, spans, [found.offsets[i] for i in inside])
-            if found is None:
+                prompt = self._as_text(text, prompt, spans, [prompt.offsets[i] for i in inside])
+            if prompt is None:
                 raise PromptError(
                     f"question {ids[row]!r} holds the control token {held[0]!r}, which this tokenizer can't read as "
                     f"text; take it out, or allow it with allow_special=True (--allow-special)"
                 )
-            encoded[row] = Encoded(found.tokens, found.offsets, held)
+            encoded[row] = Encoded(prompt.tokens, prompt.offsets, held)
         return encoded
 
     def _as_always(self, texts: Sequence[str]) -> list[Encoded]:
-        found = self.tokenizer(
+        output = self.tokenizer(
             list(texts), add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=False
         )
-        return [Encoded(*row) for row in zip(found["input_ids"], found["offset_mapping"], strict=True)]
+        return [Encoded(*row) for row in zip(output["input_ids"], output["offset_mapping"], strict=True)]
 
-    def _places(self, encoded: Encoded) -> list[int]:
+    def _control_indices(self, encoded: Encoded) -> list[int]:
         return [i for i, token in enumerate(encoded.tokens) if token in self.controls]
 
-    def _as_text(self, text: str, found: Encoded, spans: Sequence[Span], inside: Sequence[Span]) -> Encoded | None:
-        """The text with its question read as text; None where that can't be shown to be what it should be."""
-        read = self._reread(text, found, spans)
-        # The same prompt with an ordinary word in the place of each control token: there both ways must agree.
+    def _as_text(self, text: str, encoded: Encoded, spans: Sequence[Span], inside: Sequence[Span]) -> Encoded | None:
+        """The prompt with its question read as text; None where that can't be shown to be right."""
+        read = self._reread(text, encoded, spans)
+        # The same prompt with an ordinary word for each control token: there both ways must agree.
         plain = "".join(
             "x" if _meets((i, i + 1), inside) and _meets((i, i + 1), spans) else c for i, c in enumerate(text)
         )
         (ordinary,) = self._as_always([plain])
-        kept = [ordinary.tokens[i] for i in self._places(ordinary)]
+        frame = [ordinary.tokens[i] for i in self._control_indices(ordinary)]
         alike = self._reread(plain, ordinary, spans) == ordinary
-        same_frame = [read.tokens[i] for i in self._places(read)] == kept
+        same_frame = [read.tokens[i] for i in self._control_indices(read)] == frame
         return read if alike and same_frame and all(self._says(read, text, span) for span in spans) else None
 
-    def _reread(self, text: str, found: Encoded, spans: Sequence[Span]) -> Encoded:
-        """The pieces between control tokens outside the question anew as text, where they hold some of the question."""
-        kept = [i for i in self._places(found) if not _meets(found.offsets[i], spans)]
+    def _reread(self, text: str, encoded: Encoded, spans: Sequence[Span]) -> Encoded:
+        """Splits at the control tokens outside the question, and reads the pieces that hold any of it as text."""
+        frame = [i for i in self._control_indices(encoded) if not _meets(encoded.offsets[i], spans)]
         tokens: list[int] = []
         offsets: list[Span] = []
-        for before, after in pairwise([-1, *kept, len(found.tokens)]):
-            start = found.offsets[before][1] if before >= 0 else 0
-            end = found.offsets[after][0] if after < len(found.tokens) else len(text)
-            piece = Encoded(found.tokens[before + 1 : after], found.offsets[before + 1 : after])
+        for before, after in pairwise([-1, *frame, len(encoded.tokens)]):
+            start = encoded.offsets[before][1] if before >= 0 else 0
+            end = encoded.offsets[after][0] if after < len(encoded.tokens) else len(text)
+            piece = Encoded(encoded.tokens[before + 1 : after], encoded.offsets[before + 1 : after])
             if _meets((start, end), spans):
                 piece = self.reader.read(text, start, end, after_control=before >= 0)
-            tokens += [*piece.tokens, *found.tokens[after : after + 1]]
-            offsets += [*piece.offsets, *found.offsets[after : after + 1]]
+            tokens += [*piece.tokens, *encoded.tokens[after : after + 1]]
+            offsets += [*piece.offsets, *encoded.offsets[after : after + 1]]
         return Encoded(tokens, offsets)
 
     def _says(self, encoded: Encoded, text: str, span: Span) -> bool:
@@ -144,9 +144,9 @@ class TextReader:
     def read(self, text: str, start: int, end: int, after_control: bool) -> Encoded:
         """The tokens of these characters, as of a piece that begins the text or comes after a control token."""
         lead = int(after_control)
-        found = self._backend.encode(MARK * lead + text[start:end], add_special_tokens=False)
+        piece = self._backend.encode(MARK * lead + text[start:end], add_special_tokens=False)
         shift = start - lead
-        return Encoded(found.ids[lead:], [(a + shift, b + shift) for a, b in found.offsets[lead:]])
+        return Encoded(piece.ids[lead:], [(a + shift, b + shift) for a, b in piece.offsets[lead:]])
 
 
 def control_tokens(tokenizer: Any) -> dict[int, str]:

@@ -71,7 +71,7 @@ class PromptPairs:
 
     @property
     def equal_length(self) -> bool:
-        """Whether all pairs have as many tokens, so that a position is the same place in all of them."""
+        """Whether all pairs are equally long, so that a position means the same in all of them."""
         return bool((self.corrupted.last_pos == self.corrupted.last_pos[:1]).all())
 
     @property
@@ -80,15 +80,15 @@ class PromptPairs:
         return QuestionList(self.corrupted.questions, self.data)
 
     def select(self, rows: Sequence[int] | Int[Tensor, " rows"]) -> "PromptPairs":
-        """The pairs at these places, in this order."""
+        """The pairs of these rows, in this order."""
         return replace(self, clean=self.clean.select(rows), corrupted=self.corrupted.select(rows))
 
     def __len__(self) -> int:
         return len(self.corrupted)
 
     def __repr__(self) -> str:
-        said = f", {self.left_out} left out" if self.left_out else ""
-        return f"PromptPairs({len(self)} {self.kind} pairs that carry {self.carries}; {self.data}{said})"
+        left_out = f", {self.left_out} left out" if self.left_out else ""
+        return f"PromptPairs({len(self)} {self.kind} pairs that carry {self.carries}; {self.data}{left_out})"
 
 
 def question_pairs(
@@ -109,31 +109,31 @@ def question_pairs(
         limit: about so many questions (not pairs), drawn evenly from the groups by `seed`.
 
     Returns:
-        The pairs whose prompts have as many tokens; `left_out` counts the others.
+        The pairs whose prompts are equally long; `left_out` counts the others.
 
     Raises:
         QuestionError: where no question has a twin, or no pair has prompts of equal length.
 
     Source: ours; activation patching between twins is common practice.
     """
-    found = resolve_questions(questions, limit, seed)
-    twins = _twins(found)
+    questions = resolve_questions(questions, limit, seed)
+    twins = _twins(questions)
     if not twins:
         raise QuestionError(
-            f"{found.name}: no question has a twin with the other label; name twins by `pair`, as builtin:verify does, "
-            f"or patch between instructions (kind 'neutral' or 'order')"
+            f"{questions.name}: no question has a twin with the other label; name twins by `pair`, as builtin:verify "
+            f"does, or patch between instructions (kind 'neutral' or 'order')"
         )
     clean, corrupted = (build_prompts(model, list(side), order, style) for side in zip(*twins, strict=True))
     same = (clean.last_pos == corrupted.last_pos).nonzero()[:, 0]
     if not len(same):
         raise QuestionError(
-            f"{found.name}: none of the {len(twins)} pairs of twins has prompts of as many tokens; reword them, "
+            f"{questions.name}: none of the {len(twins)} pairs of twins has prompts of as many tokens; reword them, "
             f"or patch between instructions (kind 'neutral' or 'order')"
         )
     left_out = len(twins) - len(same)
     notes = (f"{left_out} of {len(twins)} pairs left out: their lengths differ",) if left_out else ()
     return PromptPairs(
-        clean.select(same), corrupted.select(same), "question", found.name, style or PromptStyle(), left_out, notes
+        clean.select(same), corrupted.select(same), "question", questions.name, style or PromptStyle(), left_out, notes
     )
 
 
@@ -177,25 +177,32 @@ def instruction_pairs(
 
     Source: ours.
     """
-    style, found = style or PromptStyle(), resolve_questions(questions, limit, seed)
-    corrupted = build_prompts(model, found, order, style)
+    style, questions = style or PromptStyle(), resolve_questions(questions, limit, seed)
+    corrupted = build_prompts(model, questions, order, style)
     if kind == "order":
-        other = build_prompts(model, found, "no_yes" if order == "yes_no" else "yes_no", style)
-        return PromptPairs(other, corrupted, "order", found.name, style)
+        other = build_prompts(model, questions, "no_yes" if order == "yes_no" else "yes_no", style)
+        return PromptPairs(other, corrupted, "order", questions.name, style)
     if kind != "neutral":
         raise PromptError(f"pairs of kind {kind!r} are unknown; use 'neutral' or 'order'")
-    tokenizer = getattr(model, "tokenizer", model)
+    word, clean = _neutral_prompts(getattr(model, "tokenizer", model), corrupted, style, neutral)
+    notes = (f"clean: {word!r} instead of {style.no!r}",)
+    return PromptPairs(clean, corrupted, "neutral", questions.name, style, notes=notes)
+
+
+def _neutral_prompts(
+    tokenizer: Any, prompts: PromptBatch, style: PromptStyle, neutral: str | None
+) -> tuple[str, PromptBatch]:
+    """The first neutral word that fits in place of No, and the prompts with it."""
     words = NEUTRAL if neutral is None else (neutral,)
-    renamed = (_renamed(tokenizer, corrupted, style, word) for word in words)
-    word, clean = next(((w, c) for w, c in zip(words, renamed, strict=True) if c is not None), (None, None))
-    if clean is None:
-        count = int(corrupted.no_span[0, 1] - corrupted.no_span[0, 0])
-        tried = f"{words[0]!r}{' and the other defaults' if neutral is None else ''}"
-        raise PromptError(
-            f"{tried} can't stand in place of {style.no!r}, which has {count} token(s) there; name a neutral word "
-            f"of as many"
-        )
-    return PromptPairs(clean, corrupted, "neutral", found.name, style, 0, (f"clean: {word!r} instead of {style.no!r}",))
+    for word in words:
+        if (renamed := _renamed(tokenizer, prompts, style, word)) is not None:
+            return word, renamed
+    count = int(prompts.no_span[0, 1] - prompts.no_span[0, 0])
+    tried = f"{words[0]!r}{' and the other defaults' if neutral is None else ''}"
+    raise PromptError(
+        f"{tried} can't stand in place of {style.no!r}, which has {count} token(s) there; name a neutral word "
+        f"of as many"
+    )
 
 
 def _renamed(tokenizer: Any, prompts: PromptBatch, style: PromptStyle, word: str) -> PromptBatch | None:
@@ -207,12 +214,12 @@ def _renamed(tokenizer: Any, prompts: PromptBatch, style: PromptStyle, word: str
     for text, offset, (start, end) in zip(prompts.texts, offsets, prompts.no_span.tolist(), strict=True):
         begin, stop = offset[start][0], offset[end - 1][1]
         texts.append(text[:begin] + text[begin:stop].replace(style.no, word) + text[stop:])
-    tokens, (place, shared) = prompts.tokens.clone(), (prompts.position_ids, list(prompts.shared))
+    tokens, positions, shared = prompts.tokens.clone(), prompts.position_ids, list(prompts.shared)
     for row, new in enumerate(encode_texts(tokenizer, prompts, texts)):
         if len(new) + len(shared) != int(prompts.last_pos[row]) + 1:
             return None
         tokens[row, : len(new) + len(shared)] = torch.tensor(new + shared)
-    outside = (place < prompts.no_span[:, :1]) | (place >= prompts.no_span[:, 1:])
+    outside = (positions < prompts.no_span[:, :1]) | (positions >= prompts.no_span[:, 1:])
     if bool(((tokens != prompts.tokens) & outside).any()):
         return None
     return replace(prompts, tokens=tokens, texts=tuple(texts))

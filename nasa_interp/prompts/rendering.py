@@ -20,7 +20,7 @@ class Rendered:
 
     Args:
         question: what it asks.
-        instruction: the one that it got, with the candidates in their order.
+        instruction: its instruction, with the candidates in their order.
         candidates: where the yes and the no candidate stand in the instruction.
         text: the whole prompt.
         start: the character at which the instruction begins in it.
@@ -41,7 +41,7 @@ class Rendered:
 
     @property
     def question_end(self) -> int:
-        """The character behind the question's line."""
+        """The character after the question's line."""
         return self.start + len(content(self.style, self.instruction, self.question.question))
 
 
@@ -94,16 +94,16 @@ def question_spans(style: PromptStyle, question: str, line: int) -> list[Span]:
 
 def _turns(questions: Sequence[BinaryQuestion], n: int) -> list[int]:
     """Which of n instructions each question gets: in turn, so that none goes with a group or with an answer."""
-    turns: dict[tuple[str, str], int] = {}
+    turn_of: dict[tuple[str, str], int] = {}
     counted: dict[tuple[str, bool | None], int] = {}
-    found = []
+    turns = []
     for q in questions:
         key, within = (("id", q.id), (q.group, q.label)) if q.pair is None else (("pair", q.pair), (q.group, None))
-        if key not in turns:
-            turns[key] = counted.get(within, 0) % n
+        if key not in turn_of:
+            turn_of[key] = counted.get(within, 0) % n
             counted[within] = counted.get(within, 0) + 1
-        found.append(turns[key])
-    return found
+        turns.append(turn_of[key])
+    return turns
 
 
 def _render(tokenizer: Any, style: PromptStyle, kind: Kind, instruction: str, question: str) -> tuple[str, int]:
@@ -113,7 +113,7 @@ def _render(tokenizer: Any, style: PromptStyle, kind: Kind, instruction: str, qu
         text = f"{turn}\nAnswer:"
     else:
         text = write_chat(tokenizer, [{"role": "user", "content": turn}], generate=True)
-    # A template may hold the BOS token itself, a tokenizer may add one: exactly one of the two is let through.
+    # A template may hold the BOS token itself, a tokenizer may add one: the prompt gets exactly one.
     bos = getattr(tokenizer, "bos_token", None)
     if bos is not None and not text.startswith(bos):
         adds_bos = tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]

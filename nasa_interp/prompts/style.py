@@ -25,7 +25,7 @@ class PromptStyle:
         yes, no: the answer candidates, any two strings (source: the paper uses Yes and No).
         kind: "chat" (the tokenizer's template), "plain", or "auto": chat where there is a template.
         question: how the question is written under the instruction; `{question}` stands for it.
-        allow_special: read control tokens in a question ("<|im_end|>") as what they are, not as the text they stand in.
+        allow_special: read control tokens in a question ("<|im_end|>") as control tokens, not as text.
     """
 
     instruction: str | Sequence[str] = "You are given a question and you MUST answer {first} or {second}."

@@ -51,8 +51,8 @@ def score_fused(
         bar=f"scoring, {prompts.order}" if progress else None,
     )
     for batch in batches:
-        some = prompts.select(batch.places)
-        inside = (batch.queries >= some.first_query[:, None]) & (batch.queries <= some.last_pos[:, None])
+        selected = prompts.select(batch.places)
+        inside = (batch.queries >= selected.first_query[:, None]) & (batch.queries <= selected.last_pos[:, None])
         for layer, reading in batch.readings.items():
             nas, counted = _score(reading, inside.to(reading.visible.device))
             scores[batch.places, layer], counts[batch.places, layer] = nas.cpu(), counted.cpu()
@@ -62,5 +62,5 @@ def score_fused(
 def _score(reading: CandidateAttention, inside: Tensor) -> tuple[Float[Tensor, "batch head"], Float[Tensor, " batch"]]:
     counted = reading.visible & inside[:, None]
     nas = negative_attention_score(reading.log_yes, reading.log_no, counted)
-    # An edge that is cut in one head is whole in the others: the layer's count is that of its freest head.
+    # An edge cut in one head is there in the others: a layer counts the queries of its least cut head.
     return nas, counted.sum(-1).amax(1).float()

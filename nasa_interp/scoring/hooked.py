@@ -3,6 +3,9 @@
 For exploring, for any model that TransformerLens runs, and as the reference for the fused engine.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -46,33 +49,33 @@ def score_hooked(
     fired = dict.fromkeys(layers, 0)
     hooked = model.bridge
     n_batches = 0
+
+    def read(values: Tensor, hook, layer: int, batch: PromptBatch, rows: list[int]) -> None:
+        fired[layer] += 1
+        pre_softmax = values.float() if check.reads == "scores" else _log_pattern(values)
+        scores[rows, layer], counts[rows, layer] = _read_candidates(pre_softmax, batch, windows[layer])
+
     bar = tqdm(total=len(prompts), desc=f"scoring, {prompts.order}", unit="prompt", disable=not progress)
     # Without pads: hooks of the user's may count positions from the end, and some models choose them by the longest.
-    for places in equal_length(prompts, batch_size):
-        batch = prompts.select(places)
-
-        def read(found: Tensor, hook, layer: int, batch: PromptBatch = batch, places: list[int] = places) -> None:
-            fired[layer] += 1
-            pre_softmax = found.float() if check.reads == "scores" else _log_pattern(found)
-            nas, counted = _read_candidates(pre_softmax, batch, windows[layer])
-            scores[places, layer], counts[places, layer] = nas, counted
-
-        hooks = [(hook_name(layer), _at_layer(read, layer)) for layer in layers]
+    for rows in equal_length(prompts, batch_size):
+        batch = prompts.select(rows)
+        hooks = [(hook_name(layer), partial(read, layer=layer, batch=batch, rows=rows)) for layer in layers]
         run_hooked(hooked, batch.tokens.to(model.device), batch.mask.to(model.device), hooks)
         n_batches += 1
-        bar.update(len(places))
+        bar.update(len(rows))
     bar.close()
-    wrong = [layer for layer in layers if fired[layer] != n_batches]
+    _check_fired(fired, n_batches, hook_name)
+    return scores, counts
+
+
+def _check_fired(fired: Mapping[int, int], n_batches: int, hook_name: Callable[[int], str]) -> None:
+    """Raises ModelError where a layer's hook didn't fire once a batch."""
+    wrong = [layer for layer, times in fired.items() if times != n_batches]
     if wrong:
         raise ModelError(
             f"the hook {hook_name(wrong[0])} fired {fired[wrong[0]]} times in {n_batches} batches; "
             f"its scores would be wrong, so none are returned"
         )
-    return scores, counts
-
-
-def _at_layer(read, layer: int):
-    return lambda pre_softmax, hook: read(pre_softmax, hook, layer)
 
 
 def _read_candidates(

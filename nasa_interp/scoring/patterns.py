@@ -36,11 +36,11 @@ class AttentionPatterns:
     prompts: PromptBatch
 
     def to_dataframe(self, prompt: int, head: Any) -> pd.DataFrame:
-        """One head's pattern on one prompt: a row for each query, a column for each key, both named "place token"."""
+        """One head's pattern on one prompt: a row per query, a column per key, both named "position token"."""
         found = Head.parse(head)
         if found not in self.heads:
             raise HeadError(f"no pattern of head {found}; there are {', '.join(map(str, self.heads))}")
-        names = [f"{place} {token}" for place, token in enumerate(self.tokens[prompt])]
+        names = [f"{position} {token}" for position, token in enumerate(self.tokens[prompt])]
         grid = self.values[prompt, self.heads.index(found), : len(names), : len(names)]
         return pd.DataFrame(grid, index=names, columns=names)
 
@@ -63,29 +63,29 @@ def attention_patterns(model: Any, prompts: PromptBatch, heads: HeadList | Seque
         ModelError: where the hooks don't carry what plain eager attention computes.
     """
     model = as_model(model)
-    wanted = HeadList.of(heads).check(model.n_layers, model.n_heads).heads
+    chosen = HeadList.of(heads).check(model.n_layers, model.n_heads).heads
     trusted_hooks(model, prompts.tokens[0, : int(prompts.last_pos[0]) + 1])
     length = prompts.tokens.shape[1]
-    values = np.full((len(prompts), len(wanted), length, length), np.nan, dtype=np.float32)
+    values = np.full((len(prompts), len(chosen), length, length), np.nan, dtype=np.float32)
 
-    def reader(layer: int, places: list[int]):
-        rows = [i for i, head in enumerate(wanted) if head.layer == layer]
-        indices = [wanted[i].index for i in rows]
+    def reader(layer: int, rows: list[int]):
+        of_layer = [i for i, head in enumerate(chosen) if head.layer == layer]
+        indices = [chosen[i].index for i in of_layer]
 
         def read(pattern, hook) -> None:
             end = pattern.shape[-1]
-            values[np.ix_(places, rows, range(end), range(end))] = pattern[:, indices].float().cpu().numpy()
+            values[np.ix_(rows, of_layer, range(end), range(end))] = pattern[:, indices].float().cpu().numpy()
 
         return read
 
-    layers = sorted({head.layer for head in wanted})
-    for places in equal_length(prompts, len(prompts)):
-        batch = prompts.select(places)
-        hooks = [(pattern_hook(layer), reader(layer, places)) for layer in layers]
+    layers = sorted({head.layer for head in chosen})
+    for rows in equal_length(prompts, len(prompts)):
+        batch = prompts.select(rows)
+        hooks = [(pattern_hook(layer), reader(layer, rows)) for layer in layers]
         run_hooked(model.bridge, batch.tokens.to(model.device), batch.mask.to(model.device), hooks)
     lengths = (prompts.last_pos + 1).tolist()
     tokens = tuple(
         tuple(model.tokenizer.decode([token]) for token in row[:n].tolist())
         for row, n in zip(prompts.tokens, lengths, strict=True)
     )
-    return AttentionPatterns(values, wanted, tokens, prompts)
+    return AttentionPatterns(values, chosen, tokens, prompts)
