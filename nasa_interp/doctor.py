@@ -13,11 +13,10 @@ from .decisions import LOW_MASS, answers_without_fusing, fused_answers
 from .errors import FusedRefusedError, ModelError, NasaInterpError
 from .forward import fused_refusal
 from .models import Model, as_model
-from .models.bridge import eager_twin, processed
+from .models.bridge import eager_twin
 from .models.check import NARROW_STEPS, HookCheck, check_hooks
 from .models.positions import switching_length
 from .models.ready import MERGE, has_adapters
-from .models.slices import attention_modules, group_of, norm_spans_heads
 from .models.windows import attention_windows
 from .prompts import PromptBatch, PromptStyle
 from .questions import load_questions
@@ -171,17 +170,14 @@ def _masses(model: Model, asked: PromptSet) -> tuple[list[Float[np.ndarray, " pr
 
 def tuning_refusal(model: Model) -> str | None:
     """Why a model's heads can't be tuned, or None."""
-    if not model.has_hf:
-        if processed(model.bridge):
-            return "its weights are processed (folded, centred) and no longer the model's own; load_model the original"
-        return "it was handed over hooked; load_model the transformers model itself"
-    if getattr(model.hf, "hf_quantizer", None) is not None or getattr(model.hf, "is_quantized", False):
+    weights = model.weights
+    if getattr(weights, "hf_quantizer", None) is not None or getattr(weights, "is_quantized", False):
         return "its weights are quantized; load it unquantized"
-    if has_adapters(model.hf):
+    if has_adapters(weights):
         return f"it holds LoRA adapters; {MERGE}"
     try:
         for layer in range(model.n_layers):
-            group_of(model.hf, layer, 0)
+            model.group_of(layer, 0)
     except ModelError as error:
         return str(error)
     return None
@@ -263,10 +259,8 @@ def _eager_scores(model: Model, prompt: PromptBatch) -> tuple[Float[Tensor, "lay
 
 
 def _group_sizes(model: Model) -> list[int]:
-    if not model.has_hf:
-        return []
     try:
-        return [len(group_of(model.hf, layer, 0)) for layer in range(model.n_layers)]
+        return [len(model.group_of(layer, 0)) for layer in range(model.n_layers)]
     except (ModelError, AttributeError):
         return []
 
@@ -283,10 +277,8 @@ def _notes(model: Model) -> list[str]:
     notes = list(model.state_notes())
     if switch := switching_length(model.config):
         notes.append(f"LongRoPE: the fused engine takes prompts up to {switch} tokens, beyond which positions change")
-    if not model.has_hf:
-        return notes
     try:
-        spans = [layer for layer in range(len(attention_modules(model.hf))) if norm_spans_heads(model.hf, layer)]
+        spans = any(model.norm_spans_heads(layer) for layer in range(model.n_layers))
     except ModelError:
         return notes
     return notes + (

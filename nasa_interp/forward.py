@@ -21,7 +21,7 @@ from .attention import CandidateAttention, Edit, Recording, Spans, instrumented
 from .batches import batch_size_for, check_batch_size, in_batches, longest_first, model_batches
 from .errors import FusedRefusedError, ModelError
 from .models import Model
-from .models.check import trusted_hooks
+from .models.check import check_acting_hooks, trusted_hooks
 from .models.model import device_of
 from .models.positions import check_positions
 from .models.ready import check_ready
@@ -314,12 +314,16 @@ def intervenable(model: Model, prompts: PromptBatch) -> Model:
     Raises:
         ModelError: where fused attention isn't exact for it and its hooks can't be trusted either.
     """
+    # No engine takes prompts whose positions depend on their batch.
+    check_positions(model.config, (prompts.last_pos + 1).tolist())
     refusal = fused_refusal(model, prompts)
     if refusal is None:
         return model
     hooked = model if model.why_hooked else model.through_hooks(f"the fused engine refuses it ({refusal})")
     try:
-        trusted_hooks(hooked, prompts.tokens[0, : int(prompts.last_pos[0]) + 1])
+        tokens = prompts.tokens[0, : int(prompts.last_pos[0]) + 1]
+        trusted_hooks(hooked, tokens)
+        check_acting_hooks(hooked, tokens)
     except ModelError as error:
         raise ModelError(
             f"interventions run on the fused engine, which refuses {model.name}: {refusal}; nor do they run through "

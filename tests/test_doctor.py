@@ -139,8 +139,13 @@ def test_the_memory_estimate_grows_as_the_engines_do():
     assert 2 * narrow["fused"] == short["fused"]
 
 
-def test_a_handed_over_bridge_is_scored_hooked():
-    found = diagnose(load_model(load_model(tiny_model("llama"), tokenizer=tiny_tokenizer()).bridge))
-    assert found.engine == "hooked"
-    assert "handed over hooked" in (found.engines["fused"] or "")
+def test_a_handed_over_bridge_runs_on_its_plain_view_or_hooked_where_the_user_hung_hooks():
+    bridge = load_model(tiny_model("llama"), tokenizer=tiny_tokenizer()).bridge
+    found = diagnose(load_model(bridge))
+    assert (found.engine, found.tuning) == ("fused", None)
+    assert "handed over as a bridge, run on its plain view: the same weights" in found.notes
+    bridge.add_hook("blocks.0.hook_resid_pre", lambda value, hook: value)
+    found = diagnose(load_model(bridge))
+    assert (found.engine, found.tuning) == ("hooked", None)
+    assert "hooks of the user's" in (found.engines["fused"] or "")
     assert "no plain view to compare with" in found.text()

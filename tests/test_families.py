@@ -35,7 +35,6 @@ from families import (
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from nasa_interp.doctor import tuning_refusal
 from nasa_interp.errors import ModelError
 from nasa_interp.models import Model, load_model
 from nasa_interp.models.loading import quiet_transformers
@@ -338,12 +337,13 @@ def test_edits_of_both_copies_at_once_are_refused():
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 # TransformerLens warns that processed weights differ from the original ones, which is what this test is about.
 @pytest.mark.filterwarnings("ignore")
-def test_a_processed_bridge_is_scored_alike_and_not_tuned(family: str):
+def test_a_processed_bridge_is_scored_alike(family: str):
     bridge = wrapped(family).bridge
-    assert tuning_refusal(load_model(bridge)) == "it was handed over hooked; load_model the transformers model itself"
+    assert load_model(bridge).engine == "fused"
     bridge.enable_compatibility_mode(disable_warnings=True)
     model, prompts = load_model(bridge), prompts_of("yes_no", None)
-    assert "processed" in (tuning_refusal(model) or "")
+    assert model.engine == "hooked"
+    assert model.why_hooked == "TransformerLens processed its weights"
     scores, counts = score_hooked(model, prompts, 4, progress=False)
     assert torch.equal(counts, looped(family, "yes_no", None).counts)
     assert off(scores, looped(family, "yes_no", None)) <= AGREEMENT

@@ -15,7 +15,6 @@ from ..heads import HeadList
 from ..measures import measure
 from ..models import Model
 from ..models.slice_values import read_slices, write_slices
-from ..models.slices import head_slices
 from ..restartable import RestartablePrompts
 from ..session import PromptSet
 
@@ -126,7 +125,7 @@ def scaled_heads(
         HeadError: a head outside the model. DeltaError, ModelError: a model whose heads' weights can't be told apart.
     """
     chosen = HeadList.of(heads).check(model.n_layers, model.n_heads)
-    slices = [piece for head in chosen for piece in head_slices(model.hf, head.layer, head.index, "o")]
+    slices = [piece for head in chosen for piece in model.head_slices(head.layer, head.index, "o")]
     values = read_slices(model, slices)
     after = tuple((value.double() * factor).to(value.dtype) for value in values.values())
     digest = model.weights_hash() if base_hash is None else base_hash

@@ -13,7 +13,7 @@ from ..bootstrap import DRAWS
 from ..errors import AlignmentError
 from ..evaluation.paired import Paired, groups_above_chance
 from ..heads import HeadList
-from ..models import as_model
+from ..models import Model, as_model
 from ..prompts import PromptStyle
 from ..run import jsonable, read_json, write_json
 from ..session import describe_run
@@ -77,9 +77,10 @@ def compare_methods(
     Source: ours.
     """
     start, model = time.perf_counter(), as_model(model)
-    chosen = _check_methods(METHODS if methods is None else methods, seeds)
     first = seeds[0] if seeds else seed
     tuning = Setting.of(model, heads, probe, val, recipe or Recipe(), limits or Limits(), style, first)
+    model = tuning.model
+    chosen = _check_methods(model, methods, seeds)
     sets = random_sets(model, tuning.heads, n_random, seed) if RANDOM in chosen else ()
     setting = ComparisonSetting.of(tuning, probe, val, test, texts, val_texts, limit, seed, draws)
     finished = _Finished(folder, setting.digest())
@@ -91,14 +92,23 @@ def compare_methods(
     with tqdm(runs, desc="comparing", unit="run", disable=not progress) as bar:
         entries = (base, *(finished.get(run.name, run.make) for run in bar))
     details = {**tuning.to_dict(), "test": setting.test.name, "seeds": list(seeds), "n_random": len(sets)}
-    info = describe_run(model, setting.test_prompts, start, "fused", tuning.notes)
+    info = describe_run(model, setting.test_prompts, start, tuning.model.engine, tuning.notes)
     comparison = Comparison(entries, pooled, info, jsonable(details))
     if folder is not None:
         comparison.save(folder)
     return comparison
 
 
-def _check_methods(methods: Sequence[str], seeds: Sequence[int]) -> tuple[str, ...]:
+def _check_methods(model: Model, methods: Sequence[str] | None, seeds: Sequence[int]) -> tuple[str, ...]:
+    """The methods that were named; by default all that the model takes."""
+    if methods is None:
+        # PEFT puts its factors into a plain model's modules.
+        methods = [name for name in METHODS if name != "lora" or model.has_hf]
+    elif "lora" in methods and not model.has_hf:
+        raise AlignmentError(
+            f"a LoRA needs a plain transformers model, and {model.name} runs through hooks: {model.why_hooked}; leave "
+            f"'lora' out of the methods"
+        )
     if unknown := [name for name in methods if name not in METHODS]:
         raise AlignmentError(f"there is no method {unknown[0]!r} to compare; there are {', '.join(METHODS)}")
     if NASA in methods and not seeds:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -125,9 +126,12 @@ class ComparisonSetting:
         """A model's decisions on the test questions."""
         return report_decisions(model, self.test_prompts, progress=False)
 
-    def text_of(self, model: Model) -> TextChange:
-        """What a change costs on the text that is read at the end."""
-        return self.reference.compare(model, seed=self.seed, draws=self.draws, progress=False)
+    def measure(self, changed: AbstractContextManager[Model]) -> tuple[BinaryReport, TextChange]:
+        """The test questions and the text under a change, whose base is read before the change is made."""
+        reference = self.reference
+        with changed as model:
+            text = reference.compare(model, seed=self.seed, draws=self.draws, progress=False)
+            return self.test_of(model), text
 
     def digest(self) -> dict[str, Any]:
         """What must be the same for a comparison to go on."""
@@ -206,8 +210,7 @@ class Methods:
         lora = fit_lora(setting.tuning, setting.val_reference)
         rate = next((row["learning_rate"] for row in lora.tried if row["taken"]), "none: all were refused")
         share = lora.n_trained / sum(parameter.numel() for parameter in setting.model.module.parameters())
-        with lora.applied(setting.model) as tuned:
-            report, text = setting.test_of(tuned), setting.text_of(tuned)
+        report, text = setting.measure(lora.applied(setting.model))
         fitted = {"rank": lora.rank, "learning rate": rate, "tried": list(lora.tried)}
         return Entry("lora", "", report, lora.n_trained, share, text, lora.seconds, fitted)
 
@@ -232,8 +235,7 @@ class Methods:
     def _changed(self, method: str, variant: str, delta: HeadDelta, seconds: float, fitted: dict[str, Any]) -> Entry:
         """The test questions and the text under a change of weights."""
         model = self.setting.model
-        with delta.applied(model, check=False):
-            report, text = self.setting.test_of(model), self.setting.text_of(model)
+        report, text = self.setting.measure(delta.applied(model, check=False))
         return Entry(method, variant, report, delta.n_changed, delta.share(model), text, seconds, fitted)
 
 

@@ -15,9 +15,10 @@ import torch
 from ..errors import DeltaError, HeadError
 from ..heads import HeadList
 from ..models import Model
-from ..models.slice_values import Values, overlap, plain_view, read_slices, write_slices
+from ..models.slice_values import Values, overlap, read_slices, write_slices
 from ..models.slices import WeightSlice
 from ..run import jsonable
+from .layouts import carry_slices
 from .packing import bits, pack, unpack
 
 
@@ -120,7 +121,6 @@ class HeadDelta:
         Raises:
             DeltaError: a model other than the base, a delta that is already applied, a model without a plain view.
         """
-        plain_view(model)
         digest = model.weights_hash() if check and self.base_hash else ""
         # An offloaded model has no hash; its slices are still compared.
         if (digest and digest != self.base_hash) or not self._holds(model, self.before):
@@ -133,7 +133,6 @@ class HeadDelta:
         Raises:
             DeltaError: the delta is not applied to this model.
         """
-        plain_view(model)
         if not self._holds(model, self.after):
             raise DeltaError(
                 f"the delta is not applied to model {model.name!r}: its slices don't hold the tuned values; "
@@ -153,6 +152,19 @@ class HeadDelta:
             yield model
         finally:
             self._restore(model)
+
+    def carried_to(self, model: Model) -> "HeadDelta":
+        """The same change for the plain model whose weights a HookedTransformer holds in its own layout.
+
+        Raises:
+            DeltaError: where the model's heads don't hold the values that the change began from, such as where
+                TransformerLens processed them.
+        """
+        slices, values = carry_slices(model, self.slices, self.before, self.after)
+        before, after = zip(*values, strict=True)
+        return replace(
+            self, base_hash=model.weights_hash(), base_model=model.name, slices=slices, before=before, after=after
+        )
 
     def merge(self, other: "HeadDelta") -> "HeadDelta":
         """Both changes as one, in any order.

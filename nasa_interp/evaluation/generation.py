@@ -142,7 +142,8 @@ def _check_room(model: Model, prompts: PromptBatch, max_new_tokens: int) -> None
 
 @torch.no_grad()
 def _generate(model: Model, prompts: PromptBatch, max_new_tokens: int, batch_size: int, progress: bool) -> list[str]:
-    check_ready(model.hf)
+    network = model.network
+    check_ready(network)
     tokenizer, ends, texts = model.tokenizer, _end_tokens(model), [""] * len(prompts)
     # An answer is cut at its end token, so its padding is never read; every embedding has a row 0.
     greedy = GenerationConfig(
@@ -153,13 +154,13 @@ def _generate(model: Model, prompts: PromptBatch, max_new_tokens: int, batch_siz
     def answers(indices: list[int]) -> list[list[int]]:
         tokens = prompts.select(indices).tokens.to(model.device)
         greedy.use_cache = not _passes_switch(model, tokens.shape[1], max_new_tokens)
-        out = model.hf.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=greedy)
+        out = network.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=greedy)
         return [list(takewhile(lambda token: token not in ends, row)) for row in out[:, tokens.shape[1] :].tolist()]
 
     with (
         tqdm(total=len(prompts), desc=f"generating, {prompts.order}", unit="prompt", disable=not progress) as bar,
         quiet_transformers(),
-        _generating_by(model.hf, greedy),
+        _generating_by(network, greedy),
     ):
         batches = list(equal_length(prompts, batch_size))
         # Where another prompt in a batch changes an answer, prompts run one by one: the fullest batch's last row tells.
@@ -181,7 +182,7 @@ def _passes_switch(model: Model, length: int, max_new_tokens: int) -> bool:
 
 def _end_tokens(model: Model) -> list[int]:
     """The tokens that end an answer: the model's, or the tokenizer's where the model names none."""
-    ends = getattr(model.hf.generation_config, "eos_token_id", None)
+    ends = getattr(model.network.generation_config, "eos_token_id", None)
     ends = model.tokenizer.eos_token_id if ends is None else ends
     return [] if ends is None else torch.as_tensor(ends).flatten().tolist()
 

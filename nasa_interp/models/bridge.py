@@ -165,6 +165,8 @@ def plain_twin(bridge: Any) -> Any:
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and value.is_meta:
                 vars(module)[key] = getattr(modules.get(name), key, value)
+    if getattr(original, "generation_config", None) is not None:
+        tree.generation_config = copy.deepcopy(original.generation_config)
     return tree.eval()
 
 

@@ -1,6 +1,7 @@
 """Measures whether the hooks of this model carry what their names say."""
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import ModelError, first_line
-from .bridge import eager_twin, pattern_hook, run_hooked, scores_hook
+from .bridge import eager_twin, pattern_hook, run_hooked, scores_hook, z_hook
 from .model import Model
 from .ready import check_ready, has_hooks
 from .windows import attention_windows
@@ -105,6 +106,47 @@ def trusted_hooks(model: Model, tokens: Int[Tensor, " pos"]) -> HookCheck:
     if check.problem is not None:
         raise ModelError(f"{model.name} can't be scored hooked: {check.problem}; see `nasa-interp doctor`")
     return check
+
+
+@torch.no_grad()
+def check_acting_hooks(model: Model, tokens: Int[Tensor, " pos"]) -> None:
+    """Makes sure that what hooks write acts: outputs are made of patterns, and logits of outputs.
+
+    Args:
+        model: one that runs through hooks.
+        tokens: one prompt.
+
+    Raises:
+        ModelError: where the hooks' values are read by nobody, or a hook never fires.
+    """
+    tokens = tokens[:LONGEST][None].to(model.device)
+    mask, left, fired = torch.ones_like(tokens, dtype=torch.bool), [0.0], set()
+
+    def empty(pattern: Tensor, hook: Any) -> Tensor:
+        return torch.zeros_like(pattern)
+
+    def keep(layer: int) -> Any:
+        def change(z: Tensor, hook: Any) -> Tensor:
+            fired.add(layer)
+            left.append(z.abs().max().item())
+            return torch.ones_like(z)
+
+        return change
+
+    hooks: list[tuple[str, Any]] = [(pattern_hook(layer), empty) for layer in range(model.n_layers)]
+    hooks += [(z_hook(layer), keep(layer)) for layer in range(model.n_layers)]
+    with warnings.catch_warnings():
+        # TransformerLens may say the same of an adapter.
+        warnings.simplefilter("ignore")
+        base = run_hooked(model.bridge, tokens, mask, [], logits=True)
+        changed = run_hooked(model.bridge, tokens, mask, hooks, logits=True)
+    assert base is not None
+    assert changed is not None
+    if len(fired) < model.n_layers or max(left) > 0 or torch.equal(base, changed):
+        raise ModelError(
+            f"what hooks write into {model.name} doesn't act: heads' outputs are not made of the patterns that its "
+            f"hooks carry, or nothing is made of the outputs; load the plain transformers model"
+        )
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ..errors import HeadError, ModelError
 from .bridge import Copies, is_hooked_transformer, same_storage
@@ -54,10 +55,9 @@ class HookedNetwork:
         twin: for a bridge, a plain model over the same parameters, which says what the weights are called.
     """
 
-    generation_config: Any = None
-
     def __init__(self, hooked: Any, twin: Any = None):
         self.hooked, self.twin = hooked, twin
+        self.generation_config: Any = getattr(twin, "generation_config", None)
         # Where a pass restarts, and what enters there; set by `restart_at`.
         self.entering: tuple[int, Tensor] | None = None
 
@@ -92,6 +92,24 @@ class HookedNetwork:
         besides = {"tokens": tokens} if is_hooked_transformer(self.hooked) else {}
         logits = self.hooked(hidden, attention_mask=whole, return_type="logits", start_at_layer=layer, **besides)
         return SimpleNamespace(logits=logits)
+
+    @torch.no_grad()
+    def generate(
+        self, tokens: Int[Tensor, "batch pos"], generation_config: Any, **_: Any
+    ) -> Int[Tensor, "batch longer"]:
+        """The likeliest token, again and again, by whole passes, until every row has ended or is long enough.
+
+        As `generate` of a plain model with a greedy configuration: rows that have ended are filled up with pads.
+        """
+        ends = torch.tensor(generation_config.eos_token_id or [], dtype=torch.long, device=tokens.device)
+        ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        for _step in range(generation_config.max_new_tokens):
+            likeliest = self(tokens).logits[:, -1].argmax(-1).to(tokens.device)
+            tokens = torch.cat([tokens, torch.where(ended, generation_config.pad_token_id, likeliest)[:, None]], 1)
+            ended |= torch.isin(likeliest, ends)
+            if bool(ended.all()):
+                break
+        return tokens
 
     def get_input_embeddings(self) -> nn.Module:
         """What turns tokens into the residual stream."""
@@ -130,10 +148,12 @@ class HookedNetwork:
 
 
 def hooked_slices(hooked: Any, layer: int, index: int, projections: str = "q", bias: bool = False) -> list[WeightSlice]:
-    """The slices of one head of a HookedTransformer, whose weights lie head by head: W_Q[head], b_Q[head] and so on.
+    """The slices of one head of a hooked model in its own names.
+
+    A HookedTransformer's weights lie head by head: W_Q[head], b_Q[head] and so on. A bridge's lie in its q, k, v and o.
 
     Args:
-        hooked: a HookedTransformer.
+        hooked: a HookedTransformer, or a bridge whose weights were processed, so that no plain model has them.
         layer, index: of the head, among the query heads.
         projections: letters out of "qkvo".
         bias: also its entries in b_Q, b_K, b_V; b_O belongs to no head.
@@ -150,6 +170,8 @@ def hooked_slices(hooked: Any, layer: int, index: int, projections: str = "q", b
             f"no head {layer}.{index}; the model has {hooked.cfg.n_layers} layers of {hooked.cfg.n_heads} heads"
         )
     attention, slices = hooked.blocks[layer].attn, []
+    if not is_hooked_transformer(hooked):
+        return [s for projection in projections for s in _bridge_slices(hooked, attention, index, projection, bias)]
     for projection in projections:
         for kind in ("W", "b") if bias and projection != "o" else ("W",):
             name = f"{kind}_{projection.upper()}"
@@ -158,6 +180,21 @@ def hooked_slices(hooked: Any, layer: int, index: int, projections: str = "q", b
             place = index // hooked_group_size(hooked) if grouped else index
             slices.append(WeightSlice(f"blocks.{layer}.attn.{'_' if grouped else ''}{name}", 0, (place,)))
     return slices
+
+
+def _bridge_slices(bridge: Any, attention: nn.Module, index: int, projection: str, bias: bool) -> Iterator[WeightSlice]:
+    module = getattr(attention, projection).original_component
+    d_head = bridge.cfg.d_head
+    head = index // hooked_group_size(bridge) if projection in "kv" else index
+    rows = tuple(range(head * d_head, (head + 1) * d_head))
+    names = {id(parameter): name for name, parameter in bridge.named_parameters(remove_duplicate=False)}
+    # The output projection takes heads in where the others give them out, and Conv1D stores the transpose of Linear.
+    dim = int((projection == "o") != isinstance(module, Conv1D))
+    if id(module.weight) not in names or module.weight.shape[dim] % d_head:
+        raise ModelError(f"can't tell heads in {type(module).__name__} of the bridge; boot it without processing")
+    yield WeightSlice(names[id(module.weight)], dim, rows)
+    if bias and projection != "o" and getattr(module, "bias", None) is not None:
+        yield WeightSlice(names[id(module.bias)], 0, rows)
 
 
 def hooked_group_size(hooked: Any) -> int:

@@ -78,7 +78,7 @@ class Model:
         """A plain model over the parameters of the bridge that was handed over, measured against it."""
         self._hf, self._copies, self._measured = plain_twin(self._hooked), None, None
         self._shared = list(self._hooked.parameters())
-        if self._hf is None:
+        if self._names is None:
             return
         try:
             self._copies = Copies(self._hf, self._hooked)
@@ -151,9 +151,18 @@ class Model:
         return "" if off <= allowed else f"its plain view's logits are off by {float(off / reach):.1e} of their range"
 
     @property
+    def why_not_plain(self) -> str | None:
+        """Why the weights aren't those of a plain transformers model, or None; hooks don't matter to them."""
+        if self._hf is None:
+            return f"it is a {type(self._hooked).__name__} without a transformers model inside"
+        if self.handed_hooked and processed(self._hooked):
+            return "TransformerLens processed its weights"
+        return None
+
+    @property
     def network(self) -> Any:
         """What passes run through: the plain view, or where it can't stand for it the hooked model."""
-        return self.hf if self.has_hf else HookedNetwork(self._hooked, self._hf)
+        return self.hf if self.has_hf else HookedNetwork(self._hooked, self._names)
 
     @property
     def engine(self) -> Literal["fused", "hooked"]:
@@ -169,25 +178,30 @@ class Model:
     @property
     def weights(self) -> Any:
         """The module that names the weights in hashes, slices and deltas: the plain one where there is any."""
-        if self._copies:
+        if self._copies and self._names is not None:
             self._copies.carry()
-        return self._hf if self._hf is not None else self._hooked
+        return self._hooked if self._names is None else self._names
+
+    @property
+    def _names(self) -> Any:
+        """The plain model whose names the weights have; None where a bridge computes with others, processed ones."""
+        return None if self.handed_hooked and processed(self._hooked) else self._hf
 
     def head_slices(self, layer: int, index: int, projections: str = "q", bias: bool = False) -> list[WeightSlice]:
         """The slices of a head's weights; see `head_slices` and `hooked_slices`."""
-        slices = hooked_slices if self._hf is None else head_slices
+        slices = hooked_slices if self._names is None else head_slices
         return slices(self.weights, layer, index, projections, bias)
 
     def group_of(self, layer: int, index: int) -> tuple[int, ...]:
         """The query heads that share the head's key and value head, itself among them."""
-        if self._hf is not None:
+        if self._names is not None:
             return group_of(self.weights, layer, index)
         size = hooked_group_size(self._hooked)
         return tuple(range(index - index % size, index - index % size + size))
 
     def norm_spans_heads(self, layer: int) -> bool:
         """Whether the queries of all heads are normed together; a HookedTransformer's never are."""
-        return self._hf is not None and norm_spans_heads(self.weights, layer)
+        return self._names is not None and norm_spans_heads(self.weights, layer)
 
     @property
     def config(self) -> Any:
@@ -309,7 +323,7 @@ class Model:
         return f"Model({self.name!r}, {self.n_layers} layers x {self.n_heads} heads, {self.dtype}, {self.device})"
 
 
-def device_of(module: torch.nn.Module) -> torch.device:
+def device_of(module: Any) -> torch.device:
     """Where tokens go: where the first parameter lives that is in memory; what lies on disk is fetched from there."""
     return next((p.device for p in module.parameters() if not p.is_meta), torch.device("cpu"))
 

@@ -15,7 +15,7 @@ LIBRARIES = ("transformers", "transformer_lens", "accelerate", "peft")
 MERGE = "merge it (merge_and_unload()) and hand over the merged model"
 
 
-def check_ready(module: nn.Module) -> None:
+def check_ready(module: Any) -> None:
     """Refuses a module whose pass would be random, or that holds adapters whose effect depends on the prompt.
 
     Both can happen after the model was loaded, so every pass checks again, in about a millisecond.

@@ -17,12 +17,12 @@ Values = Float[Tensor, "..."]
 
 def plain_view(model: Model) -> Any:
     """The model's plain transformers view; where there is none, raises DeltaError saying what to load."""
-    if not model.has_hf:
+    if (reason := model.why_not_plain) is not None:
         raise DeltaError(
-            f"model {model.name!r} was handed over hooked; a delta is a change of a plain transformers model: "
-            f"load_model that one"
+            f"model {model.name!r} can't be written as a transformers model: {reason}; take the change to the plain "
+            f"model with delta.carried_to(load_model(...)), and export that"
         )
-    return model.hf
+    return model.weights
 
 
 def read_slices(model: Model, slices: Iterable[WeightSlice]) -> dict[WeightSlice, Values]:

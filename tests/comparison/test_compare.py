@@ -206,6 +206,15 @@ def test_a_lora_is_trained_on_answers_alone() -> None:
     assert _of_answers(mixed).terms == ((0.5, Answer()),)
 
 
+def test_the_text_is_compared_with_the_base_whichever_method_comes_first(model) -> None:
+    """The base's text is read before anything is changed, also where no method before has read it."""
+    entry = run(model, methods=("zero",)).of("zero")[0]
+    assert entry.text is not None
+    assert entry.text.base.model_hash == model.weights_hash()
+    assert entry.text.run.model_hash != model.weights_hash()
+    assert entry.text.ratio != 1.0
+
+
 def test_one_table_holds_all_methods(compared) -> None:
     assert compared.methods == ("base", *METHODS)
     table = compared.to_dataframe()

@@ -228,12 +228,25 @@ def test_another_dtype_is_refused_with_the_right_one():
         tuned(fresh()).apply(fresh(dtype=torch.bfloat16))
 
 
-def test_a_hooked_model_has_nothing_to_write_into():
+def test_a_bridge_takes_the_delta_of_its_plain_model():
     delta, hf = tuned(fresh()), families.tiny_model("llama")
     hooked = load_model(build_bridge(hf, families.tiny_tokenizer(), "mine"))
-    for action in (delta.apply, delta.revert, lambda model: delta.applied(model).__enter__()):
-        with pytest.raises(DeltaError, match="'mine' was handed over hooked"):
-            action(hooked)
+    before = hooked.weights_hash()
+    with delta.applied(hooked):
+        assert delta.is_applied(hooked)
+        assert hooked.weights_hash() != before
+    assert hooked.weights_hash() == before
+
+
+def test_a_processed_bridge_takes_no_delta_of_the_plain_model():
+    delta, hf = tuned(fresh()), families.tiny_model("llama")
+    bridge = build_bridge(hf, families.tiny_tokenizer(), "mine")
+    bridge.enable_compatibility_mode(disable_warnings=True)
+    processed = load_model(bridge)
+    before = processed.weights_hash()
+    with pytest.raises(DeltaError, match="the delta was made for"):
+        delta.apply(processed)
+    assert processed.weights_hash() == before
 
 
 def test_offloaded_weights_are_refused():

@@ -343,9 +343,16 @@ def test_random_control_counts_sets_that_go_as_far(tiny, questions):
     assert control.random == random_controls(ablator, ["1.2"], n=5).of().random
 
 
-def test_a_model_off_the_fused_engine_is_refused(questions):
+def test_a_model_off_the_fused_engine_is_changed_through_hooks(questions):
+    model = ni.load_model(tiny_model("gemma2"), tokenizer=tiny_tokenizer())
+    run = ablation_effect(model, questions, HEADS, progress=False).changed.run
+    assert run.engine == "hooked"
+    assert "the fused engine refuses it" in " ".join(run.notes)
+
+
+def test_a_model_that_no_engine_is_exact_for_is_refused(questions):
     model = ni.load_model(tiny_model("gptj"), tokenizer=tiny_tokenizer())
-    with pytest.raises(ModelError, match="interventions run on the fused engine"):
+    with pytest.raises(ModelError, match=r"interventions run on the fused engine, which refuses .*; nor do they run"):
         ablation_effect(model, questions, HEADS, progress=False)
 
 

@@ -453,7 +453,6 @@ def test_what_the_command_prints(tiny, tmp_path) -> None:
     assert "clean: 'Rome' instead of 'No'" in bias.text()
 
 
-def test_a_model_off_the_fused_engine_is_refused() -> None:
-    model = build("gptj")
-    with pytest.raises(ModelError, match="interventions run on the fused engine"):
-        patch_heads(model, pairs_of(model, "question"), progress=False)
+def test_a_model_off_the_fused_engine_is_patched_through_hooks() -> None:
+    model = build("gemma2")
+    assert patch_heads(model, pairs_of(model, "question"), ["1.1"], progress=False).run.engine == "hooked"
