@@ -271,7 +271,7 @@ def test_a_processed_bridge_is_tuned_in_memory() -> None:
     bridge.enable_compatibility_mode(disable_warnings=True)
     model = ni.load_model(bridge)
     before = model.weights_hash()
-    recipe, limits = Recipe(steps=2, check_every=2, questions=4, learning_rate=1e-3), Limits(0.0, 1.0, 1.0, 100.0)
+    recipe, limits = Recipe(steps=4, check_every=4, questions=4, learning_rate=1e-2), Limits(0.0, 1.0, 1.0, 100.0)
     options = {"recipe": recipe, "limits": limits, "texts": ["a b c d"], "progress": False}
     delta = ni.align_heads(model, HEADS, families.QUESTIONS, others("Well?"), **options).delta
     assert delta.base_hash == before

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import HeadError, ModelError
@@ -50,11 +50,11 @@ def outside_hash(hf: nn.Module, slices: Iterable[WeightSlice]) -> str:
     by_parameter: dict[str, list[WeightSlice]] = {}
     for s in slices:
         by_parameter.setdefault(s.parameter, []).append(s)
-    # a tied parameter has two names in the state dict, but one storage: all its names leave the slice out
-    tied = {tensor.data_ptr(): by_parameter[name] for name, tensor in hf.state_dict().items() if name in by_parameter}
+    # A parameter may have several names (tied ones, a bridge's) but one storage: all of them leave the slice out.
+    tied = {_memory(hf.get_parameter(name)): pieces for name, pieces in by_parameter.items()}
     digest = hashlib.sha256()
     for name, tensor in sorted(hf.state_dict().items()):
-        own, tensor = by_parameter.get(name) or tied.get(tensor.data_ptr()), tensor.detach().cpu()
+        own, tensor = tied.get(_memory(tensor)), tensor.detach().cpu()
         if own:
             tensor = tensor.clone()
             for s in own:
@@ -62,6 +62,10 @@ def outside_hash(hf: nn.Module, slices: Iterable[WeightSlice]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    return tensor.data_ptr(), tuple(tensor.shape)
 
 
 def spanning_norms(model: Model, heads: HeadList) -> tuple[int, ...]:
