@@ -34,7 +34,7 @@ families: $(STAMP)  ## write docs/families.md anew from what the laws find
 errors:  ## write docs/errors.md anew from the code
 	$(PYTHON) docs/build_errors.py
 
-legacy: $(LEGACY_STAMP)  ## scores on a HookedTransformer, in a second environment with TransformerLens 3
+legacy: $(LEGACY_STAMP)  ## a HookedTransformer takes every verb, in a second environment with TransformerLens 3
 	$(LEGACY)/bin/python -m pytest tests/legacy
 
 $(LEGACY_STAMP): tests/legacy/requirements.txt constraints.txt

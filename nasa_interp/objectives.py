@@ -51,8 +51,8 @@ class Objective(Protocol):
         ...
 
 
-class _Summable:
-    """`0.3 * Answer() + Balance()` is an objective again."""
+class Summable:
+    """Gives an objective its algebra: `0.3 * Answer() + Balance()` is an objective again."""
 
     def __add__(self, other: "Objective") -> "WeightedSum":
         return WeightedSum((*_terms(self), *_terms(other)))  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ class _Summable:
 
 
 @dataclass(frozen=True)
-class NegativeAttention(_Summable):
+class NegativeAttention(Summable):
     """The tuned heads' own NAS toward 0, with the attention that they pay to the candidates kept.
 
     Args:
@@ -92,7 +92,7 @@ class NegativeAttention(_Summable):
 
 
 @dataclass(frozen=True)
-class Answer(_Summable):
+class Answer(Summable):
     """Cross-entropy of the right candidate against the other one, both labels weighing the same, in every order.
 
     Args:
@@ -118,7 +118,7 @@ class Answer(_Summable):
 
 
 @dataclass(frozen=True)
-class Balance(_Summable):
+class Balance(Summable):
     """The squared mean logit difference in every order: no labels, only as much Yes as No.
 
     Source: ours.
@@ -136,7 +136,7 @@ OBJECTIVES: dict[str, type[Objective]] = {"answer": Answer, "balance": Balance, 
 
 
 @dataclass(frozen=True)
-class WeightedSum(_Summable):
+class WeightedSum(Summable):
     """Several objectives at once, each with its weight."""
 
     terms: tuple[tuple[float, Objective], ...]

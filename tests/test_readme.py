@@ -16,7 +16,7 @@ import nasa_interp as ni
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-NEWCOMER, STEPS = BLOCKS
+NEWCOMER, STEPS, HOOKED = BLOCKS
 HUB_ID = r'load_model\("([^"]+/[^"]+)"\)'
 
 
@@ -68,3 +68,19 @@ def test_the_steps_run(tiny, tmp_path, monkeypatch) -> None:
     cured = transformers.AutoModelForCausalLM.from_pretrained("cured")
     changed = sum(int((a != b).sum()) for a, b in zip(cured.parameters(), tiny.hf.parameters(), strict=True))
     assert 0 < changed <= space["run"].delta.n_changed
+
+
+def test_with_transformer_lens_is_twelve_lines_that_run(hub_cache, tmp_path) -> None:
+    """Boot, heat map, knock out, tune, look again: with TransformerLens's own way to boot, from the hub's cache."""
+    assert len([line for line in HOOKED.splitlines() if line.strip()]) <= 12
+    source = re.sub(r'boot_transformers\("[^"]+"\)', 'boot_transformers("tiny/llama")', HOOKED)
+    # A random model has no bias to take away: what is shown is that the lines run, and that something was tuned.
+    limits = "limits=ni.Limits(0.0, 1.0, 1.0, 9.0), recipe=ni.Recipe(learning_rate=2e-2), progress=False"
+    source = source.replace('val="builtin:verify#val")', f'val="builtin:verify#val", {limits})')
+    script = f"import nasa_interp as ni\n{source}\nprint(run.delta.n_changed, run.run.engine, scores.run.engine)"
+    environment = {**os.environ, "HF_HUB_CACHE": str(hub_cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    changed, *engines = done.stdout.split()[-3:]
+    assert int(changed) > 0
+    assert engines == ["fused", "fused"]

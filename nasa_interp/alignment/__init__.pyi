@@ -1,6 +1,6 @@
 """Alignment: changing a few heads so that a model's negative bias falls, and passing the change on."""
 
-from ..objectives import OBJECTIVES, Answer, Balance, NegativeAttention, Objective, Step, WeightedSum
+from ..objectives import OBJECTIVES, Answer, Balance, NegativeAttention, Objective, Step, Summable, WeightedSum
 from .loop import align_heads
 from .recipe import Limits, Recipe
 from .result import Alignment
@@ -15,6 +15,7 @@ __all__ = [
     "Objective",
     "Recipe",
     "Step",
+    "Summable",
     "WeightedSum",
     "align_heads",
 ]

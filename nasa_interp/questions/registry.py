@@ -67,7 +67,7 @@ Source = Callable[[str], Sequence[BinaryQuestion]]
 """Takes the text after the source's name and the colon; a QuestionList keeps its own name."""
 
 SOURCES: dict[str, Source] = {"builtin": _builtin, "strategyqa": _strategyqa}
-"""The names that may precede the colon of a data specification. To add a source, add a line."""
+"""The names that may precede the colon of a data specification. To add a source, add an entry."""
 
 
 def _file_and_split(text: str) -> tuple[str, str | None]:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,14 +15,27 @@ from families import QUESTIONS, tiny_tokenizer
 from transformers import AutoTokenizer
 
 from nasa_interp import load_model, score_heads
-from nasa_interp.doctor import diagnose, tuning_refusal
-from nasa_interp.errors import ModelError
+from nasa_interp.alignment import Recipe
+from nasa_interp.alignment.trainer import Trainer
+from nasa_interp.alignment.tuned import TunedSlices
+from nasa_interp.attribution import direct_logit_attribution, estimate_zero_ablation
+from nasa_interp.deltas import HeadDelta, export
+from nasa_interp.doctor import diagnose
+from nasa_interp.errors import DeltaError, ModelError
+from nasa_interp.heads import HeadList
+from nasa_interp.interventions import Knockout, Zero, ablation_effect, sweep_heads
+from nasa_interp.models.tunable import outside_hash, tunable_slices
+from nasa_interp.patching import patch_heads
 from nasa_interp.prompts import ORDERS, build_prompts
-from nasa_interp.scoring.fused import score_fused
+from nasa_interp.prompts.pairs import instruction_pairs
 from nasa_interp.scoring.hooked import score_hooked
+from nasa_interp.session import resolve_prompts
 
 # TransformerLens 3.9 announces the end of the class that is tested here.
-pytestmark = pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:answer mass"),
+]
 
 CONFIGS = {
     "learned positions": {"positional_embedding_type": "standard", "normalization_type": "LN", "act_fn": "gelu"},
@@ -92,17 +106,80 @@ def test_the_model_is_left_alone(hooked):
     assert torch.equal(before, hooked(tokens))
 
 
-def test_what_needs_the_plain_model_is_refused(hooked):
+def test_what_needs_the_plain_model_is_refused(hooked, tmp_path):
     model = load_model(hooked)
-    prompts = build_prompts(model, QUESTIONS[:2])
-    with pytest.raises(ModelError, match="handed over hooked"):
-        score_fused(model, prompts, progress=False)
-    assert "handed over hooked" in (tuning_refusal(model) or "")
+    with pytest.raises(ModelError, match="has no plain transformers view"):
+        _ = model.hf
+    delta = HeadDelta(model.weights_hash(), model.name, HeadList.of(["0.0"]), (), (), ())
+    with pytest.raises(DeltaError, match="carried_to"):
+        export(model, delta, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-def test_processed_weights_are_recognised(hooked):
-    hooked.process_weights_()
-    assert "processed" in (tuning_refusal(load_model(hooked)) or "")
+@pytest.mark.parametrize("processed", [False, True])
+def test_interventions_are_those_of_hooks_written_by_hand(hooked, processed: bool):
+    if processed:
+        hooked.process_weights_()
+    model, prompts = load_model(hooked), build_prompts(load_model(hooked), QUESTIONS[:4])
+
+    def zero(z, hook):
+        z[:, :, 1] = 0
+        return z
+
+    def cut(pattern, hook):
+        for row, (yes, no) in enumerate(zip(prompts.yes_span.tolist(), prompts.no_span.tolist(), strict=True)):
+            late = pattern[row, 1, int(prompts.first_query[row]) :]
+            late[:, [yes[0], no[0]]] = 0
+            late /= late.sum(-1, keepdim=True)
+        return pattern
+
+    for what, name, hook in ((Zero(), "hook_z", zero), (Knockout(), "hook_pattern", cut)):
+        mask = torch.ones_like(prompts.tokens)
+        with torch.no_grad():
+            logits = hooked.run_with_hooks(
+                prompts.tokens, attention_mask=mask, fwd_hooks=[(f"blocks.1.attn.{name}", hook)]
+            )[torch.arange(4), prompts.last_pos]
+        expected = (logits[:, prompts.no_token] - logits[:, prompts.yes_token]).numpy()
+        effect = ablation_effect(hooked, QUESTIONS[:4], ["1.1"], what, "yes_no", draws=5, progress=False)
+        assert abs(effect.changed.logit_differences - expected).max() < 1e-4 * max(1, abs(expected).max())
+        assert abs(effect.changed.logit_differences - effect.base.logit_differences).max() > 1e-4
+        assert effect.changed.run.engine == "hooked"
+    assert not any(point.fwd_hooks for point in hooked.hook_dict.values())
+    assert model.engine == "hooked"
+
+
+def test_every_verb_takes_it(hooked):
+    swept = sweep_heads(hooked, QUESTIONS[:4], draws=5)
+    alone = ablation_effect(hooked, QUESTIONS[:4], ["0.2"], draws=5, progress=False)
+    assert swept.values[0, 2] == pytest.approx(alone.mean_logit_difference_change, abs=1e-4)
+    assert direct_logit_attribution(hooked, QUESTIONS[:4], draws=5).values.shape == (2, 4)
+    estimates = estimate_zero_ablation(hooked, QUESTIONS[:4], draws=5)
+    assert np.corrcoef(estimates.values.ravel(), swept.values.ravel())[0, 1] > 0
+    patched = patch_heads(
+        hooked, instruction_pairs(load_model(hooked), QUESTIONS[:4], kind="order"), progress=False, draws=5
+    )
+    assert np.isfinite(patched.effect).all()
+
+
+@pytest.mark.parametrize("projections", ["q", "qkvo"])
+def test_steps_move_the_slices_and_nothing_else_and_restart_at_their_layer(hooked, projections: str):
+    model = load_model(hooked)
+    asked = resolve_prompts(model, QUESTIONS[:6], "both", None)
+    slices = tunable_slices(model, ["1.0"], projections, bias=True, share=True)
+    outside, whole = outside_hash(model.weights, slices), model.weights_hash()
+    tuned = TunedSlices(model, slices)
+    layers = []
+    handle = hooked.blocks[0].register_forward_hook(lambda *args: layers.append(0))
+    trainer = Trainer(model, asked, [1], Recipe(questions=4))
+    layers.clear()
+    steps = trainer.steps(tuned, np.random.default_rng(0), HeadList.of(["1.0"]))
+    next(steps), next(steps)
+    handle.remove()
+    assert layers == []
+    assert model.weights_hash() == whole
+    tuned.write()
+    assert model.weights_hash() != whole
+    assert outside_hash(model.weights, slices) == outside
 
 
 @pytest.mark.filterwarnings("ignore:.*hooked engine")
@@ -111,4 +188,5 @@ def test_the_public_functions_take_it(hooked):
     assert scores.run.engine == "hooked"
     found = diagnose(hooked)
     assert (found.engine, found.n_layers, found.n_heads) == ("hooked", 2, 4)
-    assert "handed over hooked" in (found.engines["fused"] or "")
+    assert "handed over as a HookedTransformer" in (found.engines["fused"] or "")
+    assert found.tuning is None
