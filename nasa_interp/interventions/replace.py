@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import einsum
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -78,6 +79,7 @@ class Mean:
         asked = resolve_prompts(model, data, order, style, limit, seed, draws=0)
         model = intervenable(model, asked.batches[0])
         sums: dict[int, Tensor] = {}
+        axes = "class batch query, batch query head d_value -> class head d_value"
         count = torch.zeros(len(POSITION_CLASSES), dtype=torch.float64)
         for prompts in asked:
             for rows, outputs in run_outputs(model, prompts, layers, batch_size, progress):
@@ -85,7 +87,7 @@ class Mean:
                 member = torch.stack([classes == kind for kind in range(PAD)]).double()
                 count += member.sum((1, 2))
                 for layer, found in outputs.items():
-                    new = torch.einsum("cbq,bqhd->chd", member, found.double().cpu())
+                    new = einsum(member, found.double().cpu(), axes)
                     sums[layer] = sums.get(layer, 0) + new
         means = {layer: (total / count[:, None, None]).float() for layer, total in sums.items()}
         return cls(means, positions, describe_run(model, asked, start, model.engine))

@@ -8,13 +8,14 @@ import torch
 
 try:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
 except ImportError:
     pytest.skip("this TransformerLens has no HookedTransformer; run make legacy", allow_module_level=True)
 
 from families import QUESTIONS, tiny_tokenizer
 from transformers import AutoTokenizer
 
-from nasa_interp import load_model, score_heads
+from nasa_interp import decide, load_model, load_questions, score_heads
 from nasa_interp.alignment import Recipe
 from nasa_interp.alignment.trainer import Trainer
 from nasa_interp.alignment.tuned import TunedSlices
@@ -24,6 +25,7 @@ from nasa_interp.doctor import diagnose
 from nasa_interp.errors import DeltaError, ModelError
 from nasa_interp.heads import HeadList
 from nasa_interp.interventions import Knockout, Zero, ablation_effect, sweep_heads
+from nasa_interp.models.slice_values import read_slices, write_slices
 from nasa_interp.models.tunable import outside_hash, tunable_slices
 from nasa_interp.patching import patch_heads
 from nasa_interp.prompts import ORDERS, build_prompts
@@ -35,7 +37,10 @@ from nasa_interp.session import resolve_prompts
 pytestmark = [
     pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:answer mass"),
+    pytest.mark.filterwarnings("ignore:scored with the hooked engine"),
 ]
+
+DEMO_HEADS = ["17.7", "22.8", "21.6"]
 
 CONFIGS = {
     "learned positions": {"positional_embedding_type": "standard", "normalization_type": "LN", "act_fn": "gelu"},
@@ -190,3 +195,55 @@ def test_the_public_functions_take_it(hooked):
     assert (found.engine, found.n_layers, found.n_heads) == ("hooked", 2, 4)
     assert "handed over as a HookedTransformer" in (found.engines["fused"] or "")
     assert found.tuning is None
+
+
+def in_hooked_transformer(model, processed: bool) -> HookedTransformer:
+    """The embedded model's weights in a HookedTransformer, as TransformerLens converts them."""
+    c = model.hf.config
+    d_head = c.hidden_size // c.num_attention_heads
+    config = HookedTransformerConfig(
+        n_layers=c.num_hidden_layers, d_model=c.hidden_size, n_ctx=512, d_head=d_head, n_heads=c.num_attention_heads,
+        n_key_value_heads=c.num_key_value_heads, d_mlp=c.intermediate_size, d_vocab=c.vocab_size, act_fn="silu",
+        gated_mlp=True, normalization_type="RMS", final_rms=True, eps=c.rms_norm_eps, rotary_dim=d_head,
+        positional_embedding_type="rotary", rotary_base=int(c.rope_parameters["rope_theta"]), device="cpu",
+        original_architecture="LlamaForCausalLM", default_prepend_bos=False,
+    )  # fmt: skip
+    hooked = HookedTransformer(config)
+    hooked.tokenizer = model.tokenizer
+    weights = {name: tensor.detach().clone() for name, tensor in convert_llama_weights(model.hf, config).items()}
+    steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
+    hooked.load_and_process_state_dict(weights, **dict.fromkeys(steps, processed))
+    return hooked
+
+
+@pytest.mark.parametrize("processed", [False, True])
+def test_the_embedded_model_in_a_hooked_transformer_is_the_plain_one(processed: bool, tmp_path):
+    try:
+        plain = load_model("demo")
+    except ModelError as error:
+        pytest.skip(f"the embedded model is not there: {error}")
+    torch.set_num_threads(2)
+    hooked = load_model(in_hooked_transformer(plain, processed), tokenizer=plain.tokenizer)
+    questions = load_questions("builtin:verify#val", limit=4)
+    scores = [score_heads(m, questions[:2], draws=5, progress=False).values for m in (plain, hooked)]
+    assert np.nanmax(abs(scores[0] - scores[1])) < 1e-3
+    for what in (Zero(), Knockout()):
+        effects = [ablation_effect(m, questions, DEMO_HEADS, what, draws=5, progress=False) for m in (plain, hooked)]
+        for side in ("base", "changed"):
+            one, other = (getattr(effect, side).logit_differences for effect in effects)
+            assert abs(one - other).max() < 1e-3
+    before = hooked.weights_hash()
+    slices = tunable_slices(hooked, DEMO_HEADS, "qkvo", share=True)
+    old = read_slices(hooked, slices)
+    write_slices(hooked, {piece: 1.1 * value for piece, value in old.items()})
+    delta = HeadDelta.of(hooked, before, DEMO_HEADS, old)
+    write_slices(hooked, old)
+    if processed:
+        with pytest.raises(DeltaError, match="from_pretrained_no_processing"):
+            delta.carried_to(plain)
+        return
+    carried = delta.carried_to(plain)
+    with carried.applied(plain), delta.applied(hooked):
+        one, other = (decide(m, questions, draws=5, progress=False).logit_differences for m in (plain, hooked))
+    assert abs(one - other).max() < 1e-3
+    assert export(plain, carried, tmp_path / "out", verify=False).exists()
