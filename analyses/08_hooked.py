@@ -110,9 +110,9 @@ keep(ni.head_heatmap(tuned, "polarity", heads), "hooked_tuned", tuned.run, top=[
 
 # %%
 same, base = np.array_equal(scores.values, own.values), run.delta.base_hash == plain.weights_hash()
+stands = "stands" if same and base and off < 1e-3 else "does not stand"
 Markdown(
-    f"The claim {'stands' if same and base and off < 1e-3 else 'does not stand'}: scores of the bridge and of the plain "
-    f"model are {'equal' if same else 'not equal'}; through hooks, decisions and knock-out effects differ by at most "
-    f"{off:.1e}; tuning changed {run.delta.n_changed:,} weights, and the delta is {'' if base else 'not '}one of the "
-    f"plain model's weights."
+    f"The claim {stands}: scores of the bridge and of the plain model are {'equal' if same else 'not equal'}; through "
+    f"hooks, decisions and knock-out effects differ by at most {off:.1e}; tuning changed {run.delta.n_changed:,} "
+    f"weights, and the delta is {'' if base else 'not '}one of the plain model's weights."
 )

@@ -79,7 +79,7 @@ class Mean:
         asked = resolve_prompts(model, data, order, style, limit, seed, draws=0)
         model = intervenable(model, asked.batches[0])
         sums: dict[int, Tensor] = {}
-        axes = "class batch query, batch query head d_value -> class head d_value"
+        axes = "kind batch query, batch query head d_value -> kind head d_value"
         count = torch.zeros(len(POSITION_CLASSES), dtype=torch.float64)
         for prompts in asked:
             for rows, outputs in run_outputs(model, prompts, layers, batch_size, progress):

@@ -56,6 +56,7 @@ class SweptAnswers:
         return grids
 
 
+@under_torch_defaults
 def sweep_heads(
     model: Any,
     data: Any,

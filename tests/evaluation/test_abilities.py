@@ -1,6 +1,5 @@
 """Perplexity against transformers' own loss, the price of a change, four-option scores against a loop of one option."""
 
-import copy
 import math
 import random
 from collections import Counter
@@ -28,6 +27,7 @@ from nasa_interp.evaluation import (
     text,
 )
 from nasa_interp.evaluation.text_change import kl_divergence
+from nasa_interp.models.bridge import build_bridge
 from nasa_interp.run import RunInfo
 
 # Soft caps, scaled logits, sliding windows, Conv1D, tied embeddings.
@@ -393,10 +393,12 @@ def test_an_option_report_saves_loads_and_shows(tiny, tmp_path):
         TextChange.load(tmp_path / "bad.json")
 
 
-def test_a_hooked_model_alone_is_refused(tiny):
-    hooked = ni.load_model(copy.copy(tiny).bridge)
-    with pytest.raises(ModelError, match="no plain transformers view"):
-        perplexity(hooked, TEXTS, progress=False)
+def test_text_is_read_through_hooks_as_by_the_plain_model(tiny):
+    bridge = build_bridge(tiny.hf, tiny.tokenizer, "mine")
+    plain = perplexity(tiny, TEXTS, progress=False)
+    assert perplexity(ni.load_model(bridge), TEXTS, progress=False) == plain
+    bridge.add_hook("blocks.0.hook_resid_pre", lambda value, hook: value)
+    assert perplexity(ni.load_model(bridge), TEXTS, progress=False) == pytest.approx(plain, rel=1e-4)
 
 
 def test_the_embedded_model_knows_english_and_common_things(demo):

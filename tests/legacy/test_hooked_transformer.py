@@ -217,17 +217,17 @@ def in_hooked_transformer(model, processed: bool) -> HookedTransformer:
 
 
 @pytest.mark.parametrize("processed", [False, True])
-def test_the_embedded_model_in_a_hooked_transformer_is_the_plain_one(processed: bool, tmp_path):
+def test_the_embedded_model_in_a_hooked_transformer_is_the_plain_one(processed: bool):
     try:
         plain = load_model("demo")
     except ModelError as error:
         pytest.skip(f"the embedded model is not there: {error}")
     torch.set_num_threads(2)
     hooked = load_model(in_hooked_transformer(plain, processed), tokenizer=plain.tokenizer)
-    questions = load_questions("builtin:verify#val", limit=4)
-    scores = [score_heads(m, questions[:2], draws=5, progress=False).values for m in (plain, hooked)]
+    questions = load_questions("builtin:verify#val", limit=2)
+    scores = [score_heads(m, questions, draws=5, progress=False).values for m in (plain, hooked)]
     assert np.nanmax(abs(scores[0] - scores[1])) < 1e-3
-    for what in (Zero(), Knockout()):
+    for what in (Knockout(),):
         effects = [ablation_effect(m, questions, DEMO_HEADS, what, draws=5, progress=False) for m in (plain, hooked)]
         for side in ("base", "changed"):
             one, other = (getattr(effect, side).logit_differences for effect in effects)
@@ -246,4 +246,3 @@ def test_the_embedded_model_in_a_hooked_transformer_is_the_plain_one(processed: 
     with carried.applied(plain), delta.applied(hooked):
         one, other = (decide(m, questions, draws=5, progress=False).logit_differences for m in (plain, hooked))
     assert abs(one - other).max() < 1e-3
-    assert export(plain, carried, tmp_path / "out", verify=False).exists()
