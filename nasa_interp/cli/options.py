@@ -116,7 +116,11 @@ def intervention_of(name: str, positions: str | None) -> Any:
 
     where: dict[str, Any] = {} if positions is None else {"positions": positions}
     if name in INTERVENTIONS:
-        return INTERVENTIONS[name](**where)
+        try:
+            return INTERVENTIONS[name](**where)
+        except TypeError:
+            message = f"{name!r} takes no positions; leave --positions out"
+            raise typer.BadParameter(message, param_hint="--positions") from None
     try:
         return Scale(float(name), **where)
     except ValueError:

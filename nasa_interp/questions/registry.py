@@ -35,7 +35,10 @@ def load_questions(data: str | Path, limit: int | None = None, seed: int = 0) ->
     check_seed(seed)
     source, colon, rest = str(data).partition(":")
     if colon and source in SOURCES:
-        questions = SOURCES[source](rest)
+        try:
+            questions = SOURCES[source](rest)
+        except ValueError as error:
+            raise QuestionError(f"{data}: {error}; correct what stands behind {source}:") from error
     else:
         path, split = _file_and_split(str(data))
         if Path(path).suffix.lower() not in SUFFIXES:
