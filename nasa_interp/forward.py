@@ -322,7 +322,8 @@ def intervenable(model: Model, prompts: PromptBatch) -> Model:
     hooked = model if model.why_hooked else model.through_hooks(f"the fused engine refuses it ({refusal})")
     try:
         tokens = prompts.tokens[0, : int(prompts.last_pos[0]) + 1]
-        trusted_hooks(hooked, tokens)
+        # Of the model as it was handed over: hooks on a plain one don't act in its bridge, and are found here.
+        trusted_hooks(model, tokens)
         check_acting_hooks(hooked, tokens)
     except ModelError as error:
         raise ModelError(

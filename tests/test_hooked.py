@@ -240,6 +240,13 @@ def test_a_model_whose_pattern_hooks_do_nothing_is_refused() -> None:
         ablation_effect(plain_of("gptj"), QUESTIONS, HEADS, **QUIET)
 
 
+def test_a_plain_model_with_hooks_of_its_own_does_not_go_through_its_bridge_without_them() -> None:
+    model = plain_of("gemma2")
+    model.hf.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output: 3 * output)
+    with pytest.raises(ModelError, match="the hooked view doesn't run the hooks on"):
+        ablation_effect(model, QUESTIONS, HEADS, **QUIET)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_processed_bridge_is_changed_and_tuned_and_its_delta_is_its_own(family: str, tmp_path) -> None:
     plain, bridge = plain_of(family), bridge_of(family)

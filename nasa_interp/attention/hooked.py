@@ -39,7 +39,8 @@ def instrumented_hooks(
     """
     check_ready(network.hooked)
     recording, fired, windows = Recording(), Counter(), attention_windows(network)
-    running, edits = set(range(network.cfg.n_layers)) & set(layers or range(network.cfg.n_layers)), edits or {}
+    every, edits = range(network.cfg.n_layers), edits or {}
+    running = set(every) & set(every if layers is None else layers)
     hooks: list[tuple[str, Hook]] = []
     for layer in sorted(running):
         mine = edits.get(layer, ())
