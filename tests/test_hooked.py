@@ -242,7 +242,8 @@ def test_a_model_whose_pattern_hooks_do_nothing_is_refused() -> None:
 
 def test_a_plain_model_with_hooks_of_its_own_does_not_go_through_its_bridge_without_them() -> None:
     model = plain_of("gemma2")
-    model.hf.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output: 3 * output)
+    # Not a scale: the norm behind the layer would take it out again.
+    model.hf.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output: output.flip(-1))
     with pytest.raises(ModelError, match="the hooked view doesn't run the hooks on"):
         ablation_effect(model, QUESTIONS, HEADS, **QUIET)
 
