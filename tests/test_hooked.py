@@ -27,7 +27,9 @@ from nasa_interp.models.tunable import outside_hash, tunable_slices
 from nasa_interp.patching import patch_heads
 from nasa_interp.prompts import build_prompts
 from nasa_interp.prompts.pairs import instruction_pairs
+from nasa_interp.scoring.patterns import attention_patterns
 from nasa_interp.session import resolve_prompts
+from nasa_interp.view import view_heads
 
 pytestmark = pytest.mark.filterwarnings("ignore:answer mass")
 
@@ -189,6 +191,40 @@ def test_a_users_hook_acts_before_and_after_and_stays() -> None:
     assert np.array_equal(asked(), before)
     assert len(bridge.hook_dict["blocks.0.hook_mlp_out"].fwd_hooks) == 1
     assert "hooks of the user's" in str(model.state_notes())
+
+
+@pytest.mark.filterwarnings("ignore:scored with the hooked engine")
+def test_patterns_and_views_are_those_of_the_model_with_the_users_hooks() -> None:
+    """Read off by hand from the bridge, one prompt alone; the view's contributions sum to the score of the head."""
+    bridge = bridge_of()
+    bridge.add_hook("blocks.0.hook_resid_pre", lambda value, hook: value.flip(-1))
+    model = ni.load_model(bridge)
+    prompts = build_prompts(model, QUESTIONS[:3])
+    patterns, plain = attention_patterns(model, prompts, HEADS), attention_patterns(plain_of(), prompts, HEADS)
+    for row in range(3):
+        end = int(prompts.last_pos[row]) + 1
+        _, cache = bridge.run_with_cache(prompts.tokens[row : row + 1, :end])
+        for place, head in enumerate(HeadList.of(HEADS)):
+            own = cache[f"blocks.{head.layer}.attn.hook_pattern"][0, head.index].detach().numpy()
+            assert close(patterns.values[row, place, :end, :end], own)
+    assert not close(patterns.values, plain.values)
+    view, scores = view_heads(model, QUESTIONS[0], HEADS), ni.score_heads(model, QUESTIONS[:1], **QUIET)
+    assert close(view.nas, [scores.values[0, 1], scores.values[1, 2]])
+    assert len(bridge.hook_dict["blocks.0.hook_resid_pre"].fwd_hooks) == 1
+
+
+@pytest.mark.parametrize("mark", ["transformers", "transformer_lens"])
+def test_quantized_weights_of_a_bridge_are_not_tuned(mark: str) -> None:
+    bridge = bridge_of()
+    if mark == "transformers":
+        bridge.original_model.is_quantized = True
+    else:
+        bridge.cfg.load_in_4bit = True
+    model = ni.load_model(bridge)
+    before = model.weights_hash()
+    with pytest.raises(ModelError, match="is quantized, and its weights can't be tuned"):
+        ni.align_heads(model, HEADS, families.QUESTIONS, others("Well?"), progress=False)
+    assert model.weights_hash() == before
 
 
 def test_our_hooks_are_gone_also_when_the_body_raises() -> None:

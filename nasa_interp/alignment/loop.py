@@ -58,7 +58,7 @@ def align_heads(
     of Yes: it moves before the first answer flips.
 
     Args:
-        model: a Model with a plain view, or what `load_model` accepts besides names. It is left as it was.
+        model: a Model, or what `load_model` accepts besides names. It is left as it was.
         heads: in ranking order, such as `scores.top(10, by="polarity")`.
         probe: questions to tune on; val: questions that decide what is kept. None may be in both.
         recipe, limits: how to tune, and what it may cost.

@@ -40,7 +40,7 @@ class TunedSlices(Tuned):
     Being tensors of their own, nothing else can move: no weight decay, no optimizer state of masked entries.
 
     Args:
-        model: with a plain view.
+        model: any.
         slices: what may change.
     """
 

@@ -37,7 +37,7 @@ def estimate_zero_ablation(
     """What zero ablation of each head would do to the answer, to first order: -(output . gradient of d), summed.
 
     Args:
-        model: a Model with a plain view, or what `load_model` accepts besides names.
+        model: a Model, or what `load_model` accepts besides names.
         data: prompts (a PromptBatch, or one an order), questions, or a data specification.
         order, style, limit, seed, draws: as for `decide`; prompts that are handed over keep theirs.
         batch_size: prompts in a batch; None takes it from a memory estimate. Out of memory, a batch is halved.

@@ -116,7 +116,7 @@ def scaled_heads(
     """The heads' outputs times a factor, as a change of their own columns of the output projection; 0 removes them.
 
     Args:
-        model: with a plain view.
+        model: any.
         heads: heads, pairs or names.
         factor: what their outputs are multiplied by.
         base_hash: the model's `weights_hash()`, where it is known.

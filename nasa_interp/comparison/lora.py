@@ -79,7 +79,7 @@ def adapted(model: Model, modules: Sequence[str], rank: int, seed: int) -> Itera
     """A second tree of modules around the very same weights, with a fresh LoRA in it; the first isn't touched.
 
     Args:
-        model: with a plain view.
+        model: any.
         modules: names of the modules that get factors.
         rank: of the factors.
         seed: of their first values; the change is 0 until they are trained.

@@ -119,7 +119,7 @@ class HeadDelta:
                 slices are compared, for loops over one model and for several disjoint deltas.
 
         Raises:
-            DeltaError: a model other than the base, a delta that is already applied, a model without a plain view.
+            DeltaError: a model other than the base, a delta that is already applied.
         """
         digest = model.weights_hash() if check and self.base_hash else ""
         # An offloaded model has no hash; its slices are still compared.

@@ -39,12 +39,13 @@ def _carry(
     head = index * len(model.group_of(layer, 0)) if match["grouped"] else index
     own = model.head_slices(layer, head, match["projection"].lower(), bias=True)
     target = next((s for s in own if s.parameter.endswith("bias") == (match["kind"] == "b")), None)
-    if target is not None:
-        (held,) = read_slices(model, [target]).values()
-        # Linear modules hold the transpose; which of the two it is, the values tell.
-        for turn in (lambda values: values[0], lambda values: values[0].T):
-            if turn(before).shape == held.shape and torch.equal(turn(before), held):
-                return target, (held, turn(after).contiguous())
+    if target is None:
+        raise DeltaError(f"{model.name} has no bias where {piece.parameter} was tuned; tune again without biases")
+    (held,) = read_slices(model, [target]).values()
+    # Linear modules hold the transpose; which of the two it is, the values tell.
+    for turn in (lambda values: values[0], lambda values: values[0].T):
+        if turn(before).shape == held.shape and torch.equal(turn(before), held):
+            return target, (held, turn(after).contiguous())
     raise DeltaError(
         f"{model.name} doesn't hold the values that {piece.parameter} began from: another model, or TransformerLens "
         f"processed the weights; load the HookedTransformer with from_pretrained_no_processing, and tune again"

@@ -54,7 +54,7 @@ def read_rows(
     """Runs rows through the plain model and yields the log-probabilities of the next token.
 
     Args:
-        model: with a plain view.
+        model: any.
         rows: the tokens to read, and the first position that matters.
         batch_size: rows in a forward pass; by default computed from the lengths and the vocabulary.
         progress, title: show a bar over rows.
@@ -63,7 +63,7 @@ def read_rows(
         Readings in no particular order, one per row; several for a row whose logits would be too large.
 
     Raises:
-        ModelError: where the model has no plain view, or one row alone doesn't fit into memory.
+        ModelError: where one row alone doesn't fit into memory.
     """
     hf = model.network
     most = max(1, LOGIT_BYTES // (4 * model.config.vocab_size))

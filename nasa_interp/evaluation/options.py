@@ -218,7 +218,7 @@ def answer_options(
     Raises:
         QuestionError: where there are no questions, or two share an id.
         PromptError: where question and option tokenize differently together than apart, or are too long.
-        ModelError: where the model has no plain view, or its logits are not finite.
+        ModelError: where the model's logits are not finite.
 
     Source: ours, after the usual scoring of multiple-choice questions by length-normalized likelihood.
     """

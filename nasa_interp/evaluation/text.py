@@ -62,7 +62,7 @@ def perplexity(
 
     Raises:
         PromptError: where a text is too short or too long, or there is none.
-        ModelError: where the model has no plain view, or its logits are no numbers.
+        ModelError: where the model's logits are no numbers.
 
     Source: the usual definition; reading each text on its own, without a sliding window, is ours.
     """
@@ -115,7 +115,7 @@ class TextReference:
 
         Raises:
             PromptError: where a text is too short or too long, or there is none.
-            ModelError: where the model has no plain view, or its logits are no numbers.
+            ModelError: where the model's logits are no numbers.
             ResultError: where the sampled distributions would take too much memory.
         """
         model, start = as_model(model), time.perf_counter()

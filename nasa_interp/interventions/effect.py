@@ -241,7 +241,7 @@ def ablation_effect(
     """Changes the heads and asks again: how far does the answer move, and what does it cost in sorting power?
 
     Args:
-        model: a Model with a plain view, or what `load_model` accepts besides names.
+        model: a Model, or what `load_model` accepts besides names.
         data: questions, or a data specification.
         heads: heads, pairs or names.
         intervention: `Zero()` by default.

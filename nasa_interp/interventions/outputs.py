@@ -123,7 +123,7 @@ def record_outputs(
     """Runs prompts and keeps what heads put out at every position.
 
     Args:
-        model: a Model with a plain view, or what `load_model` accepts besides names.
+        model: a Model, or what `load_model` accepts besides names.
         prompts: what `build_prompts` made.
         heads: heads, pairs or names; None takes all.
         into: the prompts that the outputs will be put into, row by row; those that run by default.

@@ -68,7 +68,7 @@ class Mean:
         """The means over a reference set, every token of a class weighing the same.
 
         Args:
-            model: a Model with a plain view, or what `load_model` accepts besides names.
+            model: a Model, or what `load_model` accepts besides names.
             data: a PromptBatch or several, or questions or a data specification, asked in `order` with `style`.
             heads: their layers are measured; None takes all.
             positions: where the value that is returned acts.

@@ -75,7 +75,7 @@ def sweep_heads(
     """What scaling each head alone, at all positions, does to the answer: one pass a head, exact.
 
     Args:
-        model: a Model with a plain view, or what `load_model` accepts besides names.
+        model: a Model, or what `load_model` accepts besides names.
         data: prompts (a PromptBatch, or one an order), questions, or a data specification.
         heads: heads, pairs or names; None takes all.
         factor: what the head's output is multiplied by; 0 is zero ablation.

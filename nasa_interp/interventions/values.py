@@ -52,7 +52,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Zero:
-    """Zero ablation: takes a head's output away."""
+    """Zero ablation: takes a head's output away.
+
+    Caveat: in a hooked model whose value biases TransformerLens folded, a head's output no longer has its bias, which
+        stays; `Mean` replaces the same in either.
+    """
 
     positions: Positions = "all"
 

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import HeadError, ModelError
 from .bridge import Copies, is_hooked_transformer, same_storage
-from .slices import PROJECTIONS, WeightSlice
+from .slices import WeightSlice, check_projections
 
 # What transformers' configurations call the sizes, and what TransformerLens calls them.
 SIZES = {
@@ -163,8 +163,7 @@ def hooked_slices(hooked: Any, layer: int, index: int, projections: str = "q", b
 
     Source: ours.
     """
-    if unknown := set(projections) - set(PROJECTIONS):
-        raise ModelError(f"no projection {sorted(unknown)[0]!r}; projections are letters out of {PROJECTIONS!r}")
+    check_projections(projections)
     if not (0 <= layer < hooked.cfg.n_layers and 0 <= index < hooked.cfg.n_heads):
         raise HeadError(
             f"no head {layer}.{index}; the model has {hooked.cfg.n_layers} layers of {hooked.cfg.n_heads} heads"

@@ -18,16 +18,15 @@ from .bridge import (
     processed,
     user_hooks,
 )
-from .hooked import HookedConfig, HookedNetwork, hooked_group_size, hooked_slices
+from .hooked import HookedNetwork, hooked_group_size, hooked_slices
 from .ready import check_ready, state_notes, unwrapped
+from .sizes import HEAD_COUNTS, config_of, first_of, looks_ahead, no_heads_reason
 from .slices import WeightSlice, group_of, head_slices, norm_spans_heads
 
 # Two computations of one prompt's logits, as a share of their range, in fp32 and in steps of a narrower dtype.
 TWIN_TOLERANCE, TWIN_STEPS = 1e-4, 16
 # Tokens on which a bridge's plain view is held to it.
 TWIN_TOKENS = 8
-
-HEAD_COUNTS = ("num_attention_heads", "n_heads", "n_head")
 
 
 class Model:
@@ -49,9 +48,9 @@ class Model:
     def __init__(self, name: str, hf: Any, tokenizer: Any, hooked: Any = None, license: str | None = None):
         if hf is None and hooked is None:
             raise ModelError(f"model {name!r} has neither a plain nor a hooked view; load it with load_model")
-        if reason := no_heads_reason(_config(hf, hooked)):
+        if reason := no_heads_reason(config_of(hf, hooked)):
             raise ModelError(f"model {name!r} can't be scored: {reason}; take a decoder-only transformer")
-        if hf is not None and _looks_ahead(hf):
+        if hf is not None and looks_ahead(hf):
             raise ModelError(
                 f"model {name!r} can't be scored: its attention looks ahead ({type(hf).__name__}), so that no "
                 f"answer follows "
@@ -206,22 +205,22 @@ class Model:
     @property
     def config(self) -> Any:
         """The transformers configuration of the text model; TransformerLens's own for a HookedTransformer."""
-        return _config(self._hf, self._hooked)
+        return config_of(self._hf, self._hooked)
 
     @property
     def n_layers(self) -> int:
         """Number of layers with attention heads."""
-        return _first(self.config, ("num_hidden_layers", "n_layers", "n_layer"))
+        return first_of(self.config, ("num_hidden_layers", "n_layers", "n_layer"))
 
     @property
     def n_heads(self) -> int:
         """Number of query heads in a layer."""
-        return _first(self.config, HEAD_COUNTS)
+        return first_of(self.config, HEAD_COUNTS)
 
     @property
     def context_length(self) -> int | None:
         """The longest prompt in tokens, or None where the configuration doesn't say."""
-        return _first(self.config, ("max_position_embeddings", "n_ctx", "n_positions"), default=None)
+        return first_of(self.config, ("max_position_embeddings", "n_ctx", "n_positions"), default=None)
 
     @property
     def module(self) -> torch.nn.Module:
@@ -370,43 +369,3 @@ def as_model(model: Any, tokenizer: Any = None) -> Model:
         f"{type(model).__name__} is not a model; give a name for load_model, a transformers causal language model, "
         f"or a TransformerBridge"
     )
-
-
-def no_heads_reason(config: Any) -> str | None:
-    """Why heads aren't defined for models of this configuration, or None.
-
-    Every layer must attend with softmax attention over the prompt's own earlier tokens.
-    """
-    architecture = type(config).__name__
-    if getattr(config, "is_encoder_decoder", False):
-        return f"it has an encoder and a decoder ({architecture}), and heads are defined for decoder-only models"
-    if _first(config, HEAD_COUNTS, default=None) is None:
-        return f"it has no attention heads ({architecture}): recurrent layers have no attention to score"
-    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
-    if unsupported := sorted({kind for kind in kinds if "attention" not in kind or kind == "linear_attention"}):
-        return f"it has layers of kind {unsupported[0]!r} ({architecture}), which have no attention to score"
-    return None
-
-
-def _looks_ahead(hf: Any) -> bool:
-    """Whether a text model's attention isn't causal, as in encoders with a language-model head (BERT)."""
-    decoder = hf.get_decoder() if hasattr(hf, "get_decoder") else None
-    return any(getattr(part, "is_causal", True) is False for part in (decoder or hf).modules())
-
-
-def _config(hf: Any, hooked: Any) -> Any:
-    source = hf if hf is not None else getattr(hooked, "original_model", None)
-    return HookedConfig(hooked.cfg) if source is None else source.config.get_text_config()
-
-
-_MISSING = object()
-
-
-def _first(config: Any, names: tuple[str, ...], default: Any = _MISSING) -> Any:
-    for name in names:
-        value = getattr(config, name, None)
-        if value is not None:
-            return value
-    if default is _MISSING:
-        raise ModelError(f"{type(config).__name__} has none of {', '.join(names)}; the model's size is unknown")
-    return default

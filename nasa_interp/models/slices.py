@@ -108,6 +108,12 @@ class HeadLayout:
         return unit * self.d_head
 
 
+def check_projections(projections: Sequence[str]) -> None:
+    """Raises ModelError for the first letter that names no projection."""
+    if unknown := set(projections) - set(PROJECTIONS):
+        raise ModelError(f"no projection {sorted(unknown)[0]!r}; projections are letters out of {PROJECTIONS!r}")
+
+
 def head_slices(
     model: PreTrainedModel, layer: int, index: int, projections: Sequence[str] = "q", bias: bool = False
 ) -> list[WeightSlice]:
@@ -130,8 +136,7 @@ def head_slices(
     Caveat:
         with norms over all heads together (`norm_spans_heads`) query and key slices also act on other heads.
     """
-    if unknown := set(projections) - set(PROJECTIONS):
-        raise ModelError(f"no projection {sorted(unknown)[0]!r}; projections are letters out of {PROJECTIONS!r}")
+    check_projections(projections)
     layout = head_layout(model, layer)
     _check_head(layout, layer, index)
     return [slice for projection in projections for slice in _slices(layout, projection, index, bias)]

@@ -75,7 +75,7 @@ def spanning_norms(model: Model, heads: HeadList) -> tuple[int, ...]:
 
 def _refuse(model: Model) -> None:
     hf = model.weights
-    if getattr(hf, "is_quantized", False) or getattr(getattr(hf, "config", None), "quantization_config", None):
+    if any(map(_quantized, (hf, model.module, getattr(model.module, "original_model", None)))):
         raise ModelError(f"{model.name} is quantized, and its weights can't be tuned; load it in float32 or bfloat16")
     if any(parametrize.is_parametrized(part) for part in hf.modules()):
         raise ModelError(
@@ -88,6 +88,12 @@ def _refuse(model: Model) -> None:
         raise ModelError(
             f"the weights of {model.name} were made in torch.inference_mode; load it outside of that block"
         )
+
+
+def _quantized(module: Any) -> bool:
+    """Whether transformers or TransformerLens says that this module's weights are quantized."""
+    marked = getattr(module, "is_quantized", False) or getattr(getattr(module, "cfg", None), "load_in_4bit", False)
+    return bool(marked or getattr(getattr(module, "config", None), "quantization_config", None))
 
 
 def _refuse_shared(model: Model, head: Head, chosen: HeadList) -> None:

@@ -92,7 +92,7 @@ def patch_heads(
     """Puts one head's clean outputs after another into the corrupted run: which heads carry what the two differ in?
 
     Args:
-        model: a Model with a plain view, or what `load_model` accepts besides names.
+        model: a Model, or what `load_model` accepts besides names.
         pairs: from `question_pairs` (heads that carry the truth) or `instruction_pairs` (the bias).
         heads: heads, pairs or names; None takes all.
         by: "head" patches at all positions; "class" at those of one position class at a time; "position" at one

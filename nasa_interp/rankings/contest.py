@@ -209,7 +209,7 @@ def ranking_contest(
     """Ranks the heads in every way on `probe`, removes the first k of each ranking, and asks `val` again.
 
     Args:
-        model: a Model with a plain view, or what `load_model` accepts besides names.
+        model: a Model, or what `load_model` accepts besides names.
         probe: questions, or a data specification, to rank by.
         val: one or several of them to judge by; keep the test set for `confirm`.
         ks: sizes of the head sets.

@@ -8,11 +8,15 @@ import torch
 
 try:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+    from transformer_lens.pretrained.weight_conversions import (
+        convert_gpt2_weights,
+        convert_llama_weights,
+        convert_neox_weights,
+    )
 except ImportError:
     pytest.skip("this TransformerLens has no HookedTransformer; run make legacy", allow_module_level=True)
 
-from families import QUESTIONS, tiny_tokenizer
+from families import QUESTIONS, tiny_model, tiny_tokenizer
 from transformers import AutoTokenizer
 
 from nasa_interp import decide, load_model, load_questions, score_heads
@@ -24,7 +28,7 @@ from nasa_interp.deltas import HeadDelta, export
 from nasa_interp.doctor import diagnose
 from nasa_interp.errors import DeltaError, ModelError
 from nasa_interp.heads import HeadList
-from nasa_interp.interventions import Knockout, Zero, ablation_effect, sweep_heads
+from nasa_interp.interventions import Knockout, Mean, Swap, Zero, ablation_effect, sweep_heads
 from nasa_interp.models.slice_values import read_slices, write_slices
 from nasa_interp.models.tunable import outside_hash, tunable_slices
 from nasa_interp.patching import patch_heads
@@ -197,23 +201,89 @@ def test_the_public_functions_take_it(hooked):
     assert found.tuning is None
 
 
-def in_hooked_transformer(model, processed: bool) -> HookedTransformer:
-    """The embedded model's weights in a HookedTransformer, as TransformerLens converts them."""
-    c = model.hf.config
+def in_hooked_transformer(model, processed: bool = False) -> HookedTransformer:
+    """A plain model's weights in a HookedTransformer, as TransformerLens converts them."""
+    c, kind = model.hf.config, type(model.hf).__name__
     d_head = c.hidden_size // c.num_attention_heads
+    rotary = {"positional_embedding_type": "rotary", "rotary_dim": d_head, "act_fn": "silu", "gated_mlp": True,
+              "normalization_type": "RMS", "final_rms": True}  # fmt: skip
+    convert, own = {
+        "LlamaForCausalLM": (convert_llama_weights, rotary),
+        "GPT2LMHeadModel": (
+            convert_gpt2_weights,
+            {"positional_embedding_type": "standard", "act_fn": "gelu_new", "normalization_type": "LN",
+             "scale_attn_by_inverse_layer_idx": getattr(c, "scale_attn_by_inverse_layer_idx", False)},
+        ),
+        "GPTNeoXForCausalLM": (
+            convert_neox_weights,
+            {"positional_embedding_type": "rotary", "rotary_dim": d_head // 2, "act_fn": "gelu",
+             "normalization_type": "LN", "parallel_attn_mlp": True},
+        ),
+    }[kind]  # fmt: skip
+    if "rotary_dim" in own:
+        own = own | {"rotary_base": int(c.rope_parameters["rope_theta"])}
+    eps = next(
+        getattr(c, name) for name in ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps") if hasattr(c, name)
+    )
     config = HookedTransformerConfig(
-        n_layers=c.num_hidden_layers, d_model=c.hidden_size, n_ctx=512, d_head=d_head, n_heads=c.num_attention_heads,
-        n_key_value_heads=c.num_key_value_heads, d_mlp=c.intermediate_size, d_vocab=c.vocab_size, act_fn="silu",
-        gated_mlp=True, normalization_type="RMS", final_rms=True, eps=c.rms_norm_eps, rotary_dim=d_head,
-        positional_embedding_type="rotary", rotary_base=int(c.rope_parameters["rope_theta"]), device="cpu",
-        original_architecture="LlamaForCausalLM", default_prepend_bos=False,
+        n_layers=c.num_hidden_layers, d_model=c.hidden_size, n_ctx=min(512, c.max_position_embeddings), d_head=d_head,
+        n_heads=c.num_attention_heads, n_key_value_heads=getattr(c, "num_key_value_heads", None),
+        d_mlp=getattr(c, "intermediate_size", None) or 4 * c.hidden_size, d_vocab=c.vocab_size, eps=eps, device="cpu",
+        original_architecture=kind, default_prepend_bos=False, **own,
     )  # fmt: skip
     hooked = HookedTransformer(config)
     hooked.tokenizer = model.tokenizer
-    weights = {name: tensor.detach().clone() for name, tensor in convert_llama_weights(model.hf, config).items()}
+    weights = {name: tensor.detach().clone() for name, tensor in convert(model.hf, config).items()}
     steps = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
     hooked.load_and_process_state_dict(weights, **dict.fromkeys(steps, processed))
     return hooked
+
+
+@pytest.mark.parametrize("processed", [False, True])
+@pytest.mark.parametrize("family", ["llama_tied", "gpt2", "gpt_neox"])
+def test_a_converted_model_is_the_plain_one_in_all_laws(family: str, processed: bool):
+    """Grouped rotary, Conv1D with learned positions, fused with parallel blocks, as TransformerLens converts them."""
+    plain = load_model(tiny_model(family), tokenizer=tiny_tokenizer())
+    hooked = load_model(in_hooked_transformer(plain, processed), tokenizer=plain.tokenizer)
+    questions, heads, quiet = QUESTIONS[:4], ["0.1", "1.2"], {"draws": 5, "progress": False}
+
+    def close(one, other):
+        return np.nanmax(abs(np.asarray(one) - np.asarray(other))) < 1e-3 * max(1, np.nanmax(abs(np.asarray(other))))
+
+    assert close(*(score_heads(model, questions, **quiet).values for model in (hooked, plain)))
+    for what in (Zero(), Knockout(), Swap(), Mean):
+        effects = [
+            ablation_effect(m, questions, heads, what if what != Mean else Mean.over(m, questions, heads), **quiet)
+            for m in (hooked, plain)
+        ]
+        # Folding moves the value biases out of the heads' outputs, where zeroing no longer reaches them.
+        folded = processed and family != "llama_tied" and isinstance(what, Zero)
+        for side in ("base", "changed"):
+            same = close(*(getattr(effect, side).logit_differences for effect in effects))
+            assert same != (folded and side == "changed"), what
+        # Another head does something else: the law above can fail.
+        wrong = ablation_effect(hooked, questions, ["0.0", "1.2"], Zero(), **quiet)
+        assert not close(wrong.changed.logit_differences, effects[1].changed.logit_differences)
+    if not processed:
+        assert close(*(sweep_heads(model, questions, draws=5).values for model in (hooked, plain)))
+    biased = family != "llama_tied"
+    if not biased and not processed:
+        pieces = tunable_slices(hooked, heads, bias=True)
+        with pytest.raises(DeltaError, match=r"has no bias where blocks\.0\.attn\.b_Q was tuned"):
+            HeadDelta.of(hooked, hooked.weights_hash(), heads, read_slices(hooked, pieces)).carried_to(plain)
+    slices = tunable_slices(hooked, heads, "qkvo", bias=biased, share=True)
+    outside, before, old = outside_hash(hooked.weights, slices), hooked.weights_hash(), read_slices(hooked, slices)
+    write_slices(hooked, {piece: 1.5 * value for piece, value in old.items()})
+    assert outside_hash(hooked.weights, slices) == outside
+    assert hooked.weights_hash() != before
+    delta = HeadDelta.of(hooked, before, heads, old)
+    write_slices(hooked, old)
+    if processed:
+        with pytest.raises(DeltaError, match="from_pretrained_no_processing"):
+            delta.carried_to(plain)
+        return
+    with delta.carried_to(plain).applied(plain), delta.applied(hooked):
+        assert close(*(decide(model, questions, **quiet).logit_differences for model in (hooked, plain)))
 
 
 @pytest.mark.parametrize("processed", [False, True])
