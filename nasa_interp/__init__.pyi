@@ -1,6 +1,7 @@
 """Find and cure negative bias in language models, head by head."""
 
 from .alignment import Limits, Recipe, align_heads
+from .calibration import Calibration, calibrate
 from .comparison import compare_methods
 from .decisions import decide
 from .deltas import HeadDelta
@@ -21,6 +22,7 @@ from .view import view_heads
 
 __all__ = [
     "BinaryQuestion",
+    "Calibration",
     "Head",
     "HeadDelta",
     "HeadList",
@@ -38,6 +40,7 @@ __all__ = [
     "align_heads",
     "attention_patterns",
     "build_prompts",
+    "calibrate",
     "compare_methods",
     "decide",
     "evaluate_change",

@@ -38,6 +38,10 @@ class ResultError(NasaInterpError):
     """A saved result can't be read, or two results can't be compared."""
 
 
+class CalibrationError(NasaInterpError):
+    """An offset can't be fitted, or doesn't belong to the decisions that it is put on."""
+
+
 class DeltaError(NasaInterpError):
     """A change of heads can't be applied, undone, merged, read or exported."""
 

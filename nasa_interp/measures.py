@@ -11,7 +11,7 @@ N_BINS = 15
 
 @dataclass(frozen=True)
 class Measures:
-    """Measures of a set of decisions; NaN where one is undefined.
+    """Measures of a set of decisions; NaN where one is undefined, as all that need labels are without them.
 
     A decision is Yes where d = logit(No) - logit(Yes) is below 0; a tie is No.
 
@@ -56,13 +56,13 @@ class Measures:
 
 
 def measure(
-    d: Float[np.ndarray, " item"], label: Bool[np.ndarray, " item"], answer_mass: Float[np.ndarray, " item"]
+    d: Float[np.ndarray, " item"], label: Bool[np.ndarray, " item"] | None, answer_mass: Float[np.ndarray, " item"]
 ) -> Measures:
     """All measures of one set of decisions.
 
     Args:
         d: logit(No) - logit(Yes).
-        label: True where yes is right.
+        label: True where yes is right; None where nobody knows.
         answer_mass: P(Yes) + P(No).
     """
     values = measure_draws(d, label, answer_mass, np.ones((1, len(d)), dtype=np.float32))
@@ -71,7 +71,7 @@ def measure(
 
 def measure_draws(
     d: Float[np.ndarray, " item"],
-    label: Bool[np.ndarray, " item"],
+    label: Bool[np.ndarray, " item"] | None,
     answer_mass: Float[np.ndarray, " item"],
     weights: Float[np.ndarray, "draw item"],
 ) -> dict[str, Float[np.ndarray, " draw"]]:
@@ -85,6 +85,13 @@ def measure_draws(
     yes = d < 0
     with np.errstate(invalid="ignore", divide="ignore"):
         n = w.sum(1)
+        answers = {
+            "yes_rate": w @ yes / n,
+            "mean_logit_difference": w @ d / n,
+            "answer_mass": w @ answer_mass.astype(np.float64) / n,
+        }
+        if label is None:
+            return {name: answers.get(name, np.full(len(w), np.nan)) for name in Measures.names()}
         tp, fp, fn = w @ (yes & label), w @ (yes & ~label), w @ (~yes & label)
         precision, recall = tp / (tp + fp), tp / (tp + fn)
         return {
@@ -94,14 +101,12 @@ def measure_draws(
             "gap": precision - recall,
             "imbalance": (fn - fp) / n,
             "f1": 2 * tp / (2 * tp + fp + fn),
-            "yes_rate": (tp + fp) / n,
             "base_rate": (tp + fn) / n,
             "auc": _auc(d, label, w),
             "oracle_accuracy": _oracle_accuracy(d, label, w) / n,
             "ece": _calibration_error(expit(-d), label, w) / n,
-            "mean_logit_difference": w @ d / n,
-            "answer_mass": w @ answer_mass.astype(np.float64) / n,
             "false_yes_rate": fp / (w @ ~label),
+            **answers,
         }
 
 

@@ -18,9 +18,9 @@ PACKAGE = Path(nasa_interp.__file__).parent
 ORDER = [
     "lazy", "errors", "torch_defaults", "reading", "run", "results", "heads", "bootstrap", "head_table", "questions",
     "prompts", "models", "reference", "session", "attention", "restart", "batches", "forward", "measures", "scoring",
-    "decisions", "restartable", "interventions", "patching", "attribution", "rankings", "deltas", "evaluation",
-    "objectives", "alignment", "comparison", "figures", "view", "report", "doctor", "demo", "cli", "__init__",
-    "__main__",
+    "decisions", "calibration", "restartable", "interventions", "patching", "attribution", "rankings", "deltas",
+    "evaluation", "objectives", "alignment", "comparison", "figures", "view", "report", "doctor", "demo", "cli",
+    "__init__", "__main__",
 ]  # fmt: skip
 
 

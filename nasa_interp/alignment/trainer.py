@@ -10,6 +10,7 @@ from ..errors import DivergedError
 from ..heads import HeadList
 from ..models import Model
 from ..objectives import Step
+from ..prompts import labels_of
 from ..restartable import RestartablePrompts
 from ..session import PromptSet
 from .recipe import Recipe
@@ -32,7 +33,7 @@ class Trainer:
 
     def __init__(self, model: Model, asked: PromptSet, layers: Sequence[int], recipe: Recipe):
         self.model, self.recipe = model, recipe
-        self.labels = asked.batches[0].labels
+        self.labels = labels_of(asked.batches[0])
         self.lengths = torch.stack([prompts.last_pos for prompts in asked]).amax(0)
         self.orders = {prompts.order: RestartablePrompts(model, prompts, layers) for prompts in asked}
         self.log_mass: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ from scipy.special import expit
 from ..heads import HeadList
 from ..measures import measure
 from ..models import Model
+from ..prompts import labels_of
 from ..restartable import Answers, Entering, RestartablePrompts
 from ..session import PromptSet
 from .recipe import Limits, Recipe
@@ -217,7 +218,7 @@ class Validation:
 
     def __init__(self, model: Model, asked: PromptSet, layers: Sequence[int]):
         self.orders = {prompts.order: RestartablePrompts(model, prompts, layers) for prompts in asked}
-        self.labels = asked.batches[0].labels.numpy()
+        self.labels = labels_of(asked.batches[0]).numpy()
 
     def measure(
         self, heads: HeadList, layer: int = 0, reference: bool = False

@@ -17,6 +17,7 @@ SeedOpt = Annotated[int, typer.Option(min=0, help="seed of sampling and of the b
 LimitOpt = Annotated[int | None, typer.Option(min=1, help="use so many questions only, evenly from the groups")]
 BatchOpt = Annotated[int | None, typer.Option(min=1, help="prompts in a forward pass; changes time and memory alone")]
 OutOpt = Annotated[Path | None, typer.Option(help="write the result here, whole or not at all")]
+UnlabeledOpt = Annotated[bool, typer.Option("--unlabeled", help="leave the labels out, if some rows have one")]
 HeadsOpt = Annotated[Path, typer.Option("--heads", help="a head list: what `heads --out` wrote, CSV, or PASTA JSON")]
 
 
@@ -93,11 +94,11 @@ def check_out_folder(out: Path | None, kinds: dict[str, str] | None = None) -> N
         check_place(out / name, kind)
 
 
-def load_data(data: str, limit: int | None, seed: int) -> Any:
+def load_data(data: str, limit: int | None, seed: int, unlabeled: bool = False) -> Any:
     # Before the model, so that a mistake in the data shows at once.
     from ..questions import load_questions
 
-    return load_questions(data, limit, seed)
+    return load_questions(data, limit, seed, unlabeled)
 
 
 def load_heads(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Is there a bias, and which heads look at No: `decide`, `score`, `heads`."""
+"""Is there a bias, how to take it off, and which heads look at No: `decide`, `calibrate`, `score`, `heads`."""
 
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from .options import (
     OutOpt,
     PromptOptions,
     SeedOpt,
+    UnlabeledOpt,
     check_out,
     load_data,
 )
@@ -40,6 +41,11 @@ def decide(
     by: Annotated[
         Literal["logits", "generation"], typer.Option(help="logits, or generation (greedy, first candidate word)")
     ] = "logits",
+    calibration: Annotated[Path | None, typer.Option(help="take off what `calibrate --out` wrote")] = None,
+    average_orders: Annotated[
+        bool, typer.Option("--average-orders", help="decide each question by the mean d over both orders")
+    ] = False,
+    unlabeled: UnlabeledOpt = False,
     prompt: PromptOptions,
     batch_size: BatchOpt = None,
     json_: JsonOpt = False,
@@ -49,23 +55,61 @@ def decide(
 ) -> None:
     """Does the model say No too often? Precision, recall, imbalance, AUC, calibration, by group and order."""
     from .. import decisions, evaluation
+    from ..calibration import Calibration
     from ..results import write_table
 
     check_out(out, ANSWERS if by == "generation" else "binary_report")
-    style, questions = prompt.style(), load_data(data, limit, seed)
+    if average_orders and by == "generation":
+        raise typer.BadParameter("answers in words have no d to average", param_hint="--average-orders")
+    offsets = None if calibration is None else Calibration.load(calibration)
+    style, questions = prompt.style(), load_data(data, limit, seed, unlabeled)
     options: dict[str, Any] = {"style": style, "seed": seed}
     if batch_size is not None:
         options["batch_size"] = batch_size
     if by == "generation":
-        answers = evaluation.decide_by_generation(placement.load(model), questions, order, **options)
+        answers = evaluation.decide_by_generation(
+            placement.load(model), questions, order, calibration=offsets, **options
+        )
         counts = {**answers.counts, "accuracy": answers.accuracy}
         show = partial(print_result, counts if json_ else repr(answers), json_)
         deliver(show, (out, lambda path: write_table(path, answers.to_dataframe())))
         return
     report = decisions.decide(placement.load(model), questions, order, **options)
+    report = report if offsets is None else report.calibrated(offsets)
+    report = decisions.average_orders(report) if average_orders else report
     measures = {"verdict": report.verdict, **{k: e.to_dict() for k, e in report.parts.items()}}
     show = partial(print_result, measures, True) if json_ else partial(print_report, report)
     deliver(show, (out, report.save))
+
+
+@app.command()
+@with_shared_options
+def calibrate(
+    model: ModelArg,
+    *,
+    data: DataOpt,
+    out: OutOpt = None,
+    prior: Annotated[float, typer.Option(help="how often yes is expected to be right, between 0 and 1")] = 0.5,
+    by: Annotated[Literal["mean", "quantile"], typer.Option(help="mean or quantile of the logit differences")] = "mean",
+    order: OrderOpt = "both",
+    unlabeled: UnlabeledOpt = False,
+    prompt: PromptOptions,
+    batch_size: BatchOpt = None,
+    json_: JsonOpt = False,
+    seed: SeedOpt = 0,
+    placement: ModelOptions,
+    limit: LimitOpt = None,
+) -> None:
+    """How far does the model lean, in your wording? From unlabeled questions; `decide --calibration` takes it off."""
+    from .. import calibration
+
+    check_out(out, "calibration")
+    style, questions = prompt.style(), load_data(data, limit, seed, unlabeled)
+    options: dict[str, Any] = {"prior": prior, "by": by, "batch_size": batch_size, "seed": seed}
+    found = calibration.calibrate(placement.load(model), questions, order, style, **options)
+    rows = found.to_dataframe()
+    shown = rows.to_dict(orient="records") if json_ else f"{rows.round(3).to_string(index=False)}\n\n{found!r}"
+    deliver(partial(print_result, shown, json_), (out, found.save))
 
 
 @app.command()

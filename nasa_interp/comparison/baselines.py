@@ -1,20 +1,21 @@
 """What one would do without tuning heads: shift the answer, average both orders, turn the heads down."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
-from ..decisions import BinaryReport
+from ..decisions import BinaryReport, without_mass
 from ..deltas.delta import HeadDelta
 from ..errors import AlignmentError
 from ..heads import HeadList
 from ..measures import measure
 from ..models import Model
 from ..models.slice_values import read_slices, write_slices
+from ..prompts import labels_of
 from ..restartable import RestartablePrompts
 from ..session import PromptSet
 
@@ -61,13 +62,14 @@ class Offset:
     @classmethod
     def fit(cls, report: BinaryReport, by_order: bool = False) -> "Offset":
         """The offset with the best accuracy on validation decisions: one for all, or one for each order."""
-        orders, one = np.array(report.order), best_offset(report.logit_differences, report.label)
+        label = report.label
+        if label is None:
+            raise AlignmentError("the best threshold can't be fitted without labels; calibrate instead")
+        orders, one = np.array(report.order), best_offset(report.logit_differences, label)
         if not by_order:
             return cls(dict.fromkeys(report.order, one))
         masks = {order: orders == order for order in dict.fromkeys(report.order)}
-        return cls(
-            {order: best_offset(report.logit_differences[rows], report.label[rows]) for order, rows in masks.items()}
-        )
+        return cls({order: best_offset(report.logit_differences[rows], label[rows]) for order, rows in masks.items()})
 
     def apply(self, report: BinaryReport) -> BinaryReport:
         """The decisions under the offset; without an answer mass, unless all offsets are 0: it isn't a model's.
@@ -80,34 +82,12 @@ class Offset:
         if not any(self.offsets.values()):
             return report
         d = report.logit_differences + np.array([self.offsets[order] for order in report.order])
-        return _without_mass(report, d, f"offset {self}")
+        return without_mass(report, d, f"offset {self}")
 
     def __str__(self) -> str:
         values = dict.fromkeys(f"{value:+.3f}" for value in self.offsets.values())
         by_order = ", ".join(f"{order} {value:+.3f}" for order, value in self.offsets.items())
         return next(iter(values)) if len(values) == 1 else by_order
-
-
-def average_orders(report: BinaryReport) -> BinaryReport:
-    """Each question decided by the mean of its d in both candidate orders: two passes, and no order to depend on.
-
-    Raises:
-        AlignmentError: a question that wasn't asked in both orders.
-
-    Source: ours; averaging over permutations of the options is a common remedy.
-    """
-    by_id: dict[str, list[int]] = {}
-    for row, q in enumerate(report.questions):
-        by_id.setdefault(q.id, []).append(row)
-    if once := next((name for name, rows in by_id.items() if len(rows) < 2), None):
-        raise AlignmentError(f"question {once!r} was asked in one order only; decide with order='both'")
-    means = {name: report.logit_differences[rows].mean() for name, rows in by_id.items()}
-    return _without_mass(report, np.array([means[q.id] for q in report.questions]), "mean over both orders")
-
-
-def _without_mass(report: BinaryReport, d: Float[np.ndarray, " decision"], note: str) -> BinaryReport:
-    run = replace(report.run, notes=(*report.run.notes, note))
-    return replace(report, logit_differences=d, answer_masses=np.full(len(d), np.nan), run=run)
 
 
 def scaled_heads(
@@ -152,7 +132,7 @@ def best_factor(
     Returns:
         The factor, and the accuracy of each.
     """
-    accuracies, label = {}, np.concatenate([prompts.labels.numpy() for prompts in asked])
+    accuracies, label = {}, np.concatenate([labels_of(prompts).numpy() for prompts in asked])
     lowest = min((head.layer for head in HeadList.of(heads)), default=0)
     orders = [RestartablePrompts(model, prompts, [lowest]) for prompts in asked]
     for order in orders:

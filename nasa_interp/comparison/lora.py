@@ -23,6 +23,7 @@ from ..evaluation import TextReference
 from ..models import Model
 from ..models.slices import head_layout
 from ..objectives import Answer, Objective, WeightedSum
+from ..prompts import labels_of
 from ..restartable import RestartablePrompts
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
@@ -217,4 +218,4 @@ def _of_answers(objective: Objective) -> Objective:
 def _validate(model: Model, setting: Setting, reference: bool = False) -> ValidationMetrics:
     """The validation questions, asked of the whole model."""
     answers = {batch.order: RestartablePrompts(model, batch, ()).decide(reference=reference) for batch in setting.val}
-    return ValidationMetrics.of(setting.val.batches[0].labels.numpy(), answers)
+    return ValidationMetrics.of(labels_of(setting.val.batches[0]).numpy(), answers)

@@ -12,18 +12,18 @@ import numpy as np
 
 from ..alignment.loop import PASSAGES, align_heads
 from ..alignment.setting import Setting
-from ..decisions import BinaryReport, report_decisions
+from ..decisions import BinaryReport, average_orders, report_decisions
 from ..deltas.delta import HeadDelta
 from ..errors import HeadError, NothingKeptError
 from ..evaluation import TextChange, TextReference, plain_text
 from ..heads import HeadList
 from ..interventions import random_heads
 from ..models import Model
-from ..questions import QuestionList, check_apart
+from ..questions import QuestionList, check_apart, check_labeled
 from ..questions.resolve import resolve_questions
 from ..run import digest_of
 from ..session import PromptSet
-from .baselines import Offset, average_orders, best_factor, scaled_heads
+from .baselines import Offset, best_factor, scaled_heads
 from .lora import fit_lora
 from .table import NASA, RANDOM, Entry, entry_name
 
@@ -82,6 +82,7 @@ class ComparisonSetting:
     ) -> "ComparisonSetting":
         """Resolves the questions; raises QuestionError where methods are fitted on one of the test."""
         probe, val, test = resolve_questions(probe), resolve_questions(val), resolve_questions(test, limit, seed)
+        check_labeled(test, "test on")
         for fitted in (probe, val):
             check_apart(fitted, test, "on which methods are fitted", "test on")
         texts, val_texts = (None if passages is None else tuple(passages) for passages in (texts, val_texts))

@@ -9,6 +9,7 @@ from .asking import (
     plain_answers,
     report_decisions,
 )
+from .averaged import average_orders, without_mass
 from .report import LOW_MASS, BinaryReport, Estimates
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "Estimates",
     "answer_differences",
     "answers_without_fusing",
+    "average_orders",
     "compare_answers",
     "decide",
     "fused_answers",
     "plain_answers",
     "report_decisions",
+    "without_mass",
 ]

@@ -70,9 +70,15 @@ class BinaryReport:
     run: RunInfo = field(repr=False)
 
     @cached_property
-    def label(self) -> Bool[np.ndarray, " decision"]:
-        """True where yes is right."""
-        return np.array([q.label for q in self.questions])
+    def label(self) -> Bool[np.ndarray, " decision"] | None:
+        """True where yes is right; None where nobody knows."""
+        if any(q.label is None for q in self.questions):
+            return None
+        return np.array([bool(q.label) for q in self.questions])
+
+    def labels_of(self, rows: Any) -> Bool[np.ndarray, " row"] | None:
+        """`label` of these decisions."""
+        return None if self.label is None else self.label[rows]
 
     @cached_property
     def clusters(self) -> Int[np.ndarray, " decision"]:
@@ -80,7 +86,8 @@ class BinaryReport:
         return cluster_index([q.id for q in self.questions], [q.pair for q in self.questions])
 
     @cached_property
-    def _weights(self) -> Float[np.ndarray, "draw decision"]:
+    def weights(self) -> Float[np.ndarray, "draw decision"]:
+        """How often each decision counts in each draw of the bootstrap."""
         return draw_weights(self.clusters, self.run.draws or DRAWS, self.run.seed)
 
     def estimate(self, group: str | None = None, order: Order | None = None) -> Estimates:
@@ -95,14 +102,18 @@ class BinaryReport:
         if not rows.any():
             groups = ", ".join(dict.fromkeys(q.group for q in self.questions))
             raise ResultError(f"no decisions in group {group!r}, order {order!r}; the groups: {groups}")
-        d, label, mass = self.logit_differences[rows], self.label[rows], self.answer_masses[rows]
-        weights = self._weights[:, rows]
+        d, label, mass = self.logit_differences[rows], self.labels_of(rows), self.answer_masses[rows]
+        weights = self.weights[:, rows]
         # A draw may miss a small group altogether.
         samples = measure_draws(d, label, mass, weights[weights.sum(1) > 0])
         clusters = self.clusters[rows]
         ends = {name: cluster_interval(values, clusters) for name, values in samples.items()}
         low, high = (Measures(**{name: float(ends[name][i]) for name in ends}) for i in (0, 1))
         return Estimates(**measure(d, label, mass).numbers(), low=low, high=high, n=int(rows.sum()))
+
+    def calibrated(self, calibration: Any) -> "BinaryReport":
+        """The decisions less a calibration's offsets; CalibrationError where it is of another model or wording."""
+        return calibration.apply(self)
 
     @cached_property
     def overall(self) -> Estimates:
@@ -158,6 +169,11 @@ class BinaryReport:
     def verdict(self) -> str:
         """The base-rate line: is the model one-sided, or are the data?"""
         e = self.overall
+        if self.label is None:
+            return (
+                f"Bias can't be told without labels: the model says Yes to {e.text('yes_rate')} of the questions (mean "
+                f"d {e.text('mean_logit_difference')}); whether that is too often, only right answers could say."
+            )
         if not scatters(self.clusters):
             return f"Bias can't be told from one question or pair (imbalance {e.text('imbalance')}); ask more."
         if e.base_rate in (0, 1):
@@ -181,17 +197,18 @@ class BinaryReport:
     def to_dataframe(self) -> pd.DataFrame:
         """One row a decision: id, group, pair, order, label, logit_difference, answer_mass, answer, right."""
         yes = self.logit_differences < 0
+        known = self.label is not None
         return pd.DataFrame(
             {
                 "id": [q.id for q in self.questions],
                 "group": [q.group for q in self.questions],
                 "pair": [q.pair for q in self.questions],
                 "order": self.order,
-                "label": self.label,
+                "label": self.label if known else None,
                 "logit_difference": self.logit_differences,
                 "answer_mass": self.answer_masses,
                 "answer": yes,
-                "right": yes == self.label,
+                "right": yes == self.label if known else None,
             }
         )
 

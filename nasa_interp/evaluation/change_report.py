@@ -187,10 +187,11 @@ def _both(kind: Any, parts: Path, name: str = "") -> tuple[Any, Any]:
 def _indicators(report: GenerationReport) -> dict[str, np.ndarray]:
     """For each answer and each property, 1 where the answer has it and else 0."""
     labels = [q.label for q in report.questions]
+    right = np.equal(np.array(report.answers, dtype=object), np.array(labels, dtype=object))
     return {
         "yes": np.array([answer is True for answer in report.answers], dtype=np.float64),
         "neither": np.array([answer is None for answer in report.answers], dtype=np.float64),
-        "accuracy": np.equal(np.array(report.answers, dtype=object), np.array(labels, dtype=object)).astype(np.float64),
+        "accuracy": np.full(len(labels), np.nan) if None in labels else right.astype(np.float64),
     }
 
 

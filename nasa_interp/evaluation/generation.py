@@ -1,5 +1,6 @@
 """What the model says in its own words: greedy generation, read for the first candidate word."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from ..models.quiet import quiet_transformers
 from ..models.ready import check_ready
 from ..prompts import Order, Orders, PromptBatch, PromptStyle
 from ..questions import BinaryQuestion
-from ..session import resolve_prompts
+from ..session import describe_run, resolve_prompts
 from ..torch_defaults import under_torch_defaults
 
 
@@ -48,7 +49,9 @@ class GenerationReport:
 
     @property
     def accuracy(self) -> float:
-        """Rate of right answers among all; an answer that names neither is not right."""
+        """Rate of right answers among all; an answer that names neither is not right. NaN without labels."""
+        if any(q.label is None for q in self.questions):
+            return math.nan
         return sum(a == q.label for a, q in zip(self.answers, self.questions, strict=True)) / len(self.answers)
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -80,6 +83,7 @@ def decide_by_generation(
     style: PromptStyle | None = None,
     *,
     max_new_tokens: int = 16,
+    calibration: Any = None,
     limit: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
@@ -93,6 +97,7 @@ def decide_by_generation(
     Args:
         model, data, order, style, limit, seed, progress: as for `decide`.
         max_new_tokens: the most tokens of an answer.
+        calibration: a Calibration, taken off at the answer's first token.
         batch_size: the most prompts at a time; only prompts of one length share a batch, so that none is padded.
 
     Returns:
@@ -100,6 +105,7 @@ def decide_by_generation(
 
     Raises:
         PromptError: where a prompt leaves no room for the answer in the model's context.
+        CalibrationError: a calibration for another model or wording.
 
     Source: how the paper reads answers, according to its summaries; the wording of the rule is ours.
     """
@@ -108,11 +114,13 @@ def decide_by_generation(
             raise PromptError(f"{name} is {value}; give 1 or more")
     model = as_model(model)
     asked = resolve_prompts(model, data, order, style, limit, seed)
+    if calibration is not None:
+        calibration.check(describe_run(model, asked, 0.0), asked.orders)
     for prompts in asked:
         _check_room(model, prompts, max_new_tokens)
     texts: list[str] = []
     for prompts in asked:
-        texts.extend(_generate(model, prompts, max_new_tokens, batch_size, progress))
+        texts.extend(_generate(model, prompts, max_new_tokens, batch_size, progress, calibration))
     return GenerationReport(
         tuple(asked.questions) * len(asked),
         tuple(order for order in asked.orders for _ in asked.questions),
@@ -141,7 +149,9 @@ def _check_room(model: Model, prompts: PromptBatch, max_new_tokens: int) -> None
 
 
 @torch.no_grad()
-def _generate(model: Model, prompts: PromptBatch, max_new_tokens: int, batch_size: int, progress: bool) -> list[str]:
+def _generate(
+    model: Model, prompts: PromptBatch, max_new_tokens: int, batch_size: int, progress: bool, calibration: Any
+) -> list[str]:
     network = model.network
     check_ready(network)
     tokenizer, ends, texts = model.tokenizer, _end_tokens(model), [""] * len(prompts)
@@ -154,7 +164,10 @@ def _generate(model: Model, prompts: PromptBatch, max_new_tokens: int, batch_siz
     def answers(indices: list[int]) -> list[list[int]]:
         tokens = prompts.select(indices).tokens.to(model.device)
         greedy.use_cache = not _passes_switch(model, tokens.shape[1], max_new_tokens)
-        out = network.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=greedy)
+        offset = [] if calibration is None else [calibration.processor(prompts.order, tokens.shape[1])]
+        out = network.generate(
+            tokens, attention_mask=torch.ones_like(tokens), generation_config=greedy, logits_processor=offset
+        )
         return [list(takewhile(lambda token: token not in ends, row)) for row in out[:, tokens.shape[1] :].tolist()]
 
     with (

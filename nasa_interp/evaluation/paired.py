@@ -38,7 +38,7 @@ def groups_above_chance(report: BinaryReport, least: float = KNOWN) -> tuple[str
     measures = {}
     for group in dict.fromkeys(groups.tolist()):
         rows = groups == group
-        measures[group] = measure(report.logit_differences[rows], report.label[rows], report.answer_masses[rows])
+        measures[group] = measure(report.logit_differences[rows], report.labels_of(rows), report.answer_masses[rows])
     known = tuple(group for group, measured in measures.items() if measured.oracle_accuracy >= least)
     if not known:
         best = max(measures, key=lambda group: measures[group].oracle_accuracy)
@@ -121,7 +121,7 @@ class Paired:
         self, report: BinaryReport, groups: Sequence[str] = (), order: str | None = None
     ) -> dict[str, Samples]:
         rows = self._rows(groups, order)
-        weights, label = self.weights[:, rows], report.label[rows]
+        weights, label = self.weights[:, rows], report.labels_of(rows)
         return measure_draws(report.logit_differences[rows], label, report.answer_masses[rows], weights)
 
     def _rows(self, groups: Sequence[str], order: str | None) -> Bool[np.ndarray, " decision"]:

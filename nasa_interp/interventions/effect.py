@@ -134,7 +134,7 @@ def _measured(
     rows = np.array([order in (None, each) for each in report.order])
     d, label, mass, weights = (
         report.logit_differences[rows],
-        report.label[rows],
+        report.labels_of(rows),
         report.answer_masses[rows],
         weights[:, rows],
     )
@@ -142,7 +142,7 @@ def _measured(
     aucs = []
     for cell in dict.fromkeys(asked):
         some = np.array([place == cell for place in asked])
-        aucs.append(measure_draws(d[some], label[some], mass[some], weights[:, some])["auc"])
+        aucs.append(measure_draws(d[some], None if label is None else label[some], mass[some], weights[:, some])["auc"])
     within, defined = np.array(aucs), ~np.isnan(aucs)
     with np.errstate(invalid="ignore"):
         mean = np.where(defined, within, 0.0).sum(0) / defined.sum(0)

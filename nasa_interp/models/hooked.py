@@ -95,7 +95,7 @@ class HookedNetwork:
 
     @torch.no_grad()
     def generate(
-        self, tokens: Int[Tensor, "batch pos"], generation_config: Any, **_: Any
+        self, tokens: Int[Tensor, "batch pos"], generation_config: Any, logits_processor: Any = (), **_: Any
     ) -> Int[Tensor, "batch longer"]:
         """The likeliest token, again and again, by whole passes, until every row has ended or is long enough.
 
@@ -104,7 +104,10 @@ class HookedNetwork:
         ends = torch.tensor(generation_config.eos_token_id or [], dtype=torch.long, device=tokens.device)
         ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
         for _step in range(generation_config.max_new_tokens):
-            likeliest = self(tokens).logits[:, -1].argmax(-1).to(tokens.device)
+            logits = self(tokens).logits[:, -1]
+            for process in logits_processor:
+                logits = process(tokens, logits)
+            likeliest = logits.argmax(-1).to(tokens.device)
             tokens = torch.cat([tokens, torch.where(ended, generation_config.pad_token_id, likeliest)[:, None]], 1)
             ended |= torch.isin(likeliest, ends)
             if bool(ended.all()):

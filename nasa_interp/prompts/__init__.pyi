@@ -1,6 +1,6 @@
 """Questions to token batches, in both candidate orders, and prompts in pairs."""
 
-from .batch import PromptBatch
+from .batch import PromptBatch, labels_of
 from .build import build_prompts, encode_texts
 from .pairs import PromptPairs, instruction_pairs, question_pairs
 from .style import ORDERS, Order, Orders, PromptStyle, find_candidates
@@ -16,5 +16,6 @@ __all__ = [
     "encode_texts",
     "find_candidates",
     "instruction_pairs",
+    "labels_of",
     "question_pairs",
 ]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ..errors import PromptError
 from ..questions import BinaryQuestion
 from .style import Order, PromptStyle
 
@@ -20,6 +21,7 @@ class PromptBatch:
     Positions count the tokens of a prompt from 0; spans are start and end (exclusive). `shared` are the tokens that
     both answers begin with, which the prompts end with. The instruction runs from `instruction_start` to
     `first_query`, the question's line from there to `question_end` (exclusive). `style` is how they were written,
+    `labels` is None where the right answers aren't known,
     `data` the name of the questions ("" where they had none), so that results of prompts that are handed over say so.
     """
 
@@ -31,7 +33,7 @@ class PromptBatch:
     first_query: Int[Tensor, " batch"]
     question_end: Int[Tensor, " batch"]
     last_pos: Int[Tensor, " batch"]
-    labels: Bool[Tensor, " batch"]
+    labels: Bool[Tensor, " batch"] | None
     yes_token: int
     no_token: int
     yes_variants: tuple[int, ...]
@@ -62,8 +64,9 @@ class PromptBatch:
         """The prompts of these rows, in this order, cut to the longest of them."""
         rows = torch.as_tensor(rows, dtype=torch.long)
         length = int(self.last_pos[rows].max()) + 1 if len(rows) else 0
-        names = ("yes_span", "no_span", "instruction_start", "first_query", "question_end", "last_pos", "labels")
+        names = ("yes_span", "no_span", "instruction_start", "first_query", "question_end", "last_pos")
         tensors = {name: getattr(self, name)[rows] for name in names}
+        tensors["labels"] = None if self.labels is None else self.labels[rows]
         return replace(
             self,
             tokens=self.tokens[rows, :length],
@@ -72,3 +75,14 @@ class PromptBatch:
             texts=tuple(self.texts[i] for i in rows.tolist()),
             **tensors,
         )
+
+
+def labels_of(prompts: PromptBatch) -> Bool[Tensor, " batch"]:
+    """The labels, where they are needed.
+
+    Raises:
+        PromptError: for prompts of unlabeled questions.
+    """
+    if prompts.labels is None:
+        raise PromptError(f"the questions ({prompts.data or 'of these prompts'}) have no labels; add them")
+    return prompts.labels

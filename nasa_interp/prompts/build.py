@@ -147,7 +147,7 @@ def _to_batch(
         mask=mask,
         **_stacked(parts),
         last_pos=mask.sum(1) - 1,
-        labels=torch.tensor([q.label for q in questions]),
+        labels=None if questions[0].label is None else torch.tensor([bool(q.label) for q in questions]),
         yes_token=answers.yes,
         no_token=answers.no,
         yes_variants=answers.yes_variants,

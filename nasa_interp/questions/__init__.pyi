@@ -4,6 +4,7 @@ from .question import BinaryQuestion, QuestionList
 from .registry import (
     SOURCES,
     check_apart,
+    check_labeled,
     check_questions,
     check_seed,
     check_two_sided,
@@ -18,6 +19,7 @@ __all__ = [
     "BinaryQuestion",
     "QuestionList",
     "check_apart",
+    "check_labeled",
     "check_questions",
     "check_seed",
     "check_two_sided",

@@ -1,4 +1,4 @@
-"""Questions from the user's own file: JSON lines or CSV with the columns `question` and `label`."""
+"""Questions from the user's own file: JSON lines or CSV with the columns `question` and, where it is known, `label`."""
 
 import io
 import json
@@ -8,19 +8,20 @@ from typing import Any
 from ..errors import QuestionError
 from ..reading import parse_json, read_table, read_text
 from .question import BinaryQuestion
-from .rows import read_row, text_of
+from .rows import questions_of, text_of
 
 SUFFIXES = (".jsonl", ".csv")
 
 
-def load_file(path: str, split: str | None = None) -> list[BinaryQuestion]:
+def load_file(path: str, split: str | None = None, unlabeled: bool = False) -> list[BinaryQuestion]:
     """Reads a `.jsonl` or `.csv` file.
 
-    Each row has `question` and `label`, and may have `id`, `group`, `pair` and `split`.
+    Each row has `question`, has `label` unless no row has one, and may have `id`, `group`, `pair` and `split`.
 
     Args:
         path: the file; its suffix says which format.
         split: keep only the rows with this `split`.
+        unlabeled: leave the labels out, whatever the rows have.
 
     Returns:
         The questions in the file's order.
@@ -33,7 +34,7 @@ def load_file(path: str, split: str | None = None) -> list[BinaryQuestion]:
     if split is not None and split not in splits:
         known = ", ".join(sorted({name for name in splits if name})) or "none"
         raise QuestionError(f"{path} has no rows of split {split!r}; its splits: {known}")
-    return [read_row(*row) for row, own in zip(rows, splits, strict=True) if split in (None, own)]
+    return questions_of([row for row, own in zip(rows, splits, strict=True) if split in (None, own)], unlabeled)
 
 
 def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:

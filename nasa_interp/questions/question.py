@@ -8,25 +8,27 @@ from ..errors import QuestionError
 
 @dataclass(frozen=True)
 class BinaryQuestion:
-    """One question with the right decision.
+    """One question with the right decision, where it is known.
 
     Args:
         question: the text as the model will read it, without instruction and candidates.
-        label: True means that the right decision is yes.
+        label: True means that the right decision is yes; None, that nobody knows.
         id: unique within its data set; written into every per-prompt result.
         group: what kind of question this is; reports are split by it.
         pair: the id of the pair that this question and its twin (the other label) share, or None.
     """
 
     question: str
-    label: bool
+    label: bool | None
     id: str
     group: str = "all"
     pair: str | None = None
 
     def __post_init__(self):
-        if not isinstance(self.label, bool):
-            raise QuestionError(f"question {self.id!r}: label is {self.label!r}; it must be True (yes) or False (no)")
+        if self.label is not None and not isinstance(self.label, bool):
+            raise QuestionError(
+                f"question {self.id!r}: label is {self.label!r}; it must be True (yes), False (no), or None (unknown)"
+            )
         if not self.question.strip():
             raise QuestionError(f"question {self.id!r}: the text is empty; drop the row or fill it in")
         for name in ("question", "id", "group", "pair"):

@@ -4,6 +4,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ from .question import BinaryQuestion, QuestionList
 from .strategyqa import load_strategyqa
 from .verify import load_verify
 
+# What calibration asks in place of a question to find a lean without content (Zhao et al. 2021).
+CONTENT_FREE = "builtin:content-free"
+CONTENT_FREE_TEXTS = ("N/A", "[MASK]", "...", "None", "?")
+
 KNOWN = "builtin:verify#SPLIT, strategyqa:PATH, or a .jsonl/.csv file with the columns question and label"
 
 
-def load_questions(data: str | Path, limit: int | None = None, seed: int = 0) -> QuestionList:
+def load_questions(data: str | Path, limit: int | None = None, seed: int = 0, unlabeled: bool = False) -> QuestionList:
     """Loads the questions that a data specification names.
 
     Args:
@@ -25,6 +30,7 @@ def load_questions(data: str | Path, limit: int | None = None, seed: int = 0) ->
             `#split` keeps the rows with that `split`. A file whose own name holds '#' works too.
         limit: keep about this many, drawn by `seed` evenly from the groups, twins together (see `sample_questions`).
         seed: of that draw.
+        unlabeled: leave the labels out, of all rows.
 
     Returns:
         The questions, which remember `data` as their name; ids are unique.
@@ -43,17 +49,26 @@ def load_questions(data: str | Path, limit: int | None = None, seed: int = 0) ->
         path, split = _file_and_split(str(data))
         if Path(path).suffix.lower() not in SUFFIXES:
             raise QuestionError(f"unknown data {str(data)!r}; known: {KNOWN}")
-        questions = load_file(path, split)
+        questions = load_file(path, split, unlabeled)
     name = questions.name if isinstance(questions, QuestionList) else str(data)
     questions = check_questions(questions, name)
+    if unlabeled:
+        questions = [replace(question, label=None) for question in questions]
     return QuestionList(questions if limit is None else sample_questions(questions, limit, seed), name)
 
 
 def _builtin(name: str) -> QuestionList:
     """The built-in set `verify`, whose splits share no questions; without a split, its test split."""
     name, _, split = name.partition("#")
+    if f"builtin:{name}" == CONTENT_FREE:
+        if split:
+            raise QuestionError(f"{CONTENT_FREE} has no splits; leave #{split} out")
+        texts = enumerate(CONTENT_FREE_TEXTS)
+        return QuestionList([BinaryQuestion(text, None, f"free-{n}") for n, text in texts], CONTENT_FREE)
     if name != "verify":
-        raise QuestionError(f"no built-in set {name!r}; there is builtin:verify, with #probe, #val and #test")
+        raise QuestionError(
+            f"no built-in set {name!r}; there is builtin:verify, with #probe, #val and #test, and {CONTENT_FREE}"
+        )
     return QuestionList(load_verify(split or "test"), f"builtin:verify#{split or 'test'}")
 
 
@@ -97,6 +112,12 @@ def check_questions(questions: Iterable[BinaryQuestion], data: str) -> list[Bina
     identifier, count = Counter(q.id for q in questions).most_common(1)[0]
     if count > 1:
         raise QuestionError(f"{data}: {count} questions share the id {identifier!r}; give each its own")
+    blank = [q.id for q in questions if q.label is None]
+    if 0 < len(blank) < len(questions):
+        raise QuestionError(
+            f"{data}: question {blank[0]!r} has no label, and others have one; give it one, drop it, or take all as "
+            f"unlabeled (load_questions(..., unlabeled=True))"
+        )
     pairs = Counter(q.pair for q in questions if q.pair is not None)
     pair, count = max(pairs.items(), key=lambda item: item[1], default=("", 0))
     if count > 2:
@@ -145,8 +166,18 @@ def check_apart(seen: QuestionList, asked: QuestionList, use: str, other: str) -
             )
 
 
+def check_labeled(questions: QuestionList, use: str) -> None:
+    """Raises QuestionError where the right answers aren't known."""
+    if any(q.label is None for q in questions):
+        raise QuestionError(
+            f"the questions to {use} ({questions.name}) have no labels, and it takes the right answers; add a column "
+            f"'label', or use `nasa-interp calibrate`, which needs none"
+        )
+
+
 def check_two_sided(questions: QuestionList, use: str) -> None:
-    """Raises QuestionError where all labels are the same."""
+    """Raises QuestionError where labels are missing, or all the same."""
+    check_labeled(questions, use)
     if len({q.label for q in questions}) < 2:
         kind = "yes" if questions[0].label else "no"
         raise QuestionError(

@@ -12,7 +12,8 @@ from .question import BinaryQuestion
 def read_rows(data: Any) -> list[BinaryQuestion]:
     """Questions from a list of dicts or a pandas DataFrame, in its order.
 
-    Each row has `question` and `label`, and may have `id`, `group` and `pair`; None, NaN and NA count as missing.
+    Each row has `question`, has `label` unless no row has one, and may have `id`, `group` and `pair`; None, NaN and NA
+    count as missing.
 
     Raises:
         QuestionError: naming the row, counted from 1; or saying which types are accepted, for any other type.
@@ -30,37 +31,57 @@ def read_rows(data: Any) -> list[BinaryQuestion]:
     )
     if not isinstance(data, Sequence):
         raise QuestionError(f"{type(data).__name__} is not data; {wanted}")
-    questions = []
+    rows = []
     for number, row in enumerate(data, start=1):
         if not isinstance(row, Mapping):
             raise QuestionError(f"row {number} is of type {type(row).__name__}; {wanted}")
         given = {name: None if pd.api.types.is_scalar(cell) and pd.isna(cell) else cell for name, cell in row.items()}
-        questions.append(read_row(f"row {number}", given))
-    return questions
+        rows.append((f"row {number}", given))
+    return questions_of(rows)
 
 
-def read_row(location: str, row: Mapping[Any, Any]) -> BinaryQuestion:
+def questions_of(rows: Sequence[tuple[str, Mapping[Any, Any]]], unlabeled: bool = False) -> list[BinaryQuestion]:
+    """The question of each row, in their order; where no row has a label, all are without.
+
+    Args:
+        rows: pairs of location, such as "file, line 3", and fields by name.
+        unlabeled: leave the labels out, whatever the rows have.
+
+    Raises:
+        QuestionError: naming the location of a wrong row, or of one without a label where others have one.
+    """
+    labeled = not unlabeled and any(_has_label(row) for _, row in rows)
+    return [read_row(location, row, labeled) for location, row in rows]
+
+
+def _has_label(row: Mapping[Any, Any]) -> bool:
+    return row.get("label") not in (None, "")
+
+
+def read_row(location: str, row: Mapping[Any, Any], labeled: bool = True) -> BinaryQuestion:
     """The question of one row; white space around its texts is stripped.
 
     Args:
         location: where the row is, such as "file, line 3", for errors; its number is the id of a row without one.
         row: its fields by name; None and "" count as missing.
+        labeled: False makes a question without a label.
 
     Raises:
         QuestionError: naming the location, for a missing field, a wrong label or a value that is not text.
     """
-    for name in ("question", "label"):
+    for name in ("question", "label") if labeled else ("question",):
+        way_out = ", or take all rows as unlabeled (--unlabeled)" if name == "label" else ""
         if name not in row:
             raise QuestionError(
-                f"{location}: no field {name!r} (found: {', '.join(map(shown, row)) or 'nothing'}); add it"
+                f"{location}: no field {name!r} (found: {', '.join(map(shown, row)) or 'nothing'}); add it{way_out}"
             )
         if row[name] is None:
-            raise QuestionError(f"{location}: the {name} is missing; fill it in or drop the row")
+            raise QuestionError(f"{location}: the {name} is missing; fill it in or drop the row{way_out}")
     question = row["question"]
     if not isinstance(question, str) or not question.strip():
         raise QuestionError(f"{location}: the question is {shown(question)}, not a text; fill it in or drop the row")
     label, group, pair = (
-        parse_label(row["label"], location),
+        parse_label(row["label"], location) if labeled else None,
         text_of(location, row, "group"),
         text_of(location, row, "pair"),
     )

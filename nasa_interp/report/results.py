@@ -62,10 +62,13 @@ def _questions(report: BinaryReport, when: str) -> Table:
     """Each decision with its question's text, the worst first."""
     frame = report.to_dataframe()
     frame["question"] = [q.question for q in report.questions]
-    wrong_by = frame.logit_difference.where(frame.label, -frame.logit_difference)
-    frame = frame.assign(worst=wrong_by).sort_values("worst", ascending=False, kind="stable")
+    told = "Those most sure come first, as there are no labels."
+    worst = frame.logit_difference.abs()
+    if report.label is not None:
+        worst, told = frame.logit_difference.where(frame.label, -frame.logit_difference), "Those most wrong come first."
+    frame = frame.assign(worst=worst).sort_values("worst", ascending=False, kind="stable")
     columns = ["question", "group", "order", "label", "answer", "right", "logit_difference", "answer_mass"]
-    return Table.of(frame.filter(columns), f"Decisions {when}".strip(), "Those most wrong come first.")
+    return Table.of(frame.filter(columns), f"Decisions {when}".strip(), told)
 
 
 def scores_section(folder: Path) -> Section | None:

@@ -15,12 +15,12 @@ from nasa_interp import BinaryQuestion, load_model
 from nasa_interp.alignment import Answer, Limits, NegativeAttention, Recipe
 from nasa_interp.alignment.setting import Setting
 from nasa_interp.comparison import compare_methods
-from nasa_interp.comparison.baselines import Offset, average_orders, best_factor, best_offset, scaled_heads
+from nasa_interp.comparison.baselines import Offset, best_factor, best_offset, scaled_heads
 from nasa_interp.comparison.lora import _of_answers, adapted, fit_lora, projections_of
 from nasa_interp.comparison.methods import METHODS, Methods, random_sets
 from nasa_interp.comparison.table import Comparison
 from nasa_interp.comparison.verdict import verdict_of
-from nasa_interp.decisions import BinaryReport, report_decisions
+from nasa_interp.decisions import BinaryReport, average_orders, report_decisions
 from nasa_interp.errors import AlignmentError, HeadError, QuestionError, ResultError
 from nasa_interp.evaluation import TextReference
 from nasa_interp.evaluation.paired import Paired, average, estimate
@@ -132,7 +132,7 @@ def test_the_average_of_orders_is_symmetric() -> None:
     assert np.array_equal(mean.logit_differences, swapped.logit_differences)
     assert np.allclose(mean.logit_differences, np.tile((one + other) / 2, 2))
     assert np.array_equal(average_orders(report((one, one), label)).logit_differences, np.tile(one, 2))
-    with pytest.raises(AlignmentError, match="one order only"):
+    with pytest.raises(ResultError, match="one order only"):
         average_orders(report((one,), label))
 
 

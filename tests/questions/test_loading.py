@@ -61,7 +61,8 @@ def test_a_split_picks_its_rows(tmp_path):
     [
         ("", "holds no questions"),
         ("{}", "no field 'question' .found: nothing."),
-        ('{"question": "a?"}', "line 1: no field 'label'"),
+        ('{"question": "a?", "label": 1}\n{"question": "b?"}', "line 2: no field 'label' .*--unlabeled"),
+        ('{"question": "a?", "label": 1}\n{"question": "b?", "label": null}', "line 2: the label is missing"),
         ('{"question": "  ", "label": 1}', "the question is '  '"),
         ('{"question": 3, "label": 1}', "the question is 3"),
         ('{"question": "a?", "label": 1}\n{"question": ', "line 2 is not JSON"),

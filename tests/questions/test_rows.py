@@ -88,7 +88,7 @@ GOOD = {"question": "a?", "label": True}
         (GOOD, "dict is not data; give"),
         (None, "NoneType is not data"),
         (pd.DataFrame(), "holds no questions"),
-        (COLUMNS[["question"]], "row 1: no field 'label'"),
+        ([GOOD, {"question": "b?"}], "row 2: no field 'label'"),
         (COLUMNS.assign(label=[1, 0, None]), "row 3: the label is missing"),
         (COLUMNS.assign(label=[1, 0, 2]), "row 3: label 2 is none of"),
         (COLUMNS.set_axis(["question", "label", "id", "id", "pair"], axis=1), "has the column 'id' twice"),
