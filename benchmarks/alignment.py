@@ -63,7 +63,7 @@ def benchmark_local(model: Model, heads: HeadList, n: int, runs: int) -> list[di
                     else:
                         nas = {b.order: whole_nas(model, b, head.layer, head.index)[:, None] for b in asked}
                         still = {order: torch.zeros_like(each) for order, each in nas.items()}
-                        step = Step(asked.batches[0].labels, {}, {}, {}, nas, still, still)
+                        step = Step(asked.batches[0].labels, trainer.wording, {}, {}, {}, {}, {}, nas, still, still)
                     gradients[side] = torch.autograd.grad(recipe.objective(step), tuned.values)[0]
                 times.append(time.perf_counter() - start)
         apart = float((gradients["local"] - gradients["whole model"]).norm() / gradients["whole model"].norm())

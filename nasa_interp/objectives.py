@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .errors import HeadError
@@ -17,16 +17,23 @@ class Step:
     """What a step of tuning sees of some questions, in each candidate order, in the graph of the tuned weights.
 
     Args:
-        labels: True where yes is right.
+        labels: True where yes is right; None where nobody knows.
+        wording: which of the style's instructions each question got.
         d: logit(No) - logit(Yes); empty where no objective asked for answers.
+        d_before: d of the model as it was handed over; empty as `d`.
+        own: `d_before` less what it is on average in that order and wording, so that yes is decided as often as it is
+            expected: the model's own decisions without its lean; empty as `d`.
         log_mass: logarithm of the answer mass; empty as `d`.
         nas, mass: NAS of the tuned heads and the mean attention that they pay to both candidates; empty where no
             objective asked for attention.
         log_mass_before, mass_before: what `log_mass` and `mass` were before these heads were tuned.
     """
 
-    labels: Bool[Tensor, " question"]
+    labels: Bool[Tensor, " question"] | None
+    wording: Int[Tensor, " question"]
     d: Mapping[str, Float[Tensor, " question"]]
+    d_before: Mapping[str, Float[Tensor, " question"]]
+    own: Mapping[str, Float[Tensor, " question"]]
     log_mass: Mapping[str, Float[Tensor, " question"]]
     log_mass_before: Mapping[str, Float[Tensor, " question"]]
     nas: Mapping[str, Float[Tensor, "question head"]]
@@ -43,7 +50,7 @@ class Objective(Protocol):
 
     @property
     def reads(self) -> frozenset[str]:
-        """ "answer", "attention", or both."""
+        """ "answer", "attention", or both; and "labels", where it needs the right answers."""
         ...
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
@@ -105,10 +112,11 @@ class Answer(Summable):
 
     keep_mass: int | float = 2.0
 
-    reads = frozenset({"answer"})
+    reads = frozenset({"answer", "labels"})
 
     def __call__(self, step: Step) -> Float[Tensor, ""]:
         """See `Objective`."""
+        assert step.labels is not None
         weight = torch.where(step.labels, 0.5 / step.labels.sum(), 0.5 / (~step.labels).sum())
         losses = []
         for order, d in step.d.items():
@@ -131,7 +139,41 @@ class Balance(Summable):
         return torch.stack([d.mean().square() for d in step.d.values()]).mean()
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"answer": Answer, "balance": Balance, "nas": NegativeAttention}
+@dataclass(frozen=True)
+class OwnDecisions(Summable):
+    """The model's own decisions without their lean, as targets: no labels, and the ranking of each order kept.
+
+    Args:
+        keep_mass: as for `Answer`.
+        average: take the mean over both orders as the target of either, so that the order matters less.
+
+    Caveat: where the model doesn't sort right from wrong, neither do its own decisions.
+
+    Source: ours.
+    """
+
+    keep_mass: int | float = 2.0
+    average: bool = False
+
+    reads = frozenset({"answer"})
+
+    def __call__(self, step: Step) -> Float[Tensor, ""]:
+        """See `Objective`."""
+        mean = torch.stack(list(step.own.values())).mean(0)
+        losses = []
+        for order, d in step.d.items():
+            moved = (step.log_mass[order] - step.log_mass_before[order]).square().mean()
+            target = mean if self.average else step.own[order]
+            losses.append((d - target).square().mean() + self.keep_mass * moved)
+        return torch.stack(losses).mean()
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "answer": Answer,
+    "balance": Balance,
+    "nas": NegativeAttention,
+    "own": OwnDecisions,
+}
 """What `align --objective` takes by name. To add an objective, add a line."""
 
 

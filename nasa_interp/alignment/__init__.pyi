@@ -1,6 +1,16 @@
 """Alignment: changing a few heads so that a model's negative bias falls, and passing the change on."""
 
-from ..objectives import OBJECTIVES, Answer, Balance, NegativeAttention, Objective, Step, Summable, WeightedSum
+from ..objectives import (
+    OBJECTIVES,
+    Answer,
+    Balance,
+    NegativeAttention,
+    Objective,
+    OwnDecisions,
+    Step,
+    Summable,
+    WeightedSum,
+)
 from .loop import align_heads
 from .recipe import Limits, Recipe
 from .result import Alignment
@@ -13,6 +23,7 @@ __all__ = [
     "Limits",
     "NegativeAttention",
     "Objective",
+    "OwnDecisions",
     "Recipe",
     "Step",
     "Summable",

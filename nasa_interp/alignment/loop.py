@@ -19,6 +19,7 @@ from ..models import as_model
 from ..models.slice_values import read_slices, write_slices
 from ..models.tunable import outside_hash, tunable_slices
 from ..prompts import PromptStyle
+from ..restartable import RestartablePrompts
 from ..run import digest_of
 from ..session import describe_run
 from ..torch_defaults import under_torch_defaults
@@ -60,7 +61,9 @@ def align_heads(
     Args:
         model: a Model, or what `load_model` accepts besides names. It is left as it was.
         heads: in ranking order, such as `scores.top(10, by="polarity")`.
-        probe: questions to tune on; val: questions that decide what is kept. None may be in both.
+        probe: questions to tune on; val: questions that decide what is kept. None may be in both. Either may be without
+            labels: then the model's own decisions without their lean are what tuning pulls toward (`OwnDecisions`), and
+            validation goes by the rate of yes against the recipe's prior and by the ranking, which must stay.
         recipe, limits: how to tune, and what it may cost.
         style: as for `build_prompts`.
         texts: validation text for the perplexity; None takes some of the built-in one.
@@ -73,7 +76,7 @@ def align_heads(
         The change of the weights and the log of every head; `with run.delta.applied(model)` shows the tuned model.
 
     Raises:
-        QuestionError: questions of one label only, or in both sets.
+        QuestionError: questions of one label only, or in both sets, or without the labels that the objective needs.
         HeadError: a head outside the model, or shared keys and values.
         ModelError: quantized or processed weights, or a model that fused attention isn't exact for.
         AlignmentError: a folder of another run; NothingKeptError (one of these) where no head's change was kept.
@@ -117,14 +120,18 @@ class _Loop:
         self.setting, self.record, self.progress = setting, record, progress
         model, layers = setting.model, sorted({head.layer for head in setting.heads})
         self.reference = TextReference.of(model, texts, progress=False)
-        self.validation = Validation(model, setting.val, layers)
+        self.validation = Validation(model, setting.val, layers, setting.recipe.prior)
         self.base, answers = self.validation.measure(setting.heads, reference=True)
         self.now = self.base
+        untuned = None
         if record.values:
+            untuned = {
+                prompts.order: RestartablePrompts(model, prompts, layers).decide().d for prompts in setting.probe
+            }
             write_slices(model, record.values)
             self.now, answers = self.validation.measure(setting.heads)
         self.validation.restart_from(answers)
-        self.trainer = Trainer(model, setting.probe, layers, setting.recipe)
+        self.trainer = Trainer(model, setting.probe, layers, setting.recipe, untuned)
 
     def run(self) -> ValidationMetrics:
         """Tunes the heads that are left until the target is reached; returns what validation saw last, with all NAS."""

@@ -1,10 +1,10 @@
 """How to tune and what must not be lost: plain numbers, all ours, none the paper's."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import AlignmentError
-from ..objectives import Answer, Objective
+from ..objectives import Answer, Objective, OwnDecisions
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,8 @@ class Recipe:
     """How heads are tuned.
 
     Args:
-        objective: what a step pulls toward.
+        objective: what a step pulls toward; None takes `Answer()`, or `OwnDecisions()` where there are no labels.
+        prior: how often yes is expected to be right among questions without labels.
         projections: which of a head's slices change: letters out of "qkvo".
         heads_at_once: 1 tunes heads one after another, as the paper does, each kept or rolled back by itself; more
             tunes so many together, None all of them, which is faster and lets the heads share the work.
@@ -26,7 +27,8 @@ class Recipe:
         bias, share: tune biases too; tune keys and values that other heads use.
     """
 
-    objective: Objective = field(default_factory=Answer)
+    objective: Objective | None = None
+    prior: float = 0.5
     projections: str = "q"
     heads_at_once: int | None = None
     steps: int = 24
@@ -43,8 +45,21 @@ class Recipe:
         for name in ("heads_at_once", "steps", "check_every", "patience", "questions"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise AlignmentError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if not 0 < self.prior < 1:
+            raise AlignmentError(f"a prior of {self.prior} is no rate between 0 and 1; say how often yes is right")
         if not self.learning_rate > 0:
             raise AlignmentError(f"a learning rate of {self.learning_rate} tunes nothing; give one above 0")
+
+    def loss(self) -> Objective:
+        """The objective, once it is known."""
+        assert self.objective is not None
+        return self.objective
+
+    def resolved(self, labeled: bool) -> "Recipe":
+        """The recipe with an objective for questions with or without labels."""
+        if self.objective is not None:
+            return self
+        return replace(self, objective=Answer() if labeled else OwnDecisions())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the objective as its repr."""
@@ -58,12 +73,14 @@ class Limits:
     Args:
         imbalance: the target: tuning stops when it lies within this of 0 in every candidate order.
         auc: the most that the mean AUC within orders may fall below the base model's.
+        ranks: without labels, the least rank correlation of d with the untuned model's, in every order.
         answer_mass: the most that the mean answer mass may fall below the base model's.
         perplexity: the most that the perplexity on the validation text may be multiplied by.
     """
 
     imbalance: float = 0.05
     auc: float = 0.02
+    ranks: float = 0.7
     answer_mass: float = 0.1
     perplexity: float = 1.01
 

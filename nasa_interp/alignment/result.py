@@ -1,6 +1,7 @@
 """What aligning heads gave: the change of the weights, the log of every head, and where it came from."""
 
 import html
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,13 +112,21 @@ class Alignment:
             for checkpoint in row["checkpoints"]
         ]
 
+    def _sorting(self) -> str:
+        """What became of the sorting: by labels, or without them beside the untuned decisions."""
+        if math.isnan(self.base.mean_auc):
+            return f"rank correlation with the untuned d {self.tuned.least_rank:.2f}"
+        return (
+            f"accuracy {self.base.accuracy:.2f} -> {self.tuned.accuracy:.2f}, "
+            f"AUC {self.base.mean_auc:.2f} -> {self.tuned.mean_auc:.2f}"
+        )
+
     def __repr__(self) -> str:
         kept = sum(row["accepted"] for row in self.rows)
         return (
             f"Alignment({kept} of {len(self.rows)} steps kept; on validation imbalance "
             f"{self.base.worst_imbalance:+.2f} -> {self.tuned.worst_imbalance:+.2f}, "
-            f"accuracy {self.base.accuracy:.2f} -> {self.tuned.accuracy:.2f}, "
-            f"AUC {self.base.mean_auc:.2f} -> {self.tuned.mean_auc:.2f}; {self.delta.n_changed:,} weights changed)"
+            f"{self._sorting()}; {self.delta.n_changed:,} weights changed)"
         )
 
     def _repr_html_(self) -> str:

@@ -10,7 +10,7 @@ from ..models import Model
 from ..models.slices import WeightSlice
 from ..models.tunable import spanning_norms, tunable_slices
 from ..prompts import PromptStyle
-from ..questions import check_apart, check_two_sided
+from ..questions import check_apart, check_labeled, check_two_sided
 from ..questions.resolve import resolve_questions
 from ..run import digest_of
 from ..session import PromptSet
@@ -44,15 +44,19 @@ class Setting:
         style: PromptStyle | None,
         seed: int,
     ) -> "Setting":
-        """Resolves and checks heads, questions and prompts."""
+        """Resolves and checks heads, questions and prompts, and chooses the objective where none was named."""
         chosen = HeadList.of(heads)
         slices = tunable_slices(model, chosen, recipe.projections, recipe.bias, recipe.share)
         probe, val = resolve_questions(probe), resolve_questions(val)
         check_apart(probe, val, "to tune on", "validate on")
         probe = resolve_questions(probe, recipe.probe_questions, seed)
         val = resolve_questions(val, recipe.val_questions, seed)
+        recipe = recipe.resolved(labeled=probe[0].label is not None)
+        if "labels" in recipe.loss().reads:
+            check_labeled(probe, "tune on")
         for questions, use in ((probe, "tune on"), (val, "validate on")):
-            check_two_sided(questions, use)
+            if questions[0].label is not None:
+                check_two_sided(questions, use)
         to_tune, to_validate = (PromptSet.build(model, q, "both", style, seed, draws=0) for q in (probe, val))
         model = intervenable(model, to_tune.batches[0])
         spanned = spanning_norms(model, chosen)

@@ -4,16 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import DivergedError
 from ..heads import HeadList
 from ..models import Model
 from ..objectives import Step
-from ..prompts import labels_of
 from ..restartable import RestartablePrompts
 from ..session import PromptSet
 from .recipe import Recipe
+from .targets import own_decisions, wordings_of
 from .tuned import Tuned
 
 NO_HEADS = HeadList(())
@@ -29,15 +30,30 @@ class Trainer:
         asked: the prompts of these questions.
         layers: of all heads that will be tuned.
         recipe: how to tune.
+        untuned: d of the model before any tuning, by order; None where that is how it is now.
     """
 
-    def __init__(self, model: Model, asked: PromptSet, layers: Sequence[int], recipe: Recipe):
-        self.model, self.recipe = model, recipe
-        self.labels = labels_of(asked.batches[0])
+    def __init__(
+        self,
+        model: Model,
+        asked: PromptSet,
+        layers: Sequence[int],
+        recipe: Recipe,
+        untuned: Mapping[str, Float[np.ndarray, " question"]] | None = None,
+    ):
+        self.model = model
+        self.labels = asked.batches[0].labels
+        self.recipe = recipe.resolved(labeled=self.labels is not None)
+        self.wording = torch.from_numpy(wordings_of(asked))
         self.lengths = torch.stack([prompts.last_pos for prompts in asked]).amax(0)
         self.orders = {prompts.order: RestartablePrompts(model, prompts, layers) for prompts in asked}
         self.log_mass: dict[str, Tensor] = {}
+        self.d: dict[str, Tensor] = {}
         self.refresh(reference=True)
+        # Before anything is tuned: whoever goes on with tuned heads hands over what the untuned model decided.
+        before = {order: d.double().numpy() for order, d in self.d.items()} if untuned is None else dict(untuned)
+        own = own_decisions(before, wordings_of(asked), recipe.prior)
+        self.d_before, self.own = ({o: torch.from_numpy(d).float() for o, d in each.items()} for each in (before, own))
 
     def refresh(self, layer: int = 0, reference: bool = False) -> None:
         """Runs all questions from this layer on, below which the weights haven't changed since the last time."""
@@ -45,6 +61,7 @@ class Trainer:
             for order, restarted in self.orders.items():
                 answers = restarted.decide(layer, reference)
                 restarted.restart_from(answers)
+                self.d[order] = torch.from_numpy(answers.d).float()
                 self.log_mass[order] = torch.from_numpy(answers.mass).log().float()
 
     def steps(self, tuned: Tuned, rng: np.random.Generator, heads: HeadList = NO_HEADS) -> Iterator[float]:
@@ -59,11 +76,11 @@ class Trainer:
             DivergedError: a loss that is no number; the weights are those before that step.
         """
         optimizer = torch.optim.Adam(tuned.values, lr=self.recipe.learning_rate, betas=(0.9, 0.99))
-        paid = self.mass_before(heads) if "attention" in self.recipe.objective.reads else {}
+        paid = self.mass_before(heads) if "attention" in self.recipe.loss().reads else {}
         while True:
             rows = self._draw(rng)
             with torch.enable_grad(), tuned.inserted():
-                loss = self.recipe.objective(self.see(heads, rows, paid))
+                loss = self.recipe.loss()(self.see(heads, rows, paid))
                 optimizer.zero_grad()
                 loss.backward()
             if not torch.isfinite(loss):
@@ -72,15 +89,18 @@ class Trainer:
             yield loss.item()
 
     def _draw(self, rng: np.random.Generator) -> list[int]:
-        """As many questions of either label, longest first."""
-        half = max(1, self.recipe.questions // 2)
-        sides = [np.flatnonzero(self.labels.numpy() == label) for label in (True, False)]
-        rows = np.concatenate([rng.permutation(side)[:half] for side in sides])
+        """As many questions of either label, or any where labels aren't known; longest first."""
+        if self.labels is None:
+            rows = rng.permutation(len(self.lengths))[: self.recipe.questions]
+        else:
+            half = max(1, self.recipe.questions // 2)
+            sides = [np.flatnonzero(self.labels.numpy() == label) for label in (True, False)]
+            rows = np.concatenate([rng.permutation(side)[:half] for side in sides])
         return rows[np.argsort(-self.lengths[rows].numpy(), kind="stable")].tolist()
 
     def see(self, heads: HeadList, rows: list[int], paid: Mapping[str, Tensor]) -> Step:
         """What the objective reads of these questions; `paid` is `mass_before`, where it reads attention."""
-        reads, lowest = self.recipe.objective.reads, min((head.layer for head in heads), default=0)
+        reads, lowest = self.recipe.loss().reads, min((head.layer for head in heads), default=0)
         d, log_mass, nas, mass = {}, {}, {}, {}
         for order, restarted in self.orders.items():
             if "answer" in reads:
@@ -89,12 +109,14 @@ class Trainer:
                 nas[order], mass[order] = _attention(restarted, heads, rows)
         before = {order: self.log_mass[order][rows] for order in d}
         mass_before = {order: values[rows] for order, values in paid.items()}
-        return Step(self.labels[rows], d, log_mass, before, nas, mass, mass_before)
+        labels = None if self.labels is None else self.labels[rows]
+        was, own = ({order: values[order][rows] for order in d} for values in (self.d_before, self.own))
+        return Step(labels, self.wording[rows], d, was, own, log_mass, before, nas, mass, mass_before)
 
     @torch.no_grad()
     def mass_before(self, heads: HeadList) -> dict[str, Tensor]:
         """What these heads pay to both candidates on every question, as the model is now; for each order."""
-        chunks = torch.arange(len(self.labels)).split(LOCAL_BATCH)
+        chunks = torch.arange(len(self.lengths)).split(LOCAL_BATCH)
         return {
             order: torch.cat([_attention(restarted, heads, rows.tolist())[1] for rows in chunks])
             for order, restarted in self.orders.items()

@@ -2,21 +2,22 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy.special import expit
+from scipy.stats import rankdata
 
 from ..heads import HeadList
 from ..measures import measure
 from ..models import Model
-from ..prompts import labels_of
 from ..restartable import Answers, Entering, RestartablePrompts
 from ..session import PromptSet
 from .recipe import Limits, Recipe
+from .targets import own_decisions, wordings_of
 
 # Prompts of which the log gives the tuned heads' NAS.
 NAS_PROMPTS = 32
@@ -27,16 +28,19 @@ class ValidationMetrics:
     """The validation questions' answers in numbers.
 
     Args:
-        imbalance: by order: rate of true yes - rate of answered yes.
-        soft_imbalance: by order: rate of true yes - mean P(yes) = sigmoid(-d). It moves before any answer flips, so it
-            can steer where the model says No to everything.
-        auc: by order, over all questions.
+        imbalance: by order: rate of true yes (without labels: the prior) - rate of answered yes.
+        soft_imbalance: by order: rate of true yes (or the prior) - mean P(yes) = sigmoid(-d). It moves before any
+            answer flips, so it can steer where the model says No to everything.
+        auc: by order, over all questions; NaN without labels.
         answer_mass: mean over all.
         mean_logit_difference: by order.
-        accuracy: over both orders.
+        accuracy: over both orders; NaN without labels.
         loss: cross-entropy of the right candidate against the other one, both labels weighing the same; what early
-            stopping goes by, as it falls with the bias and rises where the model sorts worse.
+            stopping goes by, as it falls with the bias and rises where the model sorts worse. Without labels the
+            squared distance from the untuned model's own decisions less their lean, of which the same is true.
         nas: mean over orders and heads of the tuned heads' NAS, their polarity; NaN where it was not read.
+        ranks: by order: rank correlation of d with the untuned model's; empty where that isn't known.
+        agreement: share of the questions with one answer in both orders.
     """
 
     imbalance: Mapping[str, float]
@@ -47,22 +51,32 @@ class ValidationMetrics:
     accuracy: float
     loss: float
     nas: float = math.nan
+    ranks: Mapping[str, float] = field(default_factory=dict)
+    agreement: float = math.nan
 
     @classmethod
     def of(
-        cls, labels: Bool[np.ndarray, " question"], answers: Mapping[str, Answers], nas: float = math.nan
+        cls,
+        labels: Bool[np.ndarray, " question"] | None,
+        answers: Mapping[str, Answers],
+        nas: float = math.nan,
+        untuned: "Untuned | None" = None,
     ) -> "ValidationMetrics":
-        """From the answers in each order."""
+        """From the answers in each order; without labels, `untuned` stands in for them."""
+        expected = untuned.prior if labels is None and untuned else np.mean(labels) if labels is not None else math.nan
+        yes = {order: answered.d < 0 for order, answered in answers.items()}
         measures = {order: measure(a.d, labels, a.mass) for order, a in answers.items()}
         return cls(
-            {order: m.imbalance for order, m in measures.items()},
-            {order: float(labels.mean() - expit(-a.d).mean()) for order, a in answers.items()},
+            {order: float(expected - rate.mean()) for order, rate in yes.items()},
+            {order: float(expected - expit(-a.d).mean()) for order, a in answers.items()},
             {order: m.auc for order, m in measures.items()},
             float(np.mean([m.answer_mass for m in measures.values()])),
             {order: m.mean_logit_difference for order, m in measures.items()},
             float(np.mean([m.accuracy for m in measures.values()])),
-            float(np.mean([_balanced_loss(a.d, labels) for a in answers.values()])),
+            _loss(labels, answers, untuned),
             nas,
+            {order: _rank_correlation(untuned.d[order], a.d) for order, a in answers.items()} if untuned else {},
+            float(np.all(list(yes.values()) == next(iter(yes.values())), axis=0).mean()),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +86,10 @@ class ValidationMetrics:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "ValidationMetrics":
         """The inverse of `to_dict`."""
-        return cls(**{**content, "nas": math.nan if content["nas"] is None else content["nas"]})
+        known: dict[str, Any] = {name: math.nan if value is None else value for name, value in content.items()}
+        for name in ("auc", "ranks"):
+            known[name] = {o: math.nan if v is None else v for o, v in content.get(name, {}).items()}
+        return cls(**known)
 
     def summary(self) -> dict[str, float]:
         """What the log tells of each moment, over both orders."""
@@ -83,6 +100,8 @@ class ValidationMetrics:
             "accuracy": self.accuracy,
             "answer_mass": self.answer_mass,
             "nas": self.nas,
+            "ranks": self.least_rank,
+            "agreement": self.agreement,
         }
 
     @property
@@ -100,6 +119,11 @@ class ValidationMetrics:
         """Mean over orders of the AUC within an order."""
         return float(np.mean(list(self.auc.values())))
 
+    @property
+    def least_rank(self) -> float:
+        """The smallest rank correlation with the untuned d of any order; NaN where it is not known."""
+        return min(self.ranks.values(), default=math.nan)
+
     def within(self, limits: Limits) -> bool:
         """Whether the target is reached: every order's imbalance within the limit."""
         return abs(self.worst_imbalance) <= limits.imbalance
@@ -111,6 +135,8 @@ class ValidationMetrics:
         """
         if not self.distance < before.distance:
             return f"the imbalance didn't shrink ({before.distance:.3f} to {self.distance:.3f})"
+        if math.isnan(base.mean_auc) and not self.least_rank >= limits.ranks:
+            return f"rank correlation with the untuned d {self.least_rank:.2f}, below {limits.ranks}"
         if self.mean_auc < base.mean_auc - limits.auc:
             return f"AUC {self.mean_auc:.3f}, more than {limits.auc} below {base.mean_auc:.3f}"
         if self.answer_mass < base.answer_mass - limits.answer_mass:
@@ -123,6 +149,44 @@ def perplexity_refusal(ratio: float, limits: Limits) -> str | None:
     if ratio <= limits.perplexity:
         return None
     return f"perplexity x {ratio:.4f}, over the limit of {limits.perplexity}"
+
+
+@dataclass(frozen=True, eq=False)
+class Untuned:
+    """What the untuned model decided on the validation questions, and how often yes is expected.
+
+    Args:
+        d: by order.
+        own: the same without its lean, as `own_decisions` gives it.
+        prior: the expected rate of yes.
+    """
+
+    d: Mapping[str, Float[np.ndarray, " question"]]
+    own: Mapping[str, Float[np.ndarray, " question"]]
+    prior: float
+
+    @classmethod
+    def of(cls, asked: PromptSet, answers: Mapping[str, Answers], prior: float) -> "Untuned":
+        """From the untuned model's answers to these questions."""
+        d = {order: answered.d for order, answered in answers.items()}
+        return cls(d, own_decisions(d, wordings_of(asked), prior), prior)
+
+
+def _loss(
+    labels: Bool[np.ndarray, " question"] | None, answers: Mapping[str, Answers], untuned: Untuned | None
+) -> float:
+    if labels is not None:
+        return float(np.mean([_balanced_loss(a.d, labels) for a in answers.values()]))
+    if untuned is None:
+        return math.nan
+    return float(np.mean([np.square(a.d - untuned.own[order]).mean() for order, a in answers.items()]))
+
+
+def _rank_correlation(one: Float[np.ndarray, " question"], other: Float[np.ndarray, " question"]) -> float:
+    """Spearman's; NaN where either is constant or no number."""
+    if not np.ptp(one) > 0 or not np.ptp(other) > 0:
+        return math.nan
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
 
 
 def _balanced_loss(d: Float[np.ndarray, " question"], labels: Bool[np.ndarray, " question"]) -> float:
@@ -216,9 +280,13 @@ def read_text(
 class Validation:
     """The validation questions, asked again and again from the tuned layer on."""
 
-    def __init__(self, model: Model, asked: PromptSet, layers: Sequence[int]):
+    def __init__(self, model: Model, asked: PromptSet, layers: Sequence[int], prior: float = 0.5):
+        self.asked, self.prior = asked, prior
+        # What the first answers are, which are the untuned model's.
+        self.untuned: Untuned | None = None
         self.orders = {prompts.order: RestartablePrompts(model, prompts, layers) for prompts in asked}
-        self.labels = labels_of(asked.batches[0]).numpy()
+        labels = asked.batches[0].labels
+        self.labels = None if labels is None else labels.numpy()
 
     def measure(
         self, heads: HeadList, layer: int = 0, reference: bool = False
@@ -228,7 +296,8 @@ class Validation:
         `reference` holds the answers to the plain model: for the first time, of the model as it was handed over.
         """
         answers = {order: restarted.decide(layer, reference) for order, restarted in self.orders.items()}
-        return ValidationMetrics.of(self.labels, answers, self.nas(heads, answers)), answers
+        self.untuned = self.untuned or Untuned.of(self.asked, answers, self.prior)
+        return ValidationMetrics.of(self.labels, answers, self.nas(heads, answers), self.untuned), answers
 
     def nas(self, heads: HeadList, answers: Mapping[str, Answers] | None = None) -> float:
         """Mean NAS of these heads over orders, with the weights as they are now.

@@ -16,6 +16,7 @@ from .options import (
     ModelOptions,
     PromptOptions,
     SeedOpt,
+    UnlabeledOpt,
     check_out_folder,
     load_data,
     load_heads,
@@ -31,7 +32,11 @@ ValOpt = Annotated[str, typer.Option(help="questions that decide what is kept; n
 class TuningOptions:
     """How heads are tuned, and what that may cost, as given; None stands for the default of `Recipe` or `Limits`."""
 
-    objective: Annotated[str, typer.Option(help="answer, balance or nas, or a sum such as answer+0.5*nas")] = "answer"
+    objective: Annotated[
+        str | None,
+        typer.Option(help="answer, balance, nas or own, or a sum such as answer+0.5*nas; answer with labels, else own"),
+    ] = None
+    prior: Annotated[float | None, typer.Option(help="without labels: how often yes is expected to be right")] = None
     projections: Annotated[str, typer.Option(help="which slices of a head to tune: letters out of qkvo")] = "q"
     at_once: Annotated[
         int | None, typer.Option(min=1, help="heads tuned together, by default all; 1: one after another")
@@ -52,7 +57,8 @@ class TuningOptions:
 
         changes = {"heads_at_once": self.at_once, "steps": self.steps, "learning_rate": self.rate}
         changes |= {"probe_questions": questions, "val_questions": questions}
-        objective = objective_of(self.objective)
+        changes |= {"prior": self.prior}
+        objective = None if self.objective is None else objective_of(self.objective)
         return Recipe(objective=objective, projections=self.projections, share=self.share, **_given(changes))
 
     def limits(self) -> Any:
@@ -71,6 +77,7 @@ def align(
     out: Annotated[Path, typer.Option(help="run folder; an interrupted run goes on after its last finished step")],
     probe: ProbeOpt = "builtin:verify#probe",
     val: ValOpt = "builtin:verify#val",
+    unlabeled: UnlabeledOpt = False,
     tuning: TuningOptions,
     prompt: PromptOptions,
     json_: JsonOpt = False,
@@ -85,7 +92,7 @@ def align(
     recipe, limits = tuning.recipe(limit), tuning.limits()
     check_out_folder(out, {LOG: "alignment", DELTA: "head_delta"})
     chosen, style = load_heads(heads), prompt.style()
-    questions = load_data(probe, None, seed), load_data(val, None, seed)
+    questions = load_data(probe, None, seed, unlabeled), load_data(val, None, seed, unlabeled)
     run = align_heads(
         placement.load(model), chosen, *questions, recipe=recipe, limits=limits, style=style, folder=out, seed=seed
     )

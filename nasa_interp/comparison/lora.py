@@ -1,6 +1,7 @@
 """A LoRA through PEFT, trained as the heads are: the same questions, loss, number of steps and limits."""
 
 import copy
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -16,15 +18,21 @@ from ..alignment.recipe import Limits
 from ..alignment.setting import Setting
 from ..alignment.trainer import Trainer
 from ..alignment.tuned import Tuned
-from ..alignment.validation import Checkpoint, ValidationMetrics, read_text, select_checkpoint, train_until_no_better
+from ..alignment.validation import (
+    Checkpoint,
+    Untuned,
+    ValidationMetrics,
+    read_text,
+    select_checkpoint,
+    train_until_no_better,
+)
 from ..deltas.lora import is_conv1d
 from ..errors import AlignmentError, DivergedError
 from ..evaluation import TextReference
 from ..models import Model
 from ..models.slices import head_layout
 from ..objectives import Answer, Objective, WeightedSum
-from ..prompts import labels_of
-from ..restartable import RestartablePrompts
+from ..restartable import Answers, RestartablePrompts
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 RANK = 8
@@ -149,19 +157,26 @@ def fit_lora(
     Source: LoRA is the usual baseline; how it is fitted here is ours.
     """
     start, modules = time.perf_counter(), projections_of(setting.model)
-    base = _validate(setting.model, setting, reference=True)
+    answers = _asked(setting.model, setting, reference=True)
+    untuned = Untuned.of(setting.val, answers, setting.recipe.prior)
+    base = ValidationMetrics.of(_labels(setting), answers, untuned=untuned)
     tried = []
     with tqdm(total=len(learning_rates), desc="training LoRA", unit="rate", disable=not progress) as bar:
         for rate in learning_rates:
-            tried.append(_train(setting, reference, base, modules, rank, rate))
+            tried.append(_train(setting, reference, base, untuned, modules, rank, rate))
             bar.update()
     limits = setting.limits
     allowed = [trial for trial in tried if trial.checkpoint.refusal(limits) is None]
     if not allowed and all(trial.failed for trial in tried):
         raise AlignmentError(f"the LoRA failed at every rate: {tried[-1].checkpoint.reason}; give lower learning rates")
-    best = max(allowed, key=lambda trial: trial.checkpoint.metrics.accuracy) if allowed else None
+    best = min(allowed, key=lambda trial: _worth(trial.checkpoint.metrics)) if allowed else None
     rows = tuple({**trial.row(limits), "taken": trial is best} for trial in tried)
     return Lora(rank, modules, best.checkpoint.state if best else None, setting.seed, rows, time.perf_counter() - start)
+
+
+def _worth(metrics: ValidationMetrics) -> float:
+    """Smaller is better: the accuracy lost, or without labels the loss."""
+    return metrics.loss if math.isnan(metrics.accuracy) else -metrics.accuracy
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,9 +195,15 @@ class _Trial:
 
 
 def _train(
-    setting: Setting, reference: TextReference, base: ValidationMetrics, modules: Sequence[str], rank: int, rate: float
+    setting: Setting,
+    reference: TextReference,
+    base: ValidationMetrics,
+    untuned: Untuned,
+    modules: Sequence[str],
+    rank: int,
+    rate: float,
 ) -> _Trial:
-    recipe = replace(setting.recipe, learning_rate=rate, objective=_of_answers(setting.recipe.objective))
+    recipe = replace(setting.recipe, learning_rate=rate, objective=_of_answers(setting.recipe.loss()))
     steps = recipe.steps * -(-len(setting.heads) // (recipe.heads_at_once or len(setting.heads)))
     with adapted(setting.model, modules, rank, setting.seed) as (model, weights):
         # all layers are trained, so every step begins at the lowest
@@ -190,7 +211,7 @@ def _train(
         losses = trainer.steps(weights, np.random.default_rng([setting.seed, 0]))
 
         def evaluate(step: int, loss: float) -> Checkpoint:
-            metrics = _validate(model, setting)
+            metrics = ValidationMetrics.of(_labels(setting), _asked(model, setting), untuned=untuned)
             return Checkpoint(step, loss, metrics, weights.state(), metrics.refusal(base, base, setting.limits))
 
         def ratio_of(checkpoint: Checkpoint) -> float:
@@ -215,7 +236,11 @@ def _of_answers(objective: Objective) -> Objective:
     return WeightedSum(of_answers) if of_answers else Answer()
 
 
-def _validate(model: Model, setting: Setting, reference: bool = False) -> ValidationMetrics:
+def _asked(model: Model, setting: Setting, reference: bool = False) -> dict[str, Answers]:
     """The validation questions, asked of the whole model."""
-    answers = {batch.order: RestartablePrompts(model, batch, ()).decide(reference=reference) for batch in setting.val}
-    return ValidationMetrics.of(labels_of(setting.val.batches[0]).numpy(), answers)
+    return {batch.order: RestartablePrompts(model, batch, ()).decide(reference=reference) for batch in setting.val}
+
+
+def _labels(setting: Setting) -> Bool[np.ndarray, " question"] | None:
+    labels = setting.val.batches[0].labels
+    return None if labels is None else labels.numpy()

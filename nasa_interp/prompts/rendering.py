@@ -52,7 +52,7 @@ def render(
     instructions = style.render_instructions(order)
     candidates = [find_candidates(text, style.yes, style.no) for text in instructions]
     prompts = []
-    for q, turn in zip(questions, _turns(questions, len(instructions)), strict=True):
+    for q, turn in zip(questions, turns_of(questions, len(instructions)), strict=True):
         text, start = _render(tokenizer, style, kind, instructions[turn], q.question)
         prompts.append(Rendered(q, instructions[turn], candidates[turn], text, start, style))
     return prompts
@@ -92,7 +92,7 @@ def question_spans(style: PromptStyle, question: str, line: int) -> list[Span]:
     return spans
 
 
-def _turns(questions: Sequence[BinaryQuestion], n: int) -> list[int]:
+def turns_of(questions: Sequence[BinaryQuestion], n: int) -> list[int]:
     """Which of n instructions each question gets: in turn, so that none goes with a group or with an answer."""
     turn_of: dict[tuple[str, str], int] = {}
     counted: dict[tuple[str, bool | None], int] = {}

@@ -13,12 +13,12 @@ from nasa_interp.alignment import Alignment, Limits, Recipe, align_heads
 from nasa_interp.alignment import loop as loop_module
 from nasa_interp.errors import AlignmentError, HeadError, NothingKeptError, QuestionError
 from nasa_interp.heads import HeadList
-from nasa_interp.objectives import Balance, NegativeAttention
+from nasa_interp.objectives import Answer, Balance, NegativeAttention
 from nasa_interp.prompts import PromptStyle
 
 TEXTS = ["Water freezes at zero degrees; iron is a metal.", "The moon goes around the earth."]
 # A tiny random model has nothing to lose: what validation may cost is left open.
-OPEN = Limits(imbalance=0.0, auc=1.0, answer_mass=1.0, perplexity=100.0)
+OPEN = Limits(imbalance=0.0, auc=1.0, ranks=-1.0, answer_mass=1.0, perplexity=100.0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -92,6 +92,63 @@ def test_instructions_that_take_turns_are_tuned_and_checked_as_they_are_asked(mo
         report = decide(model, asked(100), style=style, draws=10, progress=False)
     for order, part in report.orders.items():
         assert part.mean_logit_difference == pytest.approx(run.tuned.mean_logit_difference[order], abs=1e-4)
+
+
+def without_labels(questions: list[BinaryQuestion]) -> list[BinaryQuestion]:
+    return [replace(question, label=None) for question in questions]
+
+
+def test_without_labels_the_models_own_ranking_is_the_target(model, tmp_path) -> None:
+    """No label is looked at: the result is the same whatever they were, and validation goes by the prior."""
+    one, other = without_labels(asked(0)), without_labels(asked(100))
+    recipe = replace(RECIPE, objective=None, heads_at_once=3, steps=6, check_every=2)
+    run = align(model, probe=one, val=other, recipe=recipe)
+    assert "OwnDecisions" in run.delta.log["recipe"]["objective"]
+    assert run.tuned.distance < run.base.distance
+    assert np.isnan([run.tuned.accuracy, run.tuned.mean_auc]).all()
+    assert run.base.ranks == pytest.approx({"yes_no": 1, "no_yes": 1})
+    assert run.tuned.least_rank < 1
+    assert "rank correlation with the untuned d" in repr(run)
+    loaded = Alignment.load(run.save(tmp_path).parent)
+    assert loaded.tuned.ranks == run.tuned.ranks
+    strict = Limits(imbalance=0.0, ranks=0.999999, answer_mass=1.0, perplexity=100.0)
+    with pytest.raises(NothingKeptError, match="rank correlation with the untuned d"):
+        align(model, probe=one, val=other, recipe=recipe, limits=strict)
+    with pytest.raises(QuestionError, match="have no labels"):
+        align(model, probe=one, recipe=replace(recipe, objective=Answer()))
+
+
+def test_the_own_decisions_have_no_lean_in_any_order_and_wording(model) -> None:
+    style = PromptStyle(("Answer {first} or {second}.", "Is it so? Reply with {first}, or else with {second}."))
+    setting = loop_module.Setting.of(model, ["1.0"], asked(0), asked(100), replace(RECIPE, prior=0.5), OPEN, style, 0)
+    trainer = loop_module.Trainer(model, setting.probe, [1], RECIPE)
+    assert set(trainer.wording.tolist()) == {0, 1}
+    for order, own in trainer.own.items():
+        for wording in (0, 1):
+            rows = trainer.wording == wording
+            assert float(own[rows].mean()) == pytest.approx(0, abs=1e-5)
+            shift = trainer.d_before[order][rows] - own[rows]
+            assert float(shift.max() - shift.min()) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("kill_after", [1, 2])
+def test_a_killed_run_without_labels_goes_on_with_the_same_result(model, tmp_path, monkeypatch, kill_after) -> None:
+    probe, val = without_labels(asked(0)), without_labels(asked(100))
+    options = {"probe": probe, "val": val, "recipe": replace(RECIPE, objective=None)}
+    whole = align(model, **options)
+    true, calls = loop_module.Progress.finish, []
+
+    def finish(*args, **kwargs):
+        true(*args, **kwargs)
+        calls.append(1)
+        if len(calls) == kill_after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module.Progress, "finish", finish)
+        with pytest.raises(KeyboardInterrupt):
+            align(model, folder=tmp_path, **options)
+    assert align(model, folder=tmp_path, **options).delta == whole.delta
 
 
 def test_heads_at_once_are_tuned_together(model) -> None:
