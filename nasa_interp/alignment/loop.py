@@ -99,7 +99,8 @@ def align_heads(
     finally:
         write_slices(model, before)
     if not any(row["accepted"] for row in record.rows) and not loop.base.within(setting.limits):
-        raise NothingKeptError(f"no head's change was kept, the last because {record.rows[-1]['reason']}; {_ADVICE}")
+        last = record.rows[-1]
+        raise NothingKeptError(f"no head's change was kept; {last['head']}: {last['reason']}; {_ADVICE}")
     if outside_after != outside:
         raise AlignmentError("weights outside the chosen slices changed; this is a defect of nasa_interp, report it")
     run = describe_run(model, setting.probe, start, model.engine, setting.notes, base_hash)
@@ -110,7 +111,7 @@ def align_heads(
     return alignment
 
 
-_ADVICE = "try other heads, more steps, a lower rate, or wider limits"
+_ADVICE = "try other heads, more steps, or wider limits"
 
 
 class _Loop:
@@ -155,13 +156,28 @@ class _Loop:
         recipe, lowest = setting.recipe, min(head.layer for head in heads)
         slices = tunable_slices(model, heads, recipe.projections, recipe.bias, share=True)
         tuned = TunedSlices(model, slices)
-        checkpoints = self._train(tuned, heads, lowest, np.random.default_rng([setting.seed, first]))
-        checkpoints = read_text(checkpoints, setting.limits, partial(self._perplexity_ratio, tuned))
+        initial, checkpoints, tries = tuned.state(), [], []
+        for rate in recipe.rates:
+            tuned.load(initial)
+            tried = self._train(tuned, heads, lowest, np.random.default_rng([setting.seed, first]), rate)
+            tried = read_text(tried, setting.limits, partial(self._perplexity_ratio, tuned))
+            best = select_checkpoint(tried, setting.limits)
+            checkpoints, refusal = [*checkpoints, *tried], best.refusal(setting.limits)
+            if refusal is None:
+                break
+            tries.append(f"rate {rate:.2g}: at step {best.step} {refusal}")
         best = select_checkpoint(checkpoints, setting.limits)
         refusal = best.refusal(setting.limits)
         row = _row(heads, before, best, setting.limits, time.perf_counter() - start)
-        row["checkpoints"] = [_metrics_row(0, before, None)]
-        row["checkpoints"] += [_metrics_row(e.step, e.metrics, e.refusal(setting.limits)) for e in checkpoints]
+        row["rate"] = best.rate
+        row["tried"] = "; ".join(tries)
+        if refusal is not None:
+            row["reason"] = f"of {len(tries)} tries none could be kept: {row['tried']}"
+        start_row = {**_metrics_row(0, before, None), "rate": math.nan}
+        row["checkpoints"] = [start_row]
+        row["checkpoints"] += [
+            {**_metrics_row(c.step, c.metrics, c.refusal(setting.limits)), "rate": c.rate} for c in checkpoints
+        ]
         if refusal is None:
             tuned.load(best.state)
             tuned.write()
@@ -171,11 +187,13 @@ class _Loop:
         kept = read_slices(model, slices) if refusal is None else {}
         self.record.finish(first + len(heads), [row], kept)
 
-    def _train(self, tuned: TunedSlices, heads: HeadList, lowest: int, rng: np.random.Generator) -> list[Checkpoint]:
-        """The checkpoints of training; where the loss diverges, a single one with the heads as they were."""
+    def _train(
+        self, tuned: TunedSlices, heads: HeadList, lowest: int, rng: np.random.Generator, rate: float
+    ) -> list[Checkpoint]:
+        """The checkpoints of training at this rate; where the loss diverges, a single one of the heads as before."""
         recipe, limits = self.setting.recipe, self.setting.limits
-        losses = self.trainer.steps(tuned, rng, heads)
-        evaluate, initial = partial(self._evaluate, tuned, heads, lowest), tuned.state()
+        losses = self.trainer.steps(tuned, rng, heads, rate)
+        evaluate, initial = partial(self._evaluate, tuned, heads, lowest, rate), tuned.state()
         try:
             return train_until_no_better(losses, evaluate, recipe, limits, recipe.steps)
         except DivergedError as error:
@@ -183,12 +201,14 @@ class _Loop:
             tuned.load(initial)
             return [replace(evaluate(0, math.nan), reason=str(error))]
 
-    def _evaluate(self, tuned: TunedSlices, heads: HeadList, lowest: int, step: int, loss: float) -> Checkpoint:
+    def _evaluate(
+        self, tuned: TunedSlices, heads: HeadList, lowest: int, rate: float, step: int, loss: float
+    ) -> Checkpoint:
         """The validation questions, asked of the model under tuning."""
         with tuned.inserted():
             metrics, answers = self.validation.measure(heads, lowest)
         reason = metrics.refusal(self.now, self.base, self.setting.limits)
-        return Checkpoint(step, loss, metrics, tuned.state(), reason, answers)
+        return Checkpoint(step, loss, metrics, tuned.state(), reason, answers, rate=rate)
 
     def _perplexity_ratio(self, tuned: TunedSlices, checkpoint: Checkpoint) -> float:
         """The perplexity on the validation text with the checkpoint's weights, as a multiple of the base model's."""

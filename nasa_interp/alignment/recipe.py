@@ -6,6 +6,9 @@ from typing import Any
 from ..errors import AlignmentError
 from ..objectives import Answer, Objective, OwnDecisions
 
+# What the rate is divided by where nothing could be kept.
+BACKING_OFF = 3
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -20,7 +23,9 @@ class Recipe:
         steps: the most steps a head (or so many heads) gets.
         check_every: steps between two checkpoints, at which the validation questions are asked; the best is kept.
         patience: how many checkpoints in a row may be no better than the best before tuning stops.
-        learning_rate: of Adam.
+        learning_rate: of Adam, as a share of the root mean square of each slice: weights of one model are several times
+            as large as another's, and a step that cures the one breaks the other.
+        retries: how often heads are tuned anew, each time at a third of the rate, where nothing could be kept.
         questions: in a step, each asked in both candidate orders.
         probe_questions, val_questions: how many are drawn from the data to tune on and to validate on, evenly from the
             groups; None takes all.
@@ -34,7 +39,8 @@ class Recipe:
     steps: int = 24
     check_every: int = 4
     patience: int = 2
-    learning_rate: float = 2e-3
+    learning_rate: float = 0.008
+    retries: int = 2
     questions: int = 32
     probe_questions: int | None = 192
     val_questions: int | None = 128
@@ -45,10 +51,17 @@ class Recipe:
         for name in ("heads_at_once", "steps", "check_every", "patience", "questions"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise AlignmentError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.retries < 0:
+            raise AlignmentError(f"retries is {self.retries}; give 0 or more")
         if not 0 < self.prior < 1:
             raise AlignmentError(f"a prior of {self.prior} is no rate between 0 and 1; say how often yes is right")
         if not self.learning_rate > 0:
             raise AlignmentError(f"a learning rate of {self.learning_rate} tunes nothing; give one above 0")
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates that are tried in turn, until something can be kept."""
+        return tuple(self.learning_rate / BACKING_OFF**n for n in range(self.retries + 1))
 
     def loss(self) -> Objective:
         """The objective, once it is known."""
@@ -73,16 +86,16 @@ class Limits:
     Args:
         imbalance: the target: tuning stops when it lies within this of 0 in every candidate order.
         auc: the most that the mean AUC within orders may fall below the base model's.
-        ranks: without labels, the least rank correlation of d with the untuned model's, in every order.
         answer_mass: the most that the mean answer mass may fall below the base model's.
         perplexity: the most that the perplexity on the validation text may be multiplied by.
+        ranks: without labels, the least rank correlation of d with the untuned model's, in every order.
     """
 
     imbalance: float = 0.05
     auc: float = 0.02
-    ranks: float = 0.7
     answer_mass: float = 0.1
     perplexity: float = 1.01
+    ranks: float = 0.7
 
     def to_dict(self) -> dict[str, float]:
         """Plain values."""

@@ -107,7 +107,7 @@ class Alignment:
 
     def _checkpoint_rows(self) -> list[dict[str, Any]]:
         return [
-            {"head": row["head"], **checkpoint, "kept": row["accepted"] and checkpoint["step"] == row["steps"]}
+            {"head": row["head"], **checkpoint, "kept": row["accepted"] and _is_kept(row, checkpoint)}
             for row in self.rows
             for checkpoint in row["checkpoints"]
         ]
@@ -144,3 +144,8 @@ def _of_head(head: str, checkpoints: list[dict[str, Any]]) -> list[dict[str, Any
         for checkpoint in checkpoints
         if checkpoint["head"] == head
     ]
+
+
+def _is_kept(row: dict[str, Any], checkpoint: dict[str, Any]) -> bool:
+    """Whether this checkpoint is what was kept; logs from before there were retries know no rates."""
+    return checkpoint["step"] == row["steps"] and checkpoint.get("rate") == row.get("rate")

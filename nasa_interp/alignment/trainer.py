@@ -64,18 +64,23 @@ class Trainer:
                 self.d[order] = torch.from_numpy(answers.d).float()
                 self.log_mass[order] = torch.from_numpy(answers.mass).log().float()
 
-    def steps(self, tuned: Tuned, rng: np.random.Generator, heads: HeadList = NO_HEADS) -> Iterator[float]:
+    def steps(
+        self, tuned: Tuned, rng: np.random.Generator, heads: HeadList = NO_HEADS, rate: float | None = None
+    ) -> Iterator[float]:
         """Takes one step after another and yields its loss; the caller decides when it is enough.
 
         Args:
             tuned: what may change.
             rng: draws the questions of each step.
             heads: the tuned ones; steps begin at their lowest layer, and at the first one without heads.
+            rate: relative to what is tuned (`Tuned.sizes`); None takes the recipe's.
 
         Raises:
             DivergedError: a loss that is no number; the weights are those before that step.
         """
-        optimizer = torch.optim.Adam(tuned.values, lr=self.recipe.learning_rate, betas=(0.9, 0.99))
+        rate = self.recipe.learning_rate if rate is None else rate
+        groups = [{"params": [v], "lr": rate * size} for v, size in zip(tuned.values, tuned.sizes(), strict=True)]
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         paid = self.mass_before(heads) if "attention" in self.recipe.loss().reads else {}
         while True:
             rows = self._draw(rng)

@@ -1,5 +1,6 @@
 """What steps of tuning change: tensors of their own beside the model, which computes with them when asked."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,10 @@ class Tuned:
     """Tensors that steps change and checkpoints hold; each kind has its own way to put them into the model."""
 
     values: list[Tensor]
+
+    def sizes(self) -> list[float]:
+        """What a learning rate of 1 means for each of them; 1 where the rate is absolute."""
+        return [1.0] * len(self.values)
 
     @contextmanager
     def inserted(self) -> Iterator[None]:
@@ -48,6 +53,12 @@ class TunedSlices(Tuned):
         self.model, self.slices = model, tuple(slices)
         device = model.device
         self.values = [v.float().to(device).requires_grad_() for v in read_slices(model, self.slices).values()]
+
+    @torch.no_grad()
+    def sizes(self) -> list[float]:
+        """The root mean square of each slice; for one of zeros that of all together."""
+        squares = [float(value.square().mean()) for value in self.values]
+        return [math.sqrt(square or sum(squares) / len(squares) or 1.0) for square in squares]
 
     @contextmanager
     def inserted(self) -> Iterator[None]:

@@ -135,6 +135,10 @@ class ValidationMetrics:
         """
         if not self.distance < before.distance:
             return f"the imbalance didn't shrink ({before.distance:.3f} to {self.distance:.3f})"
+        for order, now in self.imbalance.items():
+            was = before.imbalance[order]
+            if now * was < 0 and abs(now) >= abs(was):
+                return f"the imbalance of order {order} only changed its side ({was:+.2f} to {now:+.2f})"
         if math.isnan(base.mean_auc) and not self.least_rank >= limits.ranks:
             return f"rank correlation with the untuned d {self.least_rank:.2f}, below {limits.ranks}"
         if self.mean_auc < base.mean_auc - limits.auc:
@@ -183,8 +187,8 @@ def _loss(
 
 
 def _rank_correlation(one: Float[np.ndarray, " question"], other: Float[np.ndarray, " question"]) -> float:
-    """Spearman's; NaN where either is constant or no number."""
-    if not np.ptp(one) > 0 or not np.ptp(other) > 0:
+    """Spearman's; NaN where either is constant or holds what is no number."""
+    if not np.isfinite([one, other]).all() or not np.ptp(one) > 0 or not np.ptp(other) > 0:
         return math.nan
     return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
 
@@ -206,6 +210,7 @@ class Checkpoint:
         reason: why the questions forbid it, or None.
         answers: what `Validation.restart_from` takes; of several the best alone holds them: they are large.
         perplexity_ratio: on the validation text, as a multiple of the base model's; None where it was not read.
+        rate: the learning rate that it was reached with; NaN where several were not tried.
     """
 
     step: int
@@ -215,6 +220,7 @@ class Checkpoint:
     reason: str | None
     answers: Any = None
     perplexity_ratio: float | None = None
+    rate: float = math.nan
 
     def refusal(self, limits: Limits) -> str | None:
         """Why it can't be kept, by what has been asked and read so far, or None."""
@@ -305,7 +311,9 @@ class Validation:
         What enters their layers is taken from the answers, or from those that passes restart from.
         """
         sources = self.orders if answers is None else answers
-        return float(np.mean([_mean_nas(self.orders[o], source.entering, heads) for o, source in sources.items()]))
+        means = [_mean_nas(self.orders[o], source.entering, heads) for o, source in sources.items()]
+        with np.errstate(invalid="ignore"):  # a model that blew up
+            return float(np.mean(means))
 
     def restart_from(self, answers: Mapping[str, Answers]) -> None:
         """Later passes restart from these answers."""

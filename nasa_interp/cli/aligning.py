@@ -45,7 +45,9 @@ class TuningOptions:
         int | None,
         typer.Option(min=1, help="most steps that heads tuned together, or one head, get"),
     ] = None
-    rate: Annotated[float | None, typer.Option(help="learning rate of Adam")] = None
+    rate: Annotated[float | None, typer.Option(help="learning rate of Adam, as a share of the weights' own size")] = (
+        None
+    )
     share: Annotated[bool, typer.Option("--share", help="tune keys and values that other heads use too")] = False
     imbalance: Annotated[float | None, typer.Option(help="target: imbalance within this of 0 in each order")] = None
     auc: Annotated[float | None, typer.Option(help="the most AUC that a change may cost on validation")] = None

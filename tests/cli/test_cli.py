@@ -61,7 +61,7 @@ def place(tmp_path_factory):
     tiny_tokenizer().save_pretrained(folder / "tiny")
     rows = [{"question": f"Is {i} even?", "label": i % 2 == 0, "group": "even"} for i in range(8)]
     (folder / "good.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "field.jsonl").write_text('{"question": "a?"}')
+    (folder / "field.jsonl").write_text('{"question": "a?", "label": 1}\n{"question": "b?"}')
     (folder / "label.csv").write_text("question,label\na?,yes\nb?,maybe\n")
     (folder / "empty.jsonl").write_text("")
     (folder / "long.jsonl").write_text(json.dumps({"question": "word " * 4000, "label": True, "id": "long-one"}))
@@ -74,7 +74,7 @@ def place(tmp_path_factory):
 def test_bad_input_is_one_clear_line_and_status_1(place):
     good = ["--data", "good.jsonl"]
     cases = {
-        "line 1: no field 'label'": ["score", "tiny", "--data", "field.jsonl"],
+        "line 2: no field 'label'": ["score", "tiny", "--data", "field.jsonl"],
         "line 3: label 'maybe' is none of": ["decide", "tiny", "--data", "label.csv"],
         "empty.jsonl holds no questions": ["score", "tiny", "--data", "empty.jsonl"],
         "unknown data 'foo'": ["score", "tiny", "--data", "foo"],
