@@ -19,8 +19,8 @@ ORDER = [
     "lazy", "errors", "torch_defaults", "reading", "run", "results", "heads", "bootstrap", "head_table", "questions",
     "prompts", "models", "reference", "session", "attention", "restart", "batches", "forward", "measures", "scoring",
     "decisions", "calibration", "restartable", "interventions", "patching", "attribution", "rankings", "deltas",
-    "evaluation", "objectives", "alignment", "comparison", "figures", "view", "report", "doctor", "demo", "cli",
-    "__init__", "__main__",
+    "evaluation", "objectives", "alignment", "comparison", "transfer", "figures", "view", "report", "doctor", "demo",
+    "cli", "__init__", "__main__",
 ]  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def compare_methods(
     chosen = _check_methods(model, methods, seeds)
     sets = random_sets(model, tuning.heads, n_random, seed) if RANDOM in chosen else ()
     setting = ComparisonSetting.of(tuning, probe, val, test, texts, val_texts, limit, seed, draws)
-    finished = _Finished(folder, setting.digest())
+    finished = Finished(folder, setting.digest())
     validated = finished.get(entry_name("validation", ""), lambda: Entry("validation", "", setting.validate())).report
     pooled = groups_above_chance(validated) if groups is None else tuple(groups)
     base = finished.get(BASE, lambda: Entry(BASE, "", setting.test_of(model)))
@@ -116,15 +116,20 @@ def _check_methods(model: Model, methods: Sequence[str] | None, seeds: Sequence[
     return tuple(methods)
 
 
-class _Finished:
+class Finished:
     """Finished entries, on the disk where there is a folder.
+
+    Args:
+        folder: None keeps nothing.
+        digest: what must be the same for a run to go on.
+        parts: the folder's folder that they lie in.
 
     Raises:
         AlignmentError: the folder holds another comparison.
     """
 
-    def __init__(self, folder: str | Path | None, digest: dict[str, Any]):
-        self.parts = None if folder is None else Path(folder) / PARTS
+    def __init__(self, folder: str | Path | None, digest: dict[str, Any], parts: str = PARTS):
+        self.parts = None if folder is None else Path(folder) / parts
         if self.parts is None:
             return
         path, digest = self.parts / "setting.json", jsonable(digest)
@@ -133,12 +138,16 @@ class _Finished:
         elif (saved := read_json(path)) != digest:
             other = sorted(key for key in digest if saved.get(key) != digest[key])
             raise AlignmentError(
-                f"{folder} holds a comparison with another {', '.join(other)}; name another folder, or delete it"
+                f"{folder} holds a run with another {', '.join(other)}; name another folder, or delete it"
             )
+
+    def has(self, name: str) -> bool:
+        """Whether the entry of this name is there."""
+        return self.parts is not None and (self.parts / name / "entry.json").exists()
 
     def get(self, name: str, make: Callable[[], Entry]) -> Entry:
         """The entry that is there, or a new one, written before it is returned."""
-        if self.parts is not None and (self.parts / name / "entry.json").exists():
+        if self.parts is not None and self.has(name):
             return Entry.load(self.parts / name)
         entry = make()
         if self.parts is not None:

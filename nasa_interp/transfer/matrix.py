@@ -1,0 +1,245 @@
+"""Every cure fitted in one condition after another, and asked in all others."""
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ..alignment import Limits, Recipe
+from ..bootstrap import DRAWS
+from ..calibration import Calibration, calibrate
+from ..comparison.compare import Finished
+from ..comparison.methods import random_sets
+from ..comparison.table import Entry
+from ..decisions import BinaryReport, report_decisions
+from ..errors import AlignmentError, QuestionError
+from ..evaluation import TextReference, plain_text
+from ..heads import HeadList
+from ..models import Model, as_model
+from ..questions import check_apart, check_labeled
+from ..questions.registry import CONTENT_FREE
+from ..run import digest_of
+from ..session import PromptSet, describe_run
+from ..torch_defaults import under_torch_defaults
+from .conditions import Condition, builtin_conditions
+from .cures import BASE, COLUMN, FREE, METHODS, NASA, RANDOM, ROW, UNLABELED, Cure, Tuning, lora, parts, shifted, tuned
+from .table import TransferMatrix, row_of
+
+# Passages of the built-in validation text that limit what is kept, as in `align_heads`.
+PASSAGES = 4
+
+
+@under_torch_defaults
+def transfer_matrix(
+    model: Any,
+    heads: HeadList | Iterable[Any],
+    fitted: Sequence[Condition] | None = None,
+    asked: Sequence[Condition] | None = None,
+    *,
+    methods: Sequence[str] | None = None,
+    n_unlabeled: int = 64,
+    n_random: int = 3,
+    recipe: Recipe | None = None,
+    limits: Limits | None = None,
+    limit: int | None = None,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = True,
+) -> TransferMatrix:
+    """What cures are worth where they were not fitted: each is fitted in one condition and asked in all the others.
+
+    Args:
+        model: as for `align_heads`; it is left as it was.
+        heads: what NASA tunes.
+        fitted: the conditions that cures are fitted in, each with `val`; None takes those of `builtin_conditions`.
+        asked: the conditions that are asked, with labels; of each, `n_unlabeled` questions are set aside, whose labels
+            nothing looks at, and the others are asked.
+        methods: some of `METHODS`; None takes all that the model takes.
+        n_unlabeled: questions that a calibration is fitted on, of the row or of the column.
+        n_random: random sets of as many heads from the same layers, tuned with labels.
+        recipe, limits: of NASA; the LoRA and the random sets get the same.
+        limit: with the built-in conditions, so many test questions each.
+        folder: where finished cells are kept, so that a killed run goes on, and where the result is written.
+        seed: of all draws. draws: of the bootstrap.
+        progress: a bar over cures.
+
+    Returns:
+        One row a cell, with intervals; a summary by method and a verdict in words.
+
+    Raises:
+        QuestionError: questions that something is fitted on and that are asked, or too few to set some aside.
+        AlignmentError: an unknown method, or a folder of another matrix.
+
+    Source: ours.
+    """
+    start, model = time.perf_counter(), as_model(model)
+    chosen = _check_methods(methods, model)
+    defaults = builtin_conditions(limit, seed) if fitted is None or asked is None else ([], [])
+    rows, columns = list(defaults[0] if fitted is None else fitted), list(defaults[1] if asked is None else asked)
+    _check_conditions(rows, columns, n_unlabeled)
+    heads = HeadList.of(heads).check(model.n_layers, model.n_heads)
+    recipe, limits = recipe or Recipe(), limits or Limits()
+    digest = {
+        "base": model.weights_hash(), "heads": [str(h) for h in heads], "recipe": recipe.to_dict(), "seed": seed,
+        "limits": limits.to_dict(), "n_unlabeled": n_unlabeled, "n_random": n_random, "draws": draws,
+        "conditions": [[c.name, digest_of(c.questions), c.style.to_dict()] for c in (*rows, *columns)],
+    }  # fmt: skip
+    finished = Finished(folder, digest, "transfer")
+    matrix = _Matrix(model, columns, finished, n_unlabeled, seed, draws)
+    tuning = Tuning(model, recipe, limits, TextReference.of(model, plain_text("val")[:PASSAGES], progress=False), seed)
+    table = [row_of("", column.name, matrix.base(column)) for column in columns]
+    table += matrix.calibrated(rows, chosen)
+    sets = random_sets(model, heads, n_random, seed) if RANDOM in chosen and n_random else ()
+    plan = [cure for row in rows for cure in _cures(tuning, heads, sets, row, chosen, finished.parts)]
+    with tqdm(plan, desc="transfer", unit="cure", disable=not progress) as bar:
+        for row, method, variant, cure in bar:
+            bar.set_postfix_str(f"{method} {variant} on {row.name}")
+            table += matrix.cured(row, method, variant, cure)
+    run = describe_run(model, matrix.prompts[columns[0].name][1], start, model.engine)
+    result = TransferMatrix.of(table, run, {key: digest[key] for key in ("heads", "recipe", "limits", "seed")})
+    if folder is not None:
+        result.save(Path(folder) / "transfer.json")
+    return result
+
+
+class _Matrix:
+    """The columns' prompts and the untuned model's decisions on them, and the cells that are made of them."""
+
+    def __init__(self, model: Model, columns: Sequence[Condition], finished: Finished, n: int, seed: int, draws: int):
+        self.model, self.columns, self.finished = model, columns, finished
+        self.n, self.seed, self.draws = n, seed, draws
+        self.prompts: dict[str, tuple[PromptSet, PromptSet]] = {}
+        for column in columns:
+            aside, rest = (
+                PromptSet.build(model, questions, "both", column.style, seed, draws)
+                for questions in parts(column.questions, n, seed)
+            )
+            self.prompts[column.name] = aside, rest
+
+    def base(self, column: Condition) -> Entry:
+        """The untuned model's decisions on the column's questions."""
+        asked = self.prompts[column.name][1]
+        return self._cell("base", column, BASE, "", lambda: self._decide(self.model, asked), {})
+
+    def calibrated(self, rows: Sequence[Condition], chosen: Sequence[str]) -> list[dict[str, Any]]:
+        """The cells of all methods that only shift d."""
+        table = []
+        for column in self.columns:
+            base, (aside, _) = self.base(column).report, self.prompts[column.name]
+            options: dict[str, Any] = {"style": column.style, "seed": self.seed, "draws": 1, "progress": False}
+            fits = {COLUMN: aside.questions, FREE: CONTENT_FREE}
+            for method in (method for method in fits if method in chosen):
+                data = fits[method]
+                entry = self._cell(
+                    "", column, method, "", lambda d=data, o=options, b=base: shifted(b, self._fit(d, o), "offset"), {}
+                )
+                table.append(row_of("", column.name, entry))
+        for row in rows if ROW in chosen else ():
+            aside, _ = parts(row.questions, self.n, self.seed)
+            offsets = None
+            for column in self.columns:
+                if offsets is None and not self._has(row.name, column, ROW, ""):
+                    options = {"style": row.style, "seed": self.seed, "draws": 1, "progress": False}
+                    offsets = self._fit(aside, options)
+                base = self.base(column).report
+                entry = self._cell(
+                    row.name, column, ROW, "", lambda b=base, c=offsets, r=row.name: shifted(b, c, f"offset of {r}"), {}
+                )
+                table.append(row_of(row.name, column.name, entry))
+        return table
+
+    def cured(self, row: Condition, method: str, variant: str, cure: Cure) -> list[dict[str, Any]]:
+        """The cells of one cure; it is fitted only where one of them is missing."""
+        if all(self._has(row.name, column, method, variant) for column in self.columns):
+            entries = [self._cell(row.name, column, method, variant, None, {}) for column in self.columns]
+        else:
+            entries = []
+            with cure() as (model, facts):
+                for column in self.columns:
+                    asked = self.prompts[column.name][1]
+                    entries.append(
+                        self._cell(
+                            row.name, column, method, variant, lambda m=model, a=asked: self._decide(m, a), facts
+                        )
+                    )
+        return [row_of(row.name, column.name, entry) for column, entry in zip(self.columns, entries, strict=True)]
+
+    def _fit(self, data: Any, options: dict[str, Any]) -> Calibration:
+        return calibrate(self.model, data, **options)
+
+    def _decide(self, model: Model, asked: PromptSet) -> BinaryReport:
+        return report_decisions(model, asked, progress=False)
+
+    def _has(self, row: str, column: Condition, method: str, variant: str) -> bool:
+        return self.finished.has(_name(row, column.name, method, variant))
+
+    def _cell(self, row: str, column: Condition, method: str, variant: str, make: Any, facts: dict[str, Any]) -> Entry:
+        name = _name(row, column.name, method, variant)
+        weights = int(facts.get("weights", 0))
+        return self.finished.get(name, lambda: Entry(method, variant, make(), weights, fitted=facts))
+
+
+def _name(row: str, column: str, method: str, variant: str) -> str:
+    """The folder of a cell."""
+    return "/".join(_slug(part) for part in (row or "none", f"{method} {variant}".strip(), column))
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in text)
+
+
+def _cures(
+    tuning: Tuning,
+    heads: HeadList,
+    sets: Sequence[HeadList],
+    row: Condition,
+    chosen: Sequence[str],
+    folder: Path | None,
+) -> list[tuple[Condition, str, str, Cure]]:
+    """What is tuned in this condition: condition, method, variant, and how."""
+
+    def place(name: str) -> Path | None:
+        return None if folder is None else folder / "tuning" / _slug(row.name) / _slug(name)
+
+    plan: list[tuple[Condition, str, str, Cure]] = []
+    for method, labels in ((NASA, True), (f"{NASA} {UNLABELED}", False)):
+        if method in chosen:
+            plan.append((row, method, "", tuned(tuning, heads, row, labels, place(method))))
+    for method, labels in (("lora", True), (f"lora {UNLABELED}", False)):
+        if method in chosen:
+            plan.append((row, method, "", lora(tuning, heads, row, labels)))
+    for number, drawn in enumerate(sets):
+        name = f"set {number}"
+        plan.append((row, RANDOM, name, tuned(tuning, drawn, row, True, place(name))))
+    return plan
+
+
+def _check_methods(methods: Sequence[str] | None, model: Model) -> tuple[str, ...]:
+    if methods is None:
+        return tuple(name for name in METHODS if not name.startswith("lora") or model.has_hf)
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise AlignmentError(f"there is no method {unknown[0]!r} to carry over; there are {', '.join(METHODS)}")
+    return tuple(methods)
+
+
+def _check_conditions(rows: Sequence[Condition], columns: Sequence[Condition], n: int) -> None:
+    """Nothing is asked that something was fitted on, and enough is left to ask."""
+    for kind, conditions in (("fitted", rows), ("asked", columns)):
+        names = [condition.name for condition in conditions]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise QuestionError(f"two {kind} conditions are called {twice[0]!r}; give each its own name")
+    if not columns:
+        raise QuestionError("there is no condition to ask in; give one or more")
+    for column in columns:
+        check_labeled(column.questions, "ask")
+        if len(column.questions) < 2 * n:
+            raise QuestionError(
+                f"{column.name!r} has {len(column.questions)} questions, of which {n} would be set aside; give "
+                f"twice as many, or a smaller n_unlabeled"
+            )
+        for row in rows:
+            for questions in (row.questions, row.held_out):
+                check_apart(questions, column.questions, "on which cures are fitted", "ask")

@@ -1,0 +1,108 @@
+"""The transfer matrix on tiny models: every method in every cell, kept on disk, nothing fitted on what is asked."""
+
+import families
+import numpy as np
+import pytest
+import torch
+
+import nasa_interp as ni
+from nasa_interp.alignment import Limits
+from nasa_interp.calibration import fit_calibration
+from nasa_interp.errors import AlignmentError, QuestionError
+from nasa_interp.questions import QuestionList
+from nasa_interp.transfer import METHODS, Condition, TransferMatrix, builtin_conditions, transfer_matrix
+from nasa_interp.transfer import matrix as matrix_module
+from nasa_interp.transfer.cures import COLUMN, parts
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:answer mass"),
+    pytest.mark.filterwarnings("ignore:calibrated on"),
+]
+OPEN = Limits(0.0, 1.0, 1.0, 100.0, ranks=-1.0)
+RECIPE = ni.Recipe(steps=2, check_every=1, learning_rate=0.1, questions=4)
+OPTIONS = {"recipe": RECIPE, "limits": OPEN, "n_unlabeled": 4, "n_random": 2, "draws": 5, "progress": False}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny products only lose by sharing threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def asked(start: int, n: int = 8) -> QuestionList:
+    rows = [ni.BinaryQuestion(f"Is {i} above {i + (-1) ** i}?", i % 2 == 1, f"q{i}") for i in range(start, start + n)]
+    return QuestionList(rows, f"from {start}")
+
+
+def conditions() -> tuple[list[Condition], list[Condition]]:
+    columns = [Condition("same", asked(200, 12)), Condition("other", asked(300, 12), ni.PromptStyle(kind="plain"))]
+    return [Condition("here", asked(0), val=asked(100))], columns
+
+
+@pytest.fixture
+def model():
+    return ni.load_model(families.tiny_model("llama"), tokenizer=families.tiny_tokenizer())
+
+
+def test_every_method_has_every_cell_and_a_killed_run_goes_on(model, tmp_path, monkeypatch) -> None:
+    fitted, columns = conditions()
+    before = model.weights_hash()
+    found = transfer_matrix(model, ["0.1", "1.2"], fitted, columns, folder=tmp_path, **OPTIONS)
+    assert model.weights_hash() == before
+    table = found.to_dataframe()
+    assert set(table.method) == set(METHODS)
+    assert len(table) == 2 * (len(METHODS) + 1)
+    assert (table.n == 8).all()
+    assert table[["imbalance", "accuracy"]].notna().all(axis=None)
+    assert set(found.p_values().p) <= {1 / 3, 2 / 3, 1.0}
+    assert "as it is" in set(found.summary().method)
+    assert "median over what was asked" in found.verdict
+    loaded = TransferMatrix.load(tmp_path / "transfer.json")
+    assert loaded.verdict == found.verdict
+    monkeypatch.setattr(matrix_module, "report_decisions", None)
+    monkeypatch.setattr(matrix_module, "calibrate", None)
+    again = transfer_matrix(model, ["0.1", "1.2"], fitted, columns, folder=tmp_path, **OPTIONS)
+    assert again.to_dataframe()["accuracy"].tolist() == table["accuracy"].tolist()
+    with pytest.raises(AlignmentError, match="holds a run with another n_unlabeled"):
+        transfer_matrix(model, ["0.1", "1.2"], fitted, columns, folder=tmp_path, **{**OPTIONS, "n_unlabeled": 2})
+
+
+def test_the_columns_calibration_is_the_one_of_its_questions_set_aside(model) -> None:
+    fitted, columns = conditions()
+    found = transfer_matrix(model, ["0.1"], fitted, columns, methods=[COLUMN], **OPTIONS)
+    aside, rest = parts(columns[1].questions, 4, 0)
+    assert not {q.id for q in aside} & {q.id for q in rest}
+    options = {"style": columns[1].style, "draws": 5, "progress": False}
+    prompts = ni.build_prompts(model, aside, "yes_no", columns[1].style)
+    one = fit_calibration(ni.decide(model, aside, **options), prompts)
+    expected = ni.decide(model, rest, **options).calibrated(one)
+    row = found.to_dataframe().query("method == @COLUMN and asked == 'other'").iloc[0]
+    assert row.imbalance_yes_no == expected.orders["yes_no"].imbalance
+    assert row.accuracy == expected.accuracy
+
+
+def test_what_is_fitted_on_may_not_be_asked(model) -> None:
+    fitted, columns = conditions()
+    with pytest.raises(QuestionError, match="is among those on which cures are fitted"):
+        transfer_matrix(model, ["0.1"], fitted, [Condition("same", asked(4, 12))], **OPTIONS)
+    with pytest.raises(QuestionError, match="would be set aside"):
+        transfer_matrix(model, ["0.1"], fitted, columns, **{**OPTIONS, "n_unlabeled": 10})
+    with pytest.raises(QuestionError, match="without questions to validate on"):
+        transfer_matrix(model, ["0.1"], [Condition("here", asked(0))], columns, **OPTIONS)
+    with pytest.raises(AlignmentError, match="there is no method 'magic'"):
+        transfer_matrix(model, ["0.1"], fitted, columns, methods=["magic"], **OPTIONS)
+
+
+def test_the_built_in_conditions_share_nothing() -> None:
+    fitted, columns = builtin_conditions()
+    assert len(fitted) == 3
+    assert len(columns) == 6
+    kinds = [set(q.group for q in condition.questions) for condition in columns[:2]]
+    assert not kinds[0] & kinds[1]
+    assert len(kinds[0] | kinds[1]) == 8
+    seen = {q.question for row in fitted for q in (*row.questions, *row.held_out)}
+    assert not seen & {q.question for column in columns for q in column.questions}
+    assert np.unique([c.name for c in columns]).size == 6
