@@ -289,18 +289,19 @@ class HeadTable:
         if toward not in ("no", "yes", "bias"):
             raise HeadError(f"heads can't be ranked toward {toward!r}; use 'no', 'yes' or 'bias'")
         if toward == "yes" and not self._tells(by):
-            raise HeadError(f"{by!r} doesn't tell No from Yes, so nothing is toward Yes; leave toward out, or use 'bias'")
+            raise HeadError(f"{by!r} doesn't tell No from Yes: no head is toward Yes; leave toward out, or use 'bias'")
         return {"no": self._direction(by), "yes": -self._direction(by), "bias": 0}[toward]
 
     def _shortfall(self, count: int, asked: int, by: str, from_layer: int, side: str) -> str:
         """Why there are fewer heads than asked for, and what to do."""
         numbers = self.get(by)[from_layer:]
         unmeasured = int(np.isnan(numbers).sum())
-        elsewhere = f"not toward {SIDES[side]}" if side in ("no", "yes", "later") else "at 0" if side else "at 0 or below"
-        left = {"not measured": unmeasured, f"{elsewhere} by {by}": numbers.size - unmeasured - count}
+        one_sided = side in ("no", "yes", "later")
+        other = f"not toward {SIDES[side]}" if one_sided else "at 0" if side else "not above 0"
+        left = {"not measured": unmeasured, f"{other} by {by}": numbers.size - unmeasured - count}
         words = [f"{n} of which {'is' if n == 1 else 'are'} {what}" for what, n in left.items() if n]
         total = f"the model has {numbers.size} heads" + (f" from layer {from_layer} on" if from_layer else "")
-        remedy = "ask for fewer" + (", or for both sides with toward 'bias'" if side in ("no", "yes", "later") else "")
+        remedy = "ask for fewer" + (", or for both sides with toward 'bias'" if one_sided else "")
         return f"{count} of {asked} heads asked: {', '.join([total, *words])}; {remedy}"
 
     def _needs(self, by: str) -> str:

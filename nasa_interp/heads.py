@@ -59,8 +59,8 @@ class HeadList:
         scores: one number per head in the same order, or empty where the heads were only named.
         by: what the scores are: "values", "polarity", "recency", ... or "given".
         run: details of the run (model, data, ...), as `RunInfo.to_dict()` gives them.
-        toward: where these heads look or push: "no", "yes", "bias" (either way, by size), "later" (the later candidate);
-            "" where nobody said.
+        toward: where these heads look or push: "no", "yes", "bias" (either way, by size), "later" (the later
+            candidate); "" where nobody said.
     """
 
     heads: tuple[Head, ...]

@@ -28,7 +28,7 @@ class ValidationMetrics:
     Args:
         imbalance: by order: rate of true yes - rate of answered yes.
         soft_imbalance: by order: rate of true yes - mean P(yes) = sigmoid(-d). It moves before any answer flips, so it
-            can steer where the model says No to everything.
+            can steer where the model says the same to everything.
         auc: by order, over all questions.
         answer_mass: mean over all.
         mean_logit_difference: by order.

@@ -59,9 +59,9 @@ LIMITS = """- Few weights were changed, on one kind of question. Other phrasings
 - To decide less often by a fixed answer is not to know more. The base's other faults and biases remain.
 - Heads serve other behaviours too. General abilities were measured only where the numbers above say so."""
 
-INTENDED = """For research on negative bias in yes-no decisions, and for those who use the base model on such decisions
-and measure it on their own questions first. Not for decisions about people, and not for any use that the base model's
-own licence and card exclude."""
+INTENDED = """For research on bias toward No or Yes in yes-no decisions, and for those who use the base model on such
+decisions and measure it on their own questions first. Not for decisions about people, and not for any use that the base
+model's own licence and card exclude."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
     }
     first = (
         f"`{base}` with weights of {_count(changed, 'attention head')} changed by nasa_interp, to lower its "
-        f"negative bias: answering No too often to yes-no questions. What the change did is under "
+        f"{_bias(delta)} to yes-no questions. What the change did is under "
         f"[How it was measured](#how-it-was-measured)."
     )
     paragraphs = [
@@ -115,6 +115,16 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
         + "\n\n".join(paragraphs)
         + f"\n\n{body}\n"
     )
+
+
+def _bias(delta: HeadDelta) -> str:
+    """The bias that validation measured before the change, in words."""
+    base = delta.log.get("base")
+    imbalances = list(base["imbalance"].values()) if isinstance(base, dict) and base.get("imbalance") else []
+    if not imbalances:
+        return "bias: giving one answer too often"
+    word, answer = ("negative", "No") if sum(imbalances) >= 0 else ("positive", "Yes")
+    return f"{word} bias: answering {answer} too often"
 
 
 def record(model: Model, delta: HeadDelta, exported: Exported) -> dict[str, Any]:

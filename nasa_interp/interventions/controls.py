@@ -15,9 +15,9 @@ from ..scoring import HeadScores
 from .effect import MEASURES, AblationEffect, Ablator
 from .values import Intervention
 
-# Measures that say how far the model leans to No: heads toward No are the better, the less of them is left, heads toward
-# Yes, the more. Of all other measures more is better.
-LEANING = ("mean_logit_difference", "imbalance")
+# Measures that rise (1) or fall (-1) where the model leans more to No: farther from the heads' side is better. Of all
+# other measures more is.
+LEANING = {"mean_logit_difference": 1, "imbalance": 1, "yes_rate": -1}
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class RandomControl:
         effect: change of the measure under the intervention on the chosen heads.
         random: the same for each random set.
         p: (r + 1) / (n + 1), r the number of random sets that do as well or better: that move the mean logit
-            difference or the imbalance as far away from `toward` or farther, or that leave any other measure as high or
-            higher.
+            difference, the imbalance or the yes rate as far away from `toward` or farther, or that leave any other
+            measure as high or higher.
         matched: whether random sets take as many heads from each layer.
         measure: what changes.
         order: the candidate order that was asked in; None: both together.
@@ -84,7 +84,9 @@ class RandomControls:
             known = f"measures {', '.join(MEASURES)}; orders {', '.join(str(each) for each in self.random)}"
             raise HeadError(f"no control on {measure!r} in order {order!r}; there are {known}")
         own, random = self.chosen.change(measure, order), self.random[order][measure]
-        sign = 1 if measure in LEANING and self.chosen.toward == "no" else -1
+        sign = LEANING.get(measure, -1)
+        if measure in LEANING and self.chosen.toward == "yes":
+            sign = -sign
         better = sum(sign * value <= sign * own for value in random)
         p = math.nan if math.isnan(own) else (better + 1) / (len(random) + 1)
         return RandomControl(own, random, p, self.matched, measure, order, self.chosen.toward)

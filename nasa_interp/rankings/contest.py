@@ -12,7 +12,6 @@ from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 from ..bootstrap import DRAWS, interval
-from ..decisions import decide
 from ..errors import HeadError, ResultError
 from ..heads import HeadList, Side
 from ..interventions.effect import MEASURES, AblationEffect, Ablator
@@ -263,9 +262,9 @@ def ranking_contest(
     data_sets, run = _as_list(val), None
     options: dict[str, Any] = {"style": style, "seed": seed, "draws": draws}
     if rankings is None:
-        asked = {"limit": probe_limit, "progress": progress, **options}
-        toward = toward or decide(model, probe, **asked).toward
-        rankings, run = rank_heads(model, probe, sweep_limit=sweep_limit, toward=toward, **asked)
+        toward = toward or Ablator(model, probe, limit=probe_limit, progress=False, **options).base.toward
+        limits = {"limit": probe_limit, "sweep_limit": sweep_limit, "progress": progress}
+        rankings, run = rank_heads(model, probe, toward=toward, **limits, **options)
     for name, ranking in rankings.items():
         if len(ranking) < max(ks):
             raise HeadError(

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import hypergeom, spearmanr
 
 from ..errors import ResultError
-from ..heads import SIDES, Head, Toward
+from ..heads import Head, Toward
 from .scores import HeadScores
 
 
@@ -39,9 +39,7 @@ class RankOverlap:
         )
 
 
-def rank_overlap(
-    a: HeadScores, b: HeadScores, k: int = 10, by: str = "values", toward: Toward = "no"
-) -> RankOverlap:
+def rank_overlap(a: HeadScores, b: HeadScores, k: int = 10, by: str = "values", toward: Toward = "no") -> RankOverlap:
     """Compares the rankings of the same model's heads on two data sets; `k`, `by` and `toward` as for `top`.
 
     Raises:

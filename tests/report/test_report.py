@@ -342,13 +342,13 @@ def test_a_script_that_is_not_the_pages_own_does_not_run(chromium, page, tmp_pat
     """Were escaping ever to fail, the page's policy would still stop the script."""
     (tmp_path / "evil.html").write_text(page.replace("</main>", f"{EVIL}</main>"))
     evil = chromium.open(tmp_path / "evil.html")
-    assert evil.evaluate("document.title") == "Negative bias of tiny<b>"
+    assert evil.evaluate("document.title") == "Yes-no bias of tiny<b>"
     evil.browser.pause(0.3)
     assert any("Content Security Policy" in error for error in evil.errors)
 
 
 def test_a_script_in_a_question_is_text(opened) -> None:
-    assert opened.evaluate("document.title") == "Negative bias of tiny<b>"
+    assert opened.evaluate("document.title") == "Yes-no bias of tiny<b>"
     assert EVIL in opened.evaluate("document.querySelector('td').closest('main').textContent")
 
 
