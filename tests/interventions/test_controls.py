@@ -72,7 +72,7 @@ def test_random_sets_do_nothing_beside_the_planted_head(planted) -> None:
 
 
 def test_random_sets_count_against_heads_of_the_other_side(planted) -> None:
-    """The same heads, held to push the other way, do worse than all random sets; measured, the side is the right one."""
+    """The same heads, held to push the other way, do worse than all random sets; what is measured is the right side."""
     ablator = Ablator(planted, QUESTIONS, draws=20, progress=False)
     for heads, side, p in (
         (HeadList.of([PLANTED]), "no", 0.1),
