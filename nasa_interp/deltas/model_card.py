@@ -99,9 +99,10 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
         "How to undo it": _filled(UNDO, delta, exported),
         "Licence": _licence(model),
     }
+    bias, answer = _bias(delta)
     first = (
         f"`{base}` with weights of {_count(changed, 'attention head')} changed by nasa_interp, to lower its "
-        f"{_bias(delta)} to yes-no questions. What the change did is under "
+        f"{bias} bias: answering {answer} too often to yes-no questions. What the change did is under "
         f"[How it was measured](#how-it-was-measured)."
     )
     paragraphs = [
@@ -117,14 +118,13 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
     )
 
 
-def _bias(delta: HeadDelta) -> str:
-    """The bias that validation measured before the change, in words."""
+def _bias(delta: HeadDelta) -> tuple[str, str]:
+    """The bias that validation measured before the change, by name, and the answer that was given too often."""
     base = delta.log.get("base")
     imbalances = list(base["imbalance"].values()) if isinstance(base, dict) and base.get("imbalance") else []
     if not imbalances:
-        return "bias: giving one answer too often"
-    word, answer = ("negative", "No") if sum(imbalances) >= 0 else ("positive", "Yes")
-    return f"{word} bias: answering {answer} too often"
+        return "yes-no", "Yes or No"
+    return ("negative", "No") if sum(imbalances) >= 0 else ("positive", "Yes")
 
 
 def record(model: Model, delta: HeadDelta, exported: Exported) -> dict[str, Any]:
@@ -157,10 +157,16 @@ def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
         known |= {"base_model": base, "base_model_relation": "finetune" if exported.format == "hf" else "adapter"}
     if license := license_of(model):
         known["license"] = license
+    lora = ["lora"] if exported.format == "peft" else []
     return ModelCardData(
         library_name=LIBRARY[exported.format],
         pipeline_tag="text-generation",
-        tags=["nasa-interp", "negative-bias", "attention-heads", *(["lora"] if exported.format == "peft" else [])],
+        tags=[
+            "nasa-interp",
+            f"{_bias(delta)[0]}-bias",
+            "attention-heads",
+            *(["lora"] if exported.format == "peft" else []),
+        ],
         **known,
     ).to_yaml()
 

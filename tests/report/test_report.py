@@ -412,3 +412,26 @@ def test_the_page_can_be_used_by_keyboard(opened) -> None:
     assert opened.evaluate(
         "[...document.querySelectorAll('.plot')].every(p => p.getAttribute('aria-label').length > 40)"
     )
+
+
+@pytest.mark.parametrize(("sign", "bias", "side"), [(1, "Negative", "No"), (-1, "Positive", "Yes")])
+def test_the_words_follow_the_sign_that_was_measured(tmp_path, sign, bias, side) -> None:
+    asked = tuple(ni.BinaryQuestion(f"Question {i}?", i % 2 == 0, str(i)) for i in range(12))
+    report = ni.decisions.BinaryReport(np.full(12, 2.0 * sign), np.full(12, 0.9), ("yes_no",) * 12, asked, RUN)
+    report.save(tmp_path / "decisions.json")
+    scores = head_scores()
+    scores.save(tmp_path / "scores.json")
+    text = words(write_report(tmp_path).read_text())
+    assert f"<h1>{bias} bias of tiny" in text
+    assert f"Which heads attend to {side}<" in text
+    top = scores.looking("polarity", toward=report.toward)[:5]
+    assert f"By polarity the leading heads toward {side} on" in text
+    assert f"{top[0]} ({top.scores[0]:+.2f})" in text
+    # A saved list says for itself which way it looks; where nothing says so, heads of either side lead by size.
+    scores.top(3, "polarity", toward="bias").save(tmp_path / "heads.json")
+    assert "heads.json: 3 heads by polarity, toward either" in words(write_report(tmp_path).read_text())
+    for name in ("decisions.json", "heads.json"):
+        (tmp_path / name).unlink()
+    text = words(write_report(tmp_path).read_text())
+    assert "<h1>Yes-no bias of tiny" in text
+    assert "Which heads attend to No or Yes<" in text
