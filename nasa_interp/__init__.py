@@ -1,4 +1,4 @@
-"""Find and cure negative bias in language models, head by head."""
+"""Find and cure the bias of language models toward No or Yes, head by head."""
 
 from .lazy import attach
 

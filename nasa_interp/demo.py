@@ -15,7 +15,7 @@ from .deltas import HeadDelta
 from .errors import NothingKeptError
 from .evaluation import ChangeReport, evaluate_change, four_options, groups_above_chance, plain_text
 from .figures import decision_histogram, head_heatmap, save_figure
-from .heads import HeadList
+from .heads import SIDES, HeadList, Side
 from .interventions import AblationEffect, Ablator, random_controls
 from .models import Model, load_model
 from .questions import load_questions
@@ -66,6 +66,7 @@ class Story:
 
     folder: Path
     report: BinaryReport
+    toward: Side
     scores: HeadScores
     effect: AblationEffect
     alignment: Alignment | None
@@ -82,8 +83,9 @@ class Story:
             "folder": str(self.folder),
             "verdict": self.report.verdict,
             "overall": self.report.overall.to_dict(),
-            "top_by_values": [str(h) for h in self.scores.top(TOP)],
-            "top_by_polarity": [str(h) for h in self.scores.top(TOP, "polarity")],
+            "toward": self.toward,
+            "top_by_values": [str(h) for h in self.scores.looking(toward=self.toward)[:TOP]],
+            "top_by_polarity": [str(h) for h in self.scores.looking("polarity", toward=self.toward)[:TOP]],
             "ablation": self.effect.changes.to_dict(orient="index"),
             "alignment": None if self.alignment is None else repr(self.alignment),
             "after": None if self.after is None else self.after.overall.to_dict(),
@@ -128,22 +130,25 @@ def run_demo(
     with stage("bias", f"is there a bias? asking {size.decide} questions of {TEST} in both candidate orders"):
         report = decide(model, TEST, limit=size.decide, seed=seed)
         report.save(folder / "decisions.json")
-    with stage("heads", f"which heads look at No? scoring {model.n_layers * model.n_heads} heads on {PROBE}"):
+        # Heads are chosen on the probe questions, and so is the side that they look to.
+        toward = decide(model, PROBE, limit=size.ablate, seed=seed, progress=False).toward
+    count, side = model.n_layers * model.n_heads, SIDES[toward]
+    with stage("heads", f"which heads look at {side}? scoring {count} heads on {PROBE}"):
         scores = score_heads(model, PROBE, limit=size.score, seed=seed)
-        heads = _write_scores(scores, folder)
+        heads = _write_scores(scores, toward, folder)
         view_heads(model, report.questions[0], heads[:3]).save(folder / "tokens.json")
-    with stage("cause", f"do they make it say No? zeroing {TOP} heads, and {size.controls} random sets, on {VAL}"):
+    with stage("cause", f"do they make it say {side}? zeroing {TOP} heads, and {size.controls} random sets, on {VAL}"):
         effect = _ablate(model, heads, size, seed, folder)
     with stage("cure", f"tuning {TOP} heads on {PROBE}, keeping what {VAL} allows"):
         # Tuning pays for every layer above the lowest head, and one of the ten is in the first layer.
-        tuned = scores.top(TOP, "polarity", from_layer=model.n_layers // 3)
+        tuned = scores.top(TOP, "polarity", model.n_layers // 3, toward)
         alignment = _align(model, tuned, size, seed, folder, say)
     after = change = None
     if alignment is not None:
         with stage("evaluation", f"asking {TEST} again, and what it cost"):
             after, change = _evaluate(model, alignment.delta, report, size, seed, folder)
     page, command = folder / "report.html", _command(folder, quick, seed, device, dtype, limit)
-    story = Story(folder, report, scores, effect, alignment, after, change, page, command, stage.seconds)
+    story = Story(folder, report, toward, scores, effect, alignment, after, change, page, command, stage.seconds)
     # Written once for the report to read, and again with the report's own time.
     write_result(folder / "demo.json", story.to_dict())
     with stage("report", "writing figures and the report"):
@@ -175,14 +180,14 @@ class _Stages:
         self.say(f"    {self.seconds[name]:.0f} s")
 
 
-def _write_scores(scores: HeadScores, folder: Path) -> HeadList:
+def _write_scores(scores: HeadScores, toward: Side, folder: Path) -> HeadList:
     scores.save(folder / "scores.json")
     for by in ("values", "polarity"):
-        top = scores.top(TOP, by)
+        top = scores.top(TOP, by, toward=toward)
         top.save(folder / f"heads_{by}.json")
         top.save(folder / f"heads_{by}.csv")
         save_figure(head_heatmap(scores, by, heads=top), folder / f"heatmap_{by}.html")
-    return scores.top(TOP, "polarity")
+    return top
 
 
 def _ablate(model: Model, heads: HeadList, size: Size, seed: int, folder: Path) -> AblationEffect:

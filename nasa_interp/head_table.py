@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from .bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights
 from .errors import HeadError, ResultError, warn_user
-from .heads import Head, HeadList
+from .heads import SIDES, Head, HeadList, Toward
 from .results import HASH, Arrays, parsing_result, read_result, read_tensors, write_with_tensors
 from .run import RunInfo, digest_of
 
@@ -53,6 +53,8 @@ class HeadTable:
     EARLIER_KINDS: ClassVar[tuple[str, ...]] = ("head_estimates", "head_grid")
     # How each column follows from the means in each candidate order; no shares: the mean over the orders asked.
     COLUMNS: ClassVar[Mapping[str, Mapping[str, float]]] = {"values": {}}
+    # Columns that don't tell No from Yes, and where heads with high numbers look by them.
+    OWN_SIDES: ClassVar[Mapping[str, str]] = {}
     # The columns that a line about the table may name heads by; the first that was measured is taken.
     LEADS: ClassVar[tuple[str, ...]] = ("values",)
     # What writes such a file, for the error about another.
@@ -103,24 +105,52 @@ class HeadTable:
         HeadList((parsed,)).check(*self.shape)
         return float(self.values[parsed.layer, parsed.index])
 
-    def top(self, k: int = 10, by: str = "values", from_layer: int = 0) -> HeadList:
-        """The k heads that push most toward No, strongest first; heads that were not measured are never among them.
+    def top(self, k: int = 10, by: str = "values", from_layer: int = 0, toward: Toward = "no") -> HeadList:
+        """The k heads that push most to the wanted side, strongest first.
+
+        Heads that were not measured are never among them, nor are those that push to the other side or to none; where
+        fewer are left than asked for, a warning says so.
 
         Args:
             k: how many, or as many as there are.
             by: a column.
             from_layer: the lowest layer; tuning pays for every layer above the lowest head.
+            toward: "no" or "yes", as `BinaryReport.toward` says of a model; "bias" takes both sides, by size, and
+                scores keep their signs. A column with a side of its own (recency: the later candidate) has no "yes".
 
         Raises:
-            HeadError: for an unknown column, a k below 1, no such layer, or a column that was not measured at all.
+            HeadError: for an unknown column, a k below 1, no such layer, a column that was not measured at all, or a
+                side that it doesn't have.
         """
-        grid = self.get(by)
+        if k < 1:
+            raise HeadError(f"top {k} is empty; ask for 1 or more heads")
+        found = self.looking(by, from_layer, toward)
+        if len(found) < k:
+            warn_user(self._shortfall(len(found), k, by, from_layer, found.toward))
+        return found[:k]
+
+    def looking(self, by: str = "values", from_layer: int = 0, toward: Toward = "no") -> HeadList:
+        """Every head that pushes to this side, strongest first; arguments and errors are those of `top`."""
+        found, sign = self.ranking(by, from_layer, toward), self._sign(by, toward)
+        kept = [place for place, score in enumerate(found.scores) if (sign * score > 0 if sign else score != 0)]
+        heads, scores = (tuple(row[place] for place in kept) for row in (found.heads, found.scores))
+        return replace(found, heads=heads, scores=scores)
+
+    def ranking(self, by: str = "values", from_layer: int = 0, toward: Toward = "no") -> HeadList:
+        """Every measured head, those that push most to this side first and those that push most to the other last.
+
+        Arguments and errors are those of `top`.
+        """
+        grid, sign = self.get(by), self._sign(by, toward)
         if not 0 <= from_layer < self.shape[0]:
             raise HeadError(f"no layer {from_layer} to begin at; the layers are 0 to {self.shape[0] - 1}")
-        if k >= 1 and np.isnan(grid).all():
+        if np.isnan(grid).all():
             raise HeadError(f"{by!r} was not measured: it needs {self._needs(by)}; ask with order='both'")
         above = np.where(np.arange(len(grid))[:, None] >= from_layer, grid, np.nan)
-        return ranked(above, self._ranked_by(by), self.run.to_dict(), self._direction(by), k)
+        found = ranked(above, self._ranked_by(by), self.run.to_dict(), sign)
+        # High numbers of a column with a side of its own are neither No nor Yes.
+        side = self.OWN_SIDES.get(by, "") if toward == "no" and not self._tells(by) else toward
+        return replace(found, toward=side)
 
     def rank_correlation(self, other: "HeadTable", by: str = "values") -> float:
         """Spearman's correlation over the heads measured in both: 1 if both rank them alike, signs respected."""
@@ -246,9 +276,33 @@ class HeadTable:
         """What a list of heads is said to be ranked by."""
         return self.quantity if by == "values" else f"{self.quantity} {by}"
 
+    def _tells(self, by: str) -> bool:
+        """Whether a column's sign tells No from Yes: it follows from the orders' means and has no side of its own."""
+        return by in self.COLUMNS and by not in self.OWN_SIDES
+
     def _direction(self, by: str) -> int:
         """The sign of a column; one that doesn't follow from the orders' means ranks its highest number first."""
         return self.sign if by in self.COLUMNS else 1
+
+    def _sign(self, by: str, toward: Toward) -> int:
+        """1: heads with high numbers push to this side; -1: those with low ones; 0: either way, size counts."""
+        if toward not in ("no", "yes", "bias"):
+            raise HeadError(f"heads can't be ranked toward {toward!r}; use 'no', 'yes' or 'bias'")
+        if toward == "yes" and not self._tells(by):
+            raise HeadError(f"{by!r} doesn't tell No from Yes: no head is toward Yes; leave toward out, or use 'bias'")
+        return {"no": self._direction(by), "yes": -self._direction(by), "bias": 0}[toward]
+
+    def _shortfall(self, count: int, asked: int, by: str, from_layer: int, side: str) -> str:
+        """Why there are fewer heads than asked for, and what to do."""
+        numbers = self.get(by)[from_layer:]
+        unmeasured = int(np.isnan(numbers).sum())
+        one_sided = side in ("no", "yes", "later")
+        other = f"not toward {SIDES[side]}" if one_sided else "at 0" if side else "not above 0"
+        left = {"not measured": unmeasured, f"{other} by {by}": numbers.size - unmeasured - count}
+        words = [f"{n} of which {'is' if n == 1 else 'are'} {what}" for what, n in left.items() if n]
+        total = f"the model has {numbers.size} heads" + (f" from layer {from_layer} on" if from_layer else "")
+        remedy = "ask for fewer" + (", or for both sides with toward 'bias'" if one_sided else "")
+        return f"{count} of {asked} heads asked: {', '.join([total, *words])}; {remedy}"
 
     def _needs(self, by: str) -> str:
         orders = tuple(self.COLUMNS.get(by, ()))
@@ -306,23 +360,28 @@ class HeadTable:
         measured = [by for by in self.LEADS if not np.isnan(self.get(by)).all()]
         if not measured:
             return f"{type(self).__name__}({words})"
-        top = self.top(5, measured[0])
+        top = self.looking(measured[0], toward="bias")[:5]
         best = ", ".join(f"{head} {score:+.2f}" for head, score in zip(top.heads, top.scores, strict=True))
-        return f"{type(self).__name__}({words}; top by {measured[0]}: {best})"
+        return f"{type(self).__name__}({words}; top by {measured[0]}, either way: {best})"
 
     def _repr_html_(self) -> str:
-        frame = self.to_dataframe().sort_values("values", ascending=self.sign < 0).head(10)
+        frame = self.to_dataframe().sort_values("values", key=abs, ascending=False).head(10)
         return f"<p>{html.escape(repr(self))}</p>{frame.to_html(index=False, float_format='%.3f')}"
 
 
 def ranked(
     grid: Float[np.ndarray, "layer head"], by: str, run: dict[str, Any], sign: int = 1, k: int | None = None
 ) -> HeadList:
-    """The k heads (all by default) with the highest numbers, or with sign -1 the lowest; NaN is never among them."""
+    """The k heads (all by default) with the highest numbers first; NaN is never among them.
+
+    Args:
+        sign: -1: the lowest numbers first; 0: the largest of either sign.
+    """
     if k is not None and k < 1:
         raise HeadError(f"top {k} is empty; ask for 1 or more heads")
     flat = grid.ravel()
-    cells = [int(cell) for cell in np.argsort(-sign * flat, kind="stable") if not np.isnan(flat[cell])][:k]
+    strength = sign * flat if sign else np.abs(flat)
+    cells = [int(cell) for cell in np.argsort(-strength, kind="stable") if not np.isnan(flat[cell])][:k]
     heads = tuple(Head(*divmod(cell, grid.shape[1])) for cell in cells)
     return HeadList(heads, tuple(float(flat[cell]) for cell in cells), by, run)
 

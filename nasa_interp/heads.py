@@ -3,9 +3,9 @@
 import html
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -13,6 +13,13 @@ from .errors import HeadError
 from .reading import read_table, shown
 from .results import check_place, write_result, write_table
 from .run import read_json, write_json
+
+Side = Literal["no", "yes"]
+"""A candidate that a model, or a head, leans to."""
+Toward = Literal["no", "yes", "bias"]
+"""Where wanted heads look or push: to one candidate, or to either ("bias": by size, whichever way)."""
+# In words, for all that a list of heads may look to; "later" is a column's own side.
+SIDES = {"no": "No", "yes": "Yes", "bias": "either", "later": "the later candidate", "": ""}
 
 _NAME = re.compile(r"L?(\d{1,9})(?:\.|H)(\d{1,9})")
 
@@ -52,14 +59,20 @@ class HeadList:
         scores: one number per head in the same order, or empty where the heads were only named.
         by: what the scores are: "values", "polarity", "recency", ... or "given".
         run: details of the run (model, data, ...), as `RunInfo.to_dict()` gives them.
+        toward: where these heads look or push: "no", "yes", "bias" (either way, by size), "later" (the later
+            candidate); "" where nobody said.
     """
 
     heads: tuple[Head, ...]
     scores: tuple[float, ...] = ()
     by: str = "given"
     run: dict[str, Any] = field(default_factory=dict)
+    toward: str = ""
 
     def __post_init__(self):
+        if self.toward not in tuple(SIDES):
+            sides = ", ".join(filter(None, SIDES))
+            raise HeadError(f"heads can't look toward {shown(self.toward)}; use one of {sides}, or leave it out")
         if len(set(self.heads)) != len(self.heads):
             twice = next(h for h in self.heads if self.heads.count(h) > 1)
             raise HeadError(f"head {twice} is listed more than once; list each head once")
@@ -84,7 +97,7 @@ class HeadList:
     def __getitem__(self, item):
         """A head by index, or a shorter list by slice."""
         if isinstance(item, slice):
-            return HeadList(self.heads[item], self.scores[item], self.by, self.run)
+            return replace(self, heads=self.heads[item], scores=self.scores[item])
         return self.heads[item]
 
     def __contains__(self, head) -> bool:
@@ -116,11 +129,12 @@ class HeadList:
         """Writes JSON, or CSV where the name ends in .csv (which keeps heads and scores, not the run)."""
         path = Path(path)
         if path.suffix.lower() == ".csv":
-            return write_table(path, self.to_dataframe().assign(by=self.by))
+            return write_table(path, self.to_dataframe().assign(by=self.by, toward=self.toward))
         rows = [{"layer": h.layer, "index": h.index} for h in self.heads]
         if self.scores:
             rows = [{**row, "score": score} for row, score in zip(rows, self.scores, strict=True)]
-        return write_result(path, {"kind": "heads", "by": self.by, "heads": rows, "run": self.run})
+        content = {"kind": "heads", "by": self.by, "toward": self.toward, "heads": rows, "run": self.run}
+        return write_result(path, content)
 
     def save_pasta(self, path: str | Path) -> Path:
         """Writes the head configuration that PASTA-style steering tools read: {"layer": [index, ...]}."""
@@ -134,7 +148,7 @@ class HeadList:
     def load(cls, path: str | Path) -> "HeadList":
         """Reads JSON or CSV as `save` writes them, PASTA JSON, or a JSON list of names such as ["17.7", "22.8"].
 
-        A CSV file needs the columns layer and index, may have score and by, and may have ';' between them.
+        A CSV file needs the columns layer and index, may have score, by and toward, and may have ';' between them.
 
         Raises:
             HeadError: naming the file, and in CSV the line, where the file is none of these or lists a head twice.
@@ -151,6 +165,7 @@ class HeadList:
                     tuple(_number(row["score"]) for row in rows if "score" in row),
                     content.get("by", "given"),
                     content.get("run", {}),
+                    content.get("toward", ""),
                 )
             if isinstance(content, dict):
                 return cls.of((int(layer), index) for layer, indices in content.items() for index in indices)
@@ -175,11 +190,20 @@ class HeadList:
         # NaN is written as an empty cell.
         scored = any(row.get("score") for _, row in rows)
         scores = tuple(_score(row["score"], f"{location}: score") for location, row in rows) if scored else ()
-        return cls(tuple(locations), scores, (rows[0][1].get("by") if rows else "") or "given")
+        first = rows[0][1] if rows else {}
+        try:
+            return cls(tuple(locations), scores, first.get("by") or "given", toward=first.get("toward") or "")
+        except HeadError as error:
+            raise HeadError(f"{path}: {error}") from error
+
+    @property
+    def ranked_by(self) -> str:
+        """What ranked them and where they look: "polarity, toward No"."""
+        return f"{self.by}, toward {SIDES[self.toward]}" if self.toward else self.by
 
     def __repr__(self) -> str:
         names = ", ".join(str(h) for h in self.heads[:12]) + (", ..." if len(self) > 12 else "")
-        return f"HeadList({len(self)} by {self.by}: {names})"
+        return f"HeadList({len(self)} by {self.ranked_by}: {names})"
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>{self.to_dataframe().to_html(index=False)}"

@@ -23,6 +23,10 @@ ENTRY = "nasa_interp"
 HASH = "tensors_sha256"
 # In the JSON: the hashes of other files that belong to it.
 FILES = "files_sha256"
+# First lines of tables of earlier versions, and the same table's today: head lists didn't say where heads look.
+EARLIER_TABLES = {
+    f"{columns},by": f"{columns},by,toward" for columns in ("rank,head,layer,index,score", "rank,head,layer,index")
+}
 
 Arrays = dict[str, np.ndarray]
 
@@ -219,6 +223,7 @@ def kind_of(path: str | Path) -> str | None:
     if head.lstrip()[:14].lower() == b"<!doctype html":
         return "page"
     first = head.partition(b"\n")[0].decode("utf-8", "replace").strip()
+    first = EARLIER_TABLES.get(first, first)
     return first if "," in first and first.isprintable() else None
 
 

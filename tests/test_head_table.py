@@ -113,19 +113,79 @@ def test_a_difference_is_paired_where_the_questions_are_the_same() -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_top_respects_sign_and_what_was_not_measured(sign) -> None:
     found = table(sign=sign, quantity="zero ablation")
-    top = found.top(100)
-    assert top.by == "zero ablation"
-    assert len(top) == 7
-    assert Head(0, 1) not in top
-    assert list(top.scores) == sorted(top.scores, reverse=sign > 0)
-    assert found[top[0]] == top.scores[0] == (np.nanmax if sign > 0 else np.nanmin)(found.values)
-    assert {head.layer for head in found.top(100, from_layer=1)} == {1}
+    ranking = found.ranking()
+    assert (ranking.by, ranking.toward) == ("zero ablation", "no")
+    assert len(ranking) == 7
+    assert Head(0, 1) not in ranking
+    assert list(ranking.scores) == sorted(ranking.scores, reverse=sign > 0)
+    assert found[ranking[0]] == ranking.scores[0] == (np.nanmax if sign > 0 else np.nanmin)(found.values)
+    assert {head.layer for head in found.ranking(from_layer=1)} == {1}
+    assert found.top(2) == ranking[:2]
     with pytest.raises(HeadError, match="top 0"):
         found.top(0)
     with pytest.raises(HeadError, match="no layer 2"):
         found.top(1, from_layer=2)
     with pytest.raises(HeadError, match="can't be ranked by"):
         found.top(1, "polarity")
+
+
+@pytest.mark.parametrize("cls", [HeadTable, HeadScores])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_table_of_the_other_sign_swaps_no_and_yes(cls, sign) -> None:
+    one = table(cls, sign=sign)
+    other = replace(one, sign=-sign)
+    for by in set(one.columns) - {"recency"}:
+        for a, b in (("no", "yes"), ("yes", "no"), ("bias", "bias")):
+            assert one.looking(by, toward=a).heads == other.looking(by, toward=b).heads
+            assert one.ranking(by, toward=a).scores == other.ranking(by, toward=b).scores
+        turned = replace(one, columns=one.columns | {by: -one.get(by)})
+        assert one.looking(by, toward="no").heads == turned.looking(by, toward="yes").heads
+        assert one.ranking(by, toward="yes").heads == one.ranking(by, toward="no").heads[::-1]
+
+
+def test_either_way_is_both_sides_by_size() -> None:
+    one = table(HeadScores)
+    one.polarity[1, 1] = 0.0
+    for by in one.columns:
+        either = one.looking(by, toward="bias")
+        turned = replace(one, columns=one.columns | {by: -one.get(by)})
+        assert set(either) == {*one.looking(by), *turned.looking(by)}
+        assert [abs(x) for x in either.scores] == sorted((abs(x) for x in either.scores), reverse=True)
+        assert all(
+            score == one.get(by)[head.layer, head.index] for head, score in zip(either, either.scores, strict=True)
+        )
+        assert not {*one.looking(by)} & {*turned.looking(by)}
+    assert Head(1, 1) not in one.looking("polarity", toward="bias")
+    assert Head(1, 1) in one.ranking("polarity")
+
+
+@pytest.mark.parametrize("toward", ["no", "yes", "bias"])
+def test_fewer_heads_on_the_wanted_side_than_asked_are_said(toward) -> None:
+    one = table()
+    count = {"no": (one.values > 0).sum(), "yes": (one.values < 0).sum(), "bias": 7}[toward]
+    assert len(one.top(int(count), toward=toward)) == count
+    other = f", {7 - count} of which are not toward {toward.title()} by values" if toward != "bias" else ""
+    says = f"{count} of 9 heads asked: the model has 8 heads, 1 of which is not measured{other}; ask for fewer"
+    with pytest.warns(UserWarning, match=says):
+        found = one.top(9, toward=toward)
+    assert len(found) == count
+    assert found.toward == toward
+    nowhere = replace(one, columns={"values": -np.abs(one.values)})
+    with pytest.warns(UserWarning, match="0 of 1 heads asked"):
+        assert len(nowhere.top(1)) == 0
+
+
+def test_recency_has_a_side_of_its_own() -> None:
+    one = table(HeadScores)
+    later = one.looking("recency")
+    assert later.toward == "later"
+    assert (one.recency > 0).sum() == len(later)
+    assert repr(later).startswith(f"HeadList({len(later)} by recency, toward the later candidate: ")
+    assert one.looking("recency", toward="bias").toward == "bias"
+    with pytest.raises(HeadError, match="'recency' doesn't tell No from Yes"):
+        one.top(1, "recency", toward="yes")
+    with pytest.warns(UserWarning, match="not toward the later candidate by recency"):
+        one.top(8, "recency")
 
 
 def test_rank_correlation_respects_signs() -> None:
@@ -149,7 +209,7 @@ def test_the_frame_has_a_row_a_head() -> None:
     assert len(frame) == 8
     assert frame.loc["1.2", "recency"] == found.recency[1, 2]
     assert frame.loc["1.2", "polarity_low"] == found.intervals["polarity"][0, 1, 2]
-    assert "top by polarity" in repr(found)
+    assert "top by polarity, either way" in repr(found)
     assert "<table" in found._repr_html_()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -27,15 +28,26 @@ def test_heads_order_by_layer_then_index():
 
 @pytest.fixture
 def listed():
-    return HeadList((Head(17, 7), Head(2, 1)), (0.1 + 0.2, -1.5), "polarity", {"model": "demo"})
+    return HeadList((Head(17, 7), Head(2, 1)), (0.1 + 0.2, -1.5), "polarity", {"model": "demo"}, "bias")
 
 
 @pytest.mark.parametrize("name", ["heads.json", "heads.csv", "HEADS.CSV"])
 def test_saving_and_loading_is_exact(listed, tmp_path, name):
     loaded = HeadList.load(listed.save(tmp_path / name))
-    assert (loaded.heads, loaded.scores, loaded.by) == (listed.heads, listed.scores, listed.by)
+    assert (loaded.heads, loaded.scores, loaded.ranked_by) == (listed.heads, listed.scores, "polarity, toward either")
     if name.endswith("json"):
         assert loaded == listed
+
+
+def test_lists_of_earlier_versions_load_and_are_written_over(listed, tmp_path):
+    old = {"kind": "heads", "by": "polarity", "heads": [{"layer": 1, "index": 2, "score": 0.5}], "run": {}}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    (tmp_path / "old.csv").write_text("rank,head,layer,index,score,by\n1,1.2,1,2,0.5,polarity\n")
+    for name in ("old.json", "old.csv"):
+        assert HeadList.load(tmp_path / name) == HeadList((Head(1, 2),), (0.5,), "polarity")
+        assert HeadList.load(listed.save(tmp_path / name)).toward == "bias"
+    assert repr(HeadList((Head(1, 2),), (0.5,), "polarity")) == "HeadList(1 by polarity: 1.2)"
+    assert repr(replace(listed, toward="no")[:1]) == "HeadList(1 by polarity, toward No: 17.7)"
 
 
 @pytest.mark.parametrize("name", ["heads.json", "heads.csv"])
@@ -63,6 +75,12 @@ def test_names_alone_are_a_list(tmp_path):
     [
         ("a.json", "{", "can't be read as JSON"),
         ("a.json", '{"kind": "heads", "heads": [{"layer": 1}]}', "is not a head list"),
+        (
+            "a.json",
+            '{"kind": "heads", "heads": [], "toward": "maybe"}',
+            "can't look toward 'maybe'; use one of no, yes",
+        ),
+        ("a.csv", "layer,index,toward\n1,2,maybe\n", "can't look toward 'maybe'"),
         ("a.json", "[17]", "does not name a head"),
         ("a.json", "[" * 100_000, "can't be read as JSON .*nested too deep"),
         ("a.json", "[" * 900 + "]" * 900, "does not name a head"),

@@ -1,4 +1,4 @@
-"""Alignment: changing a few heads so that a model's negative bias falls, and passing the change on."""
+"""Alignment: changing a few heads so that a model's bias toward No or Yes falls, and passing the change on."""
 
 from ..objectives import (
     OBJECTIVES,

@@ -30,7 +30,7 @@ class ValidationMetrics:
     Args:
         imbalance: by order: rate of true yes (without labels: the prior) - rate of answered yes.
         soft_imbalance: by order: rate of true yes (or the prior) - mean P(yes) = sigmoid(-d). It moves before any
-            answer flips, so it can steer where the model says No to everything.
+            answer flips, so it can steer where the model says the same to everything.
         auc: by order, over all questions; NaN without labels.
         answer_mass: mean over all.
         mean_logit_difference: by order.

@@ -4,7 +4,7 @@ import typer
 
 app = typer.Typer(
     name="nasa-interp",
-    help="Find and cure negative bias in language models, head by head.",
+    help="Find and cure the bias of language models toward No or Yes, head by head.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""Do these heads make the model say No: `ablate`, `patch`."""
+"""Do these heads make the model say No, or Yes: `ablate`, `patch`."""
 
 from dataclasses import asdict
 from functools import partial
@@ -49,7 +49,7 @@ def ablate(
     placement: ModelOptions,
     limit: LimitOpt = None,
 ) -> None:
-    """Do these heads make the model say No? The effect of changing them, against random heads."""
+    """Do these heads make the model say No, or Yes? The effect of changing them, against random heads."""
     from ..interventions import Ablator, random_controls
     from ..results import write_result
 

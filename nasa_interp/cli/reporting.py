@@ -69,7 +69,7 @@ def demo(
         print_result(story.to_dict(), True)
     else:
         print_report(story.report)
-        print_scores(story.scores, 10)
+        print_scores(story.scores, 10, story.toward)
         typer.echo(f"\n{story.effect!r}\n{story.alignment!r}")
         if story.change is not None and story.after is not None:
             typer.echo(

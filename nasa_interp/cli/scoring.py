@@ -1,4 +1,4 @@
-"""Is there a bias, how to take it off, and which heads look at No: `decide`, `calibrate`, `score`, `heads`."""
+"""Is there a bias, how to take it off, which heads look at No or Yes: `decide`, `calibrate`, `score`, `heads`."""
 
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,14 @@ from .options import (
     load_data,
 )
 from .shared import with_shared_options
-from .show import deliver, print_report, print_result, print_scores, say, shortfall
+from .show import deliver, print_report, print_result, print_scores
 
 # The columns of what `decide --by generation` and `heads` write as CSV.
 ANSWERS = "id,group,order,label,answer,text"
-RANKING = "rank,head,layer,index,score,by"
+RANKING = "rank,head,layer,index,score,by,toward"
+TowardOpt = Annotated[
+    Literal["no", "yes", "bias"], typer.Option(help="heads that look to no, to yes, or bias: to either, by size")
+]
 
 
 @app.command()
@@ -53,7 +56,7 @@ def decide(
     placement: ModelOptions,
     limit: LimitOpt = None,
 ) -> None:
-    """Does the model say No too often? Precision, recall, imbalance, AUC, calibration, by group and order."""
+    """Does the model say No, or Yes, too often? Precision, recall, imbalance, AUC, calibration, by group and order."""
     from .. import decisions, evaluation
     from ..calibration import Calibration
     from ..results import write_table
@@ -125,6 +128,7 @@ def score(
         Literal["prompt", "query"], typer.Option(help="prompt sums over queries as the paper does, query divides")
     ] = "prompt",
     top: Annotated[int, typer.Option(min=1, help="heads to print")] = 10,
+    toward: TowardOpt = "no",
     prompt: PromptOptions,
     batch_size: BatchOpt = None,
     json_: JsonOpt = False,
@@ -132,7 +136,8 @@ def score(
     placement: ModelOptions,
     limit: LimitOpt = None,
 ) -> None:
-    """Which heads look at No? The negative attention score of every head, parted into polarity and recency."""
+    """Which heads look at No, which at Yes? The negative attention score of every head, parted into polarity and
+    recency."""
     from ..scoring import score_heads
 
     check_out(out, "head_scores")
@@ -148,7 +153,7 @@ def score(
         seed=seed,
     )
     rows = partial(print_result, scores.to_dataframe().to_dict(orient="records"), True)
-    deliver(rows if json_ else partial(print_scores, scores, top), (out, scores.save))
+    deliver(rows if json_ else partial(print_scores, scores, top, toward), (out, scores.save))
 
 
 @app.command()
@@ -158,20 +163,19 @@ def heads(
     by: Annotated[
         Literal["values", "polarity", "recency"], typer.Option(help="values, polarity or recency")
     ] = "values",
+    toward: TowardOpt = "no",
     from_layer: Annotated[int, typer.Option(min=0, help="lowest layer; tuning pays for all above the lowest head")] = 0,
     out: Annotated[Path | None, typer.Option(help="write JSON, or CSV where the name ends in .csv")] = None,
     pasta: Annotated[Path | None, typer.Option(help="write the JSON that PASTA-style steering reads")] = None,
     json_: JsonOpt = False,
 ) -> None:
-    """The top heads of saved scores, as a list to keep."""
+    """The top heads of saved scores, as a list to keep; `decide` says to which side the model leans."""
     from ..scoring import HeadScores
 
     check_out(out, "heads" if out is None or out.suffix.lower() != ".csv" else RANKING)
     check_out(pasta, "pasta")
     all_heads = HeadScores.load(scores)
-    chosen = all_heads.top(top, by, from_layer)
-    if fewer := shortfall(len(chosen), top, *all_heads.shape, from_layer):
-        say(fewer)
+    chosen = all_heads.top(top, by, from_layer, toward)
     frame = chosen.to_dataframe()
     rows = frame.to_dict(orient="records") if json_ else frame.round(4).to_string(index=False)
     deliver(partial(print_result, rows, json_), (out, chosen.save), (pasta, chosen.save_pasta))

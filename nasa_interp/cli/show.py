@@ -43,29 +43,17 @@ def print_report(report: Any) -> None:
     typer.echo("\n" + report.verdict)
 
 
-def print_scores(scores: Any, k: int) -> None:
+def print_scores(scores: Any, k: int, toward: Any = "no") -> None:
     frame = scores.to_dataframe().set_index("head")
     for by in ("values", "polarity"):
         if frame[by].isna().all():
             typer.echo(f"\n{by} was not measured: it needs {'order yes_no' if by == 'values' else 'both orders'}")
             continue
-        top = scores.top(k, by)
+        top = scores.top(k, by, toward=toward)
         rows = frame.loc[[str(head) for head in top]]
-        fewer = shortfall(len(top), k, *scores.shape)
-        typer.echo(f"\ntop {len(top)} heads by {by} ({scores.quantity}, {scores.unit}){fewer and f'; {fewer}'}")
+        typer.echo(f"\ntop {len(top)} heads by {top.ranked_by} ({scores.quantity}, {scores.unit})")
         shown = rows[["values", "polarity", "recency", f"{by}_low", f"{by}_high"]]
         typer.echo(shown.to_string(float_format=lambda x: f"{x:+.3f}"))
-
-
-def shortfall(count: int, asked: int, layers: int, heads: int, from_layer: int = 0) -> str:
-    """Why there are fewer heads than requested; empty where there are enough."""
-    if count >= asked:
-        return ""
-    total = (layers - from_layer) * heads
-    where = f" from layer {from_layer} on" if from_layer else ""
-    left = total - count
-    missing = f", {left} of which {'was' if left == 1 else 'were'} not measured" if left else ""
-    return f"{count} of {asked} asked: the model has {total} heads{where}{missing}"
 
 
 def say(text: str) -> None:

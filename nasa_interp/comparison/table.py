@@ -1,4 +1,4 @@
-"""One table of methods against negative bias: what each gained and cost, and how far NASA is from it."""
+"""One table of methods against a model's bias: what each gained and cost, and how far NASA is from it."""
 
 import html
 import math

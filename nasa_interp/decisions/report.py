@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from ..bootstrap import DRAWS, cluster_index, cluster_interval, draw_weights, scatters
 from ..errors import ResultError
+from ..heads import Side
 from ..measures import Measures, measure, measure_draws
 from ..prompts import ORDERS, Order
 from ..questions import BinaryQuestion
@@ -154,6 +155,23 @@ class BinaryReport:
     mean_logit_difference = property(lambda self: self.overall.mean_logit_difference, doc="Mean of d.")
 
     @property
+    def toward(self) -> Side:
+        """Which answer is given too often: "yes" where the imbalance is below 0, else "no" (also where it is 0 or NaN).
+
+        The heads behind the bias are sought on this side. Whether there is a bias at all is what `bias` says.
+        """
+        return "yes" if self.overall.imbalance < 0 else "no"
+
+    @property
+    def bias(self) -> Literal["negative", "positive", ""]:
+        """The bias that is shown: "negative" toward No, "positive" toward Yes; "" where 0 is in the interval, or where
+        questions are too few, or all of one label, to tell."""
+        e = self.overall
+        if not scatters(self.clusters) or e.base_rate in (0, 1):
+            return ""
+        return "negative" if e.low.imbalance > 0 else "positive" if e.high.imbalance < 0 else ""
+
+    @property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the measures."""
         low = {g: e.answer_mass for g, e in self.groups.items() if e.answer_mass < LOW_MASS}
@@ -186,10 +204,8 @@ class BinaryReport:
             )
         answers = f"says Yes to {e.yes_rate:.0%}, and yes is right for {e.base_rate:.0%} of the questions"
         numbers = f"imbalance {e.text('imbalance')}, AUC {e.text('auc')}"
-        if e.low.imbalance > 0:
-            return f"Negative bias: the model {answers} ({numbers})."
-        if e.high.imbalance < 0:
-            return f"Positive bias: the model {answers} ({numbers})."
+        if self.bias:
+            return f"{self.bias.capitalize()} bias: the model {answers} ({numbers})."
         if e.base_rate < 0.4:
             return f"No bias shown: the data are mostly No, and the model {answers} ({numbers})."
         return f"No bias shown: the model {answers} ({numbers})."

@@ -59,9 +59,9 @@ LIMITS = """- Few weights were changed, on one kind of question. Other phrasings
 - To decide less often by a fixed answer is not to know more. The base's other faults and biases remain.
 - Heads serve other behaviours too. General abilities were measured only where the numbers above say so."""
 
-INTENDED = """For research on negative bias in yes-no decisions, and for those who use the base model on such decisions
-and measure it on their own questions first. Not for decisions about people, and not for any use that the base model's
-own licence and card exclude."""
+INTENDED = """For research on bias toward No or Yes in yes-no decisions, and for those who use the base model on such
+decisions and measure it on their own questions first. Not for decisions about people, and not for any use that the base
+model's own licence and card exclude."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,10 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
         "How to undo it": _filled(UNDO, delta, exported),
         "Licence": _licence(model),
     }
+    bias, answer = _bias(delta)
     first = (
         f"`{base}` with weights of {_count(changed, 'attention head')} changed by nasa_interp, to lower its "
-        f"negative bias: answering No too often to yes-no questions. What the change did is under "
+        f"{bias} bias: answering {answer} too often to yes-no questions. What the change did is under "
         f"[How it was measured](#how-it-was-measured)."
     )
     paragraphs = [
@@ -115,6 +116,15 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
         + "\n\n".join(paragraphs)
         + f"\n\n{body}\n"
     )
+
+
+def _bias(delta: HeadDelta) -> tuple[str, str]:
+    """The bias that validation measured before the change, by name, and the answer that was given too often."""
+    base = delta.log.get("base")
+    imbalances = list(base["imbalance"].values()) if isinstance(base, dict) and base.get("imbalance") else []
+    if not imbalances:
+        return "yes-no", "Yes or No"
+    return ("negative", "No") if sum(imbalances) >= 0 else ("positive", "Yes")
 
 
 def record(model: Model, delta: HeadDelta, exported: Exported) -> dict[str, Any]:
@@ -147,10 +157,16 @@ def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
         known |= {"base_model": base, "base_model_relation": "finetune" if exported.format == "hf" else "adapter"}
     if license := license_of(model):
         known["license"] = license
+    lora = ["lora"] if exported.format == "peft" else []
     return ModelCardData(
         library_name=LIBRARY[exported.format],
         pipeline_tag="text-generation",
-        tags=["nasa-interp", "negative-bias", "attention-heads", *(["lora"] if exported.format == "peft" else [])],
+        tags=[
+            "nasa-interp",
+            f"{_bias(delta)[0]}-bias",
+            "attention-heads",
+            *lora,
+        ],
         **known,
     ).to_yaml()
 

@@ -17,7 +17,7 @@ def decision_histogram(report: BinaryReport, after: BinaryReport | None = None, 
     """Where the decisions fall: logit(No) - logit(Yes) of the questions whose answer is yes and no, in each order.
 
     Left of the threshold the model answers Yes. Two separate heaps on one side of it mean that the model knows the
-    answer and still says No.
+    answer and still says the same.
 
     Args:
         report: the decisions.

@@ -15,7 +15,7 @@ from .theme import captioned, safe, wrapped
 
 TITLES = {
     "values": "in the order Yes, No",
-    "polarity": "polarity: attention to No wherever it stands",
+    "polarity": "polarity: attention to No (below 0: to Yes) wherever it stands",
     "recency": "recency: attention to the later candidate",
 }
 

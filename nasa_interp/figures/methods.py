@@ -1,4 +1,4 @@
-"""Methods against negative bias side by side: what each gained and cost, on the same questions."""
+"""Methods against a bias side by side: what each gained and cost, on the same questions."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -31,7 +31,7 @@ from .theme import (
 def polarity_against_recency(
     scores: HeadScores, heads: HeadList | Iterable[Any] | None = None, names: int = 14
 ) -> go.Figure:
-    """Every head as a point: does it attend to No, or only to whichever candidate comes later?
+    """Every head as a point: does it attend to No, to Yes, or only to whichever candidate comes later?
 
     Args:
         scores: of both candidate orders.
@@ -42,7 +42,7 @@ def polarity_against_recency(
     chosen = HeadList.of(heads or ()).check(*scores.shape)
     figure = _head_scatter(x, y, chosen.heads, names)
     figure.update_xaxes(title=f"recency, {safe(unit)}<br>(right of 0: to the later candidate)")
-    figure.update_yaxes(title=f"polarity, {safe(unit)}<br>(above 0: attends to No)")
+    figure.update_yaxes(title=f"polarity, {safe(unit)}<br>(above 0: to No; below: to Yes)")
     title = f"{scores.quantity}: polarity against recency, one point a head"
     return captioned(figure, title, scores.run, height=480)
 
@@ -63,7 +63,7 @@ def overlap_scatter(overlap: RankOverlap, a: HeadScores, b: HeadScores, names: i
 
 
 def contest_curves(frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str) -> go.Figure:
-    """What each ranking's heads do when ablated: less bias to the left, AUC kept at the top.
+    """What each ranking's heads do when ablated: toward Yes to the left, AUC kept at the top.
 
     Args:
         frame: one row per ranking, number of heads, data set and candidate order: ranking, k, data, order,

@@ -10,13 +10,14 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..errors import HeadError
-from ..heads import HeadList
+from ..heads import HeadList, Side
 from ..scoring import HeadScores
 from .effect import MEASURES, AblationEffect, Ablator
 from .values import Intervention
 
-# Measures of which less is the better effect: the model moves toward Yes. Of all others more is.
-LESS_IS_MORE = ("mean_logit_difference", "imbalance")
+# Measures that rise (1) or fall (-1) where the model leans more to No: farther from the heads' side is better. Of all
+# other measures more is.
+LEANING = {"mean_logit_difference": 1, "imbalance": 1, "yes_rate": -1}
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class RandomControl:
         effect: change of the measure under the intervention on the chosen heads.
         random: the same for each random set.
         p: (r + 1) / (n + 1), r the number of random sets that do as well or better: that move the mean logit
-            difference or the imbalance as far toward Yes or farther, or that leave any other measure as high or higher.
+            difference, the imbalance or the yes rate as far away from `toward` or farther, or that leave any other
+            measure as high or higher.
         matched: whether random sets take as many heads from each layer.
         measure: what changes.
         order: the candidate order that was asked in; None: both together.
+        toward: the answer that the heads are held to push to.
     """
 
     effect: float
@@ -39,6 +42,7 @@ class RandomControl:
     matched: bool
     measure: str = "mean_logit_difference"
     order: str | None = None
+    toward: Side = "no"
 
     @property
     def mean(self) -> float:
@@ -80,10 +84,12 @@ class RandomControls:
             known = f"measures {', '.join(MEASURES)}; orders {', '.join(str(each) for each in self.random)}"
             raise HeadError(f"no control on {measure!r} in order {order!r}; there are {known}")
         own, random = self.chosen.change(measure, order), self.random[order][measure]
-        sign = 1 if measure in LESS_IS_MORE else -1
+        sign = LEANING.get(measure, -1)
+        if measure in LEANING and self.chosen.toward == "yes":
+            sign = -sign
         better = sum(sign * value <= sign * own for value in random)
         p = math.nan if math.isnan(own) else (better + 1) / (len(random) + 1)
-        return RandomControl(own, random, p, self.matched, measure, order)
+        return RandomControl(own, random, p, self.matched, measure, order, self.chosen.toward)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row an order and measure: effect, mean of the random sets, the ends of their middle 95%, ratio, p."""

@@ -15,7 +15,7 @@ from ..bootstrap import DRAWS, cluster_interval, draw_weights
 from ..decisions import BinaryReport, report_decisions
 from ..errors import FusedRefusedError, ModelError
 from ..forward import EditsOf, intervenable
-from ..heads import HeadList
+from ..heads import HeadList, Side
 from ..measures import measure_draws
 from ..models import as_model
 from ..prompts import Orders, PromptStyle
@@ -91,6 +91,11 @@ class AblationEffect:
         before, after = self.points(order)[name]
         return after - before
 
+    @property
+    def toward(self) -> Side:
+        """To which answer these heads are held to push: what their list says, else what the model says too often."""
+        return self.heads.toward if self.heads.toward in ("no", "yes") else self.base.toward  # type: ignore[return-value]
+
     mean_logit_difference_change = property(
         lambda self: self.change("mean_logit_difference"), doc="Below 0: the model moved toward Yes."
     )
@@ -105,6 +110,7 @@ class AblationEffect:
             "kind": "ablation_effect",
             "heads": [str(head) for head in self.heads],
             "by": self.heads.by,
+            "toward": self.toward,
             "intervention": repr(self.intervention),
             "changes": self.changes.to_dict(orient="index"),
             "orders": {order: self.estimate(order).to_dict(orient="index") for order in orders},

@@ -151,10 +151,8 @@ class PatchEffects:
             )
         name = f"patching {self.kind} {by}"
         if by != "size":
-            return replace(self.table.top(k, "values" if by == "effect" else by), by=name)
-        effects = self.grid
-        largest = ranked(np.abs(effects), name, self.run.to_dict(), k=k)
-        return replace(largest, scores=tuple(float(effects[head.layer, head.index]) for head in largest))
+            return replace(self.table.ranking("values" if by == "effect" else by)[:k], by=name, toward="")
+        return ranked(self.grid, name, self.run.to_dict(), sign=0, k=k)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a cell: head (or heads), layer, index, place; effect and recovered with the ends of the intervals."""

@@ -45,7 +45,7 @@ class Confirmation:
 
     def save(self, path: str | Path) -> Path:
         """Writes JSON; raises as `write_result` does."""
-        heads = {"by": self.heads.by, "heads": [str(head) for head in self.heads]}
+        heads = {"by": self.heads.by, "toward": self.heads.toward, "heads": [str(head) for head in self.heads]}
         content = {"kind": "confirmation", "table": self.table.to_dict(orient="records"), **heads}
         return write_result(path, {**content, "details": self.details, "run": self.run.to_dict()})
 
@@ -56,7 +56,7 @@ class Confirmation:
         with parsing_result(path, "confirm again"):
             table = pd.DataFrame(content["table"])
             table = table.astype({name: float for name in table.columns if name != "order"})
-            heads = HeadList(HeadList.of(content["heads"]).heads, (), content["by"])
+            heads = HeadList(HeadList.of(content["heads"]).heads, (), content["by"], toward=content.get("toward", ""))
             return cls(table, heads, RunInfo.from_dict(content["run"]), content["details"])
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..bootstrap import DRAWS, interval
 from ..errors import HeadError, ResultError
-from ..heads import HeadList
+from ..heads import HeadList, Side
 from ..interventions.effect import MEASURES, AblationEffect, Ablator
 from ..models import as_model
 from ..prompts import ORDERS, PromptStyle
@@ -34,7 +34,8 @@ class Winner:
         on: the rule it won by.
         ranking, k: the first k heads of that ranking.
         heads: those heads.
-        bias: change of the mean logit difference, averaged over the data, in the order in which it fell less.
+        bias: change of the mean logit difference, averaged over the data, in the order in which it fell (or, with a
+            bias toward Yes, rose) less.
         auc: change of the AUC, averaged over the data, in the order in which it fell more.
     """
 
@@ -67,6 +68,16 @@ class RankingContest:
     run: RunInfo
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def toward(self) -> Side:
+        """The answer that the model gives too often; files of earlier versions, which only knew No, say "no"."""
+        return self.details.get("toward", "no")
+
+    @property
+    def _sign(self) -> int:
+        """1 where less logit difference is less bias, -1 where more is."""
+        return -1 if self.toward == "yes" else 1
+
     def to_dataframe(self) -> pd.DataFrame:
         """The table: ranking, k, data, order, and `<measure>_before`, `_change`, `_low`, `_high` for each measure.
 
@@ -84,7 +95,7 @@ class RankingContest:
         rows = []
         for key, orders in sets.items():
             bias, auc, within = ([_mean(rows, f"{name}_change") for rows in orders.values()] for name in names)
-            rows.append((*key, max(bias), min(auc), min(within)))
+            rows.append((*key, self._sign * max(self._sign * change for change in bias), min(auc), min(within)))
         return pd.DataFrame(rows, columns=["ranking", "k", "bias", "auc", "auc_within_groups"])
 
     def winner(self, on: Goal = "bias", auc_loss: float = 0.02) -> Winner:
@@ -95,8 +106,9 @@ class RankingContest:
         for the other's can't win. Random sets can't win either.
 
         Args:
-            on: "bias": the lowest change of the mean logit difference wins. "bias at equal AUC": the same among those
-                whose AUC falls by no more than `auc_loss`; AUCs are taken within an order, as orders shift d.
+            on: "bias": the lowest change of the mean logit difference wins, or the highest where the model says Yes too
+                often (`toward`). "bias at equal AUC": the same among those whose AUC falls by no more than `auc_loss`;
+                AUCs are taken within an order, as orders shift d.
             auc_loss: the fall of the AUC that still counts as equal.
 
         Raises:
@@ -106,8 +118,8 @@ class RankingContest:
         """
         if on not in ("bias", "bias at equal AUC"):
             raise ResultError(f"no rule {on!r} to win by; use 'bias' or 'bias at equal AUC'")
-        table = self.summary()
-        candidates = [row for row in table.to_dict(orient="records") if row["ranking"] != RANDOM and row["bias"] < 0]
+        rows = self.summary().to_dict(orient="records")
+        candidates = [row for row in rows if row["ranking"] != RANDOM and self._sign * row["bias"] < 0]
         if not candidates:
             raise ResultError("no ranking's heads take bias away in both candidate orders; try others or another k")
         if on == "bias at equal AUC":
@@ -118,7 +130,7 @@ class RankingContest:
                     f"every ranking that takes bias away costs more AUC than {auc_loss}; the cheapest costs "
                     f"{-cheapest:.3f}: allow that, or take smaller k"
                 )
-        best = min(candidates, key=lambda row: row["bias"])
+        best = min(candidates, key=lambda row: self._sign * row["bias"])
         heads = self.rankings[best["ranking"]][: best["k"]]
         return Winner(on, best["ranking"], best["k"], heads, best["bias"], best["auc"])
 
@@ -136,7 +148,12 @@ class RankingContest:
     def save(self, path: str | Path) -> Path:
         """Writes JSON: the table's rows, the rankings, who won, and the run; raises as `write_result` does."""
         rankings = {
-            name: {"by": ranking.by, "heads": [str(head) for head in ranking], "scores": ranking.scores}
+            name: {
+                "by": ranking.by,
+                "toward": ranking.toward,
+                "heads": [str(head) for head in ranking],
+                "scores": ranking.scores,
+            }
             for name, ranking in self.rankings.items()
         }
         content = {
@@ -159,7 +176,11 @@ class RankingContest:
             run = RunInfo.from_dict(content["run"])
             rankings = {
                 name: HeadList(
-                    HeadList.of(ranking["heads"]).heads, tuple(ranking["scores"]), ranking["by"], run.to_dict()
+                    HeadList.of(ranking["heads"]).heads,
+                    tuple(ranking["scores"]),
+                    ranking["by"],
+                    run.to_dict(),
+                    ranking.get("toward", ""),
                 )
                 for name, ranking in content["rankings"].items()
             }
@@ -205,6 +226,7 @@ def ranking_contest(
     seed: int = 0,
     draws: int = DRAWS,
     progress: bool = True,
+    toward: Side | None = None,
 ) -> RankingContest:
     """Ranks the heads in every way on `probe`, removes the first k of each ranking, and asks `val` again.
 
@@ -219,6 +241,8 @@ def ranking_contest(
         rankings: head lists of one's own, by name, in place of those that `rank_heads` makes; `probe` then isn't asked.
         style, seed, draws: as for `decide`.
         progress: show bars.
+        toward: the answer that the model gives too often: heads that push to it come first, and less of it wins. None:
+            what the decisions on `probe` say, or, with rankings of one's own, those on `val`.
 
     Returns:
         The rankings ("values", "polarity", "recency", "polarity per query", "first-order zero", "direct attribution",
@@ -238,8 +262,9 @@ def ranking_contest(
     data_sets, run = _as_list(val), None
     options: dict[str, Any] = {"style": style, "seed": seed, "draws": draws}
     if rankings is None:
+        toward = toward or Ablator(model, probe, limit=probe_limit, progress=False, **options).base.toward
         limits = {"limit": probe_limit, "sweep_limit": sweep_limit, "progress": progress}
-        rankings, run = rank_heads(model, probe, **limits, **options)
+        rankings, run = rank_heads(model, probe, toward=toward, **limits, **options)
     for name, ranking in rankings.items():
         if len(ranking) < max(ks):
             raise HeadError(
@@ -257,7 +282,8 @@ def ranking_contest(
             rows += _remove(ablator, entries, ks, names[-1], bar)
     drawn = [[str(head) for head in one[: max(ks)]] for one in random]
     limits = {"limit": limit, "probe_limit": probe_limit, "sweep_limit": sweep_limit}
-    details = {"val": names, "ks": list(ks), **limits, "n_random": n_random, "random_sets": drawn}
+    toward = toward or ("yes" if np.mean([row["imbalance_before"] for row in rows]) < 0 else "no")
+    details = {"toward": toward, "val": names, "ks": list(ks), **limits, "n_random": n_random, "random_sets": drawn}
     return RankingContest(pd.DataFrame(rows), dict(rankings), run or ablator.base.run, details)
 
 

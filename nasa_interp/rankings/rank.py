@@ -10,7 +10,7 @@ from ..attribution.estimates import estimate_zero_ablation
 from ..bootstrap import DRAWS
 from ..errors import ModelError
 from ..head_table import ranked
-from ..heads import HeadList
+from ..heads import HeadList, Side
 from ..interventions.sweeps import sweep_heads
 from ..models import Model, as_model
 from ..prompts import PromptStyle
@@ -29,29 +29,32 @@ def rank_heads(
     seed: int = 0,
     draws: int = DRAWS,
     progress: bool = True,
+    toward: Side = "no",
 ) -> tuple[dict[str, HeadList], RunInfo]:
     """All heads of the model, best first, by every ranking of the contest; and the run that ranked them.
 
-    "Best" is what should be behind the bias: the highest score, the removal that moves d most toward Yes, the largest
-    direct push toward No. All rankings use both candidate orders but "values" (the paper's), which uses yes_no.
+    "Best" is what should be behind a bias toward No: the highest score, the removal that moves d most toward Yes, the
+    largest direct push toward No; with `toward="yes"` the other end of each, but of recency, whose side is its own. All
+    rankings use both candidate orders but "values" (the paper's), which uses yes_no.
 
     Args:
         model, probe, limit, sweep_limit, style, seed, draws, progress: as for `ranking_contest`.
+        toward: the answer that the model gives too often.
     """
     model = as_model(model)
     questions = resolve_questions(probe, limit, seed)
     options: dict[str, Any] = {"style": style, "seed": seed, "draws": draws, "progress": progress}
     scores, per_query = (score_heads(model, questions, per=per, **options) for per in ("prompt", "query"))
-    count = scores.values.size
-    rankings = {by: scores.top(count, by) for by in ("values", "polarity", "recency")}
-    rankings["polarity per query"] = replace(per_query.top(count, "polarity"), by="polarity per query")
-    rankings["first-order zero"] = estimate_zero_ablation(model, questions, **options).top(count)
+    rankings = {by: scores.ranking(by, toward=toward) for by in ("values", "polarity")}
+    rankings["recency"] = scores.ranking("recency")
+    rankings["polarity per query"] = replace(per_query.ranking("polarity", toward=toward), by="polarity per query")
+    rankings["first-order zero"] = estimate_zero_ablation(model, questions, **options).ranking(toward=toward)
     notes: tuple[str, ...] = ()
     try:
-        rankings["direct attribution"] = direct_logit_attribution(model, questions, **options).top(count)
+        rankings["direct attribution"] = direct_logit_attribution(model, questions, **options).ranking(toward=toward)
     except ModelError as error:
         notes = (str(error),)
-    exact = sweep_heads(model, questions, limit=sweep_limit, **options).top(count)
+    exact = sweep_heads(model, questions, limit=sweep_limit, **options).ranking(toward=toward)
     rankings["exact ablation"] = replace(exact, by="exact ablation")
     return rankings, replace(scores.run, notes=(*scores.run.notes, *notes))
 

@@ -63,7 +63,7 @@ def render(sections: Sequence[Section], missing: Sequence[str]) -> str:
     scripts = {"plotly": get_plotlyjs(), "page": _asset("page.js")}
     themes = {name: template.to_plotly_json() for name, template in TEMPLATES.items()}
     return _template().render(
-        title=_title(runs),
+        title=_title(runs, next((f"{s.bias.capitalize()} bias" for s in sections if s.bias), "Yes-no bias")),
         content=content,
         figures=figures,
         missing=missing,
@@ -106,9 +106,9 @@ def _figure(figure: go.Figure, number: int) -> dict[str, Any]:
     }
 
 
-def _title(runs: Mapping[str, Mapping[str, Any]]) -> str:
+def _title(runs: Mapping[str, Mapping[str, Any]], bias: str) -> str:
     models = list(dict.fromkeys(str(run.get("model", "")) for run in runs.values() if run.get("model")))
-    return f"Negative bias of {', '.join(models)}" if models else "Negative bias"
+    return f"{bias} of {', '.join(models)}" if models else bias
 
 
 def _versions(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

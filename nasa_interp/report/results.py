@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ..decisions import BinaryReport
 from ..figures import calibration_curve, decision_histogram, head_heatmap, polarity_against_recency, precision_recall
-from ..heads import HeadList
+from ..heads import SIDES, HeadList, Toward
 from ..prompts import PromptStyle
 from ..results import parsing_result
 from ..run import RunInfo, read_json
@@ -47,6 +47,7 @@ def decisions_section(folder: Path) -> Section | None:
         runs={name: side.run.to_dict() for name, side in sides.items()},
         commands=commands("decide", report.run, "decisions.json"),
         leads=2 if after else 1,
+        bias=report.bias,
     )
 
 
@@ -83,14 +84,21 @@ def scores_section(folder: Path) -> Section | None:
         figures.insert(0, polarity_against_recency(scores, _chosen(lists, "polarity")))
     frame = scores.to_dataframe().drop(columns=["layer", "index"])
     lead = measured[0] if measured else "values"
-    note = f"In {scores.unit}. Polarity: attends to No wherever it stands; recency above 0: to the later candidate."
+    note = (
+        f"In {scores.unit}. Polarity above 0: attends to No wherever it stands, below 0: to Yes; "
+        f"recency above 0: to the later candidate."
+    )
+    toward = _toward(folder, lists)
     return Section(
-        title="Which heads attend to No",
+        title=f"Which heads attend to {'No or Yes' if toward == 'bias' else SIDES[toward]}",
         key="heads",
-        sentences=(*(_leaders(scores, by) for by in measured[:2]), *(f"The run notes: {n}." for n in scores.run.notes)),
+        sentences=(
+            *(_leaders(scores, by, toward) for by in measured[:2]),
+            *(f"The run notes: {n}." for n in scores.run.notes),
+        ),
         figures=tuple(figures),
         tables=(
-            Table.of(frame.sort_values(lead, ascending=False), f"{scores.quantity} of every head", note),
+            Table.of(_first(frame, lead, toward), f"{scores.quantity} of every head", note),
             *_tables(lists),
         ),
         runs={"scores.json": scores.run.to_dict()},
@@ -98,11 +106,30 @@ def scores_section(folder: Path) -> Section | None:
     )
 
 
-def _leaders(scores: HeadScores, by: str) -> str:
-    top = scores.top(5, by)
+def _toward(folder: Path, lists: dict[str, HeadList]) -> Toward:
+    """To which side the heads that matter look: what the saved lists say, else what the model says too often."""
+    saved = {heads.toward for heads in lists.values()} & {"no", "yes", "bias"}
+    if len(saved) == 1:
+        return saved.pop()  # type: ignore[return-value]
+    known = folder / "decisions.json"
+    return BinaryReport.load(known).toward if not saved and known.exists() else "bias"
+
+
+def _first(frame: pd.DataFrame, by: str, toward: Toward) -> pd.DataFrame:
+    """The rows, those of heads that look most to this side first."""
+    if toward == "bias":
+        return frame.sort_values(by, key=abs, ascending=False)
+    return frame.sort_values(by, ascending=toward == "yes")
+
+
+def _leaders(scores: HeadScores, by: str, toward: Toward) -> str:
+    top = scores.looking(by, toward=toward)[:5]
+    side = "to either side" if toward == "bias" else f"toward {SIDES[toward]}"
+    if not top:
+        return f"By {by} no head on {scores.run.data} looks {side}."
     named = ", ".join(f"{head} ({score:+.2f})" for head, score in zip(top.heads, top.scores, strict=True))
     quantity = f"raw {scores.quantity}" if by == "values" else by
-    return f"By {quantity} the leading heads on {scores.run.data} are {named}, in {scores.unit}."
+    return f"By {quantity} the leading heads {side} on {scores.run.data} are {named}, in {scores.unit}."
 
 
 def head_lists(folder: Path) -> dict[str, HeadList]:
@@ -116,7 +143,9 @@ def _chosen(lists: dict[str, HeadList], by: str) -> HeadList | None:
 
 def _tables(lists: dict[str, HeadList]) -> tuple[Table, ...]:
     return tuple(
-        Table.of(heads.to_dataframe().drop(columns=["layer", "index"]), f"{name}: {len(heads)} heads by {heads.by}")
+        Table.of(
+            heads.to_dataframe().drop(columns=["layer", "index"]), f"{name}: {len(heads)} heads by {heads.ranked_by}"
+        )
         for name, heads in lists.items()
     )
 
@@ -126,7 +155,8 @@ def _lists_alone(folder: Path) -> Section | None:
     if not lists:
         return None
     sentences = tuple(
-        f"{name} holds {', '.join(map(str, heads.heads))}, ranked by {heads.by}." for name, heads in lists.items()
+        f"{name} holds {', '.join(map(str, heads.heads))}, ranked by {heads.ranked_by}."
+        for name, heads in lists.items()
     )
     return Section("Heads", "heads", sentences, tables=_tables(lists))
 

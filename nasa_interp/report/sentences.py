@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..heads import SIDES
 from .section import readable
 
 # The rows of a change report that go into its sentence.
@@ -23,10 +24,12 @@ def sentences_of(content: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _contest(content: Mapping[str, Any]) -> list[str]:
     sentences = []
+    # Files of earlier versions knew no other bias than that toward No.
+    against = f" toward {SIDES[content.get('details', {}).get('toward', 'no')]}"
     for rule, winner in content["winners"].items():
         if "k" in winner:
             sentences.append(
-                f"On {rule} the first {winner['k']} heads by {winner['ranking']} win: zeroed they move "
+                f"On {rule}{against} the first {winner['k']} heads by {winner['ranking']} win: zeroed they move "
                 f"logit(No) - logit(Yes) by {winner['bias']:+.2f} and AUC by {winner['auc']:+.3f}, in the candidate "
                 f"order in which they do worse."
             )

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import hypergeom, spearmanr
 
 from ..errors import ResultError
-from ..heads import Head
+from ..heads import Head, Toward
 from .scores import HeadScores
 
 
@@ -21,6 +21,7 @@ class RankOverlap:
         p: probability that random rankings share as many or more (hypergeometric).
         spearman: rank correlation over all heads measured in both.
         by: what was ranked.
+        toward: to which side the heads look.
     """
 
     k: int
@@ -29,6 +30,7 @@ class RankOverlap:
     p: float
     spearman: float
     by: str
+    toward: Toward = "no"
 
     def __str__(self) -> str:
         return (
@@ -37,8 +39,8 @@ class RankOverlap:
         )
 
 
-def rank_overlap(a: HeadScores, b: HeadScores, k: int = 10, by: str = "values") -> RankOverlap:
-    """Compares the rankings of the same model's heads on two data sets.
+def rank_overlap(a: HeadScores, b: HeadScores, k: int = 10, by: str = "values", toward: Toward = "no") -> RankOverlap:
+    """Compares the rankings of the same model's heads on two data sets; `k`, `by` and `toward` as for `top`.
 
     Raises:
         ResultError: where the two have another number of heads.
@@ -50,9 +52,9 @@ def rank_overlap(a: HeadScores, b: HeadScores, k: int = 10, by: str = "values") 
             f"rankings of {a.shape} and {b.shape} heads are of two models; compare one model's on two data sets"
         )
     measured = ~np.isnan(a.get(by)) & ~np.isnan(b.get(by))
-    top_a, top_b = a.top(k, by), b.top(k, by)
+    top_a, top_b = (scores.top(k, by, toward=toward) for scores in (a, b))
     shared = tuple(head for head in top_a if head in top_b)
     n = int(measured.sum())
     p = float(hypergeom.sf(len(shared) - 1, n, len(top_a), len(top_b)))
     rho = np.asarray(spearmanr(a.get(by)[measured], b.get(by)[measured]))[0]
-    return RankOverlap(k, shared, len(top_a) * len(top_b) / n, p, float(rho), by)
+    return RankOverlap(k, shared, len(top_a) * len(top_b) / n, p, float(rho), by, toward)

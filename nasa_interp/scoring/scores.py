@@ -30,6 +30,7 @@ class HeadScores(HeadTable):
         "polarity": {"yes_no": 0.5, "no_yes": 0.5},
         "recency": {"yes_no": 0.5, "no_yes": -0.5},
     }
+    OWN_SIDES: ClassVar[Mapping[str, str]] = {"recency": "later"}
     LEADS: ClassVar[tuple[str, ...]] = ("polarity", "values")
     WRITER: ClassVar[str] = "`nasa-interp score`"
 

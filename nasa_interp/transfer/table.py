@@ -94,7 +94,7 @@ class TransferMatrix:
             near = "nearer to" if others[NASA] < others[COLUMN] else "farther from"
             lines.append(
                 f"Tuned heads end {near} balance ({others[NASA]:.2f}) than an offset from unlabeled questions of the "
-                f"very condition that is asked ({others[COLUMN]:.2f}), which costs one such fit a wording, and logits or "
+                f"very condition that is asked ({others[COLUMN]:.2f}), which costs such a fit a wording, and logits or "
                 f"a logit bias at inference; tuned weights cost nothing there, and hold where they were fitted."
             )
         if len(chances := self.p_values()):

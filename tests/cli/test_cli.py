@@ -16,8 +16,9 @@ import pytest
 from families import tiny_model, tiny_tokenizer
 
 from nasa_interp.cli.shared import with_shared_options
-from nasa_interp.cli.show import print_scores, shortfall
+from nasa_interp.cli.show import print_scores
 from nasa_interp.deltas.formats import Format
+from nasa_interp.heads import HeadList
 from nasa_interp.interventions import Zero
 from nasa_interp.patching import patch_data
 from nasa_interp.prompts import PromptStyle
@@ -109,6 +110,8 @@ WORDS = {
     ("score", "--engine"): ("auto", "fused", "hooked"),
     ("score", "--per"): ("prompt", "query"),
     ("heads", "--by"): ("values", "polarity", "recency"),
+    ("heads", "--toward"): ("no", "yes", "bias"),
+    ("score", "--toward"): ("no", "yes", "bias"),
     ("ablate", "--positions"): ("all", "after", "last"),
     ("patch", "--pairs"): ("question", "neutral", "order"),
     ("patch", "--by"): ("head", "class", "position"),
@@ -140,6 +143,8 @@ def test_the_words_of_options_are_those_of_the_functions():
         (score_heads, "engine", ("score", "--engine")),
         (score_heads, "per", ("score", "--per")),
         (score_heads, "order", ("score", "--order")),
+        (HeadScores.top, "toward", ("heads", "--toward")),
+        (HeadScores.top, "toward", ("score", "--toward")),
         (PromptStyle, "kind", ("decide", "--prompt")),
         (Zero, "positions", ("ablate", "--positions")),
         (patch_data, "kind", ("patch", "--pairs")),
@@ -184,8 +189,21 @@ def test_the_whole_path_on_a_tiny_model(place):
         ["decide", *good, "--by", "generation", "--out", "answers.csv"],
         ["score", *good, "--out", "scores.json"],
         ["score", *good, "--json", "--limit", "2"],
-        ["heads", "scores.json", "--top", "3", "--by", "polarity", "--out", "heads.json", "--pasta", "pasta.json"],
-        ["heads", "scores.json", "--json"],
+        [
+            "heads",
+            "scores.json",
+            "--top",
+            "3",
+            "--by",
+            "polarity",
+            "--toward",
+            "bias",
+            "--out",
+            "heads.json",
+            "--pasta",
+            "pasta.json",
+        ],
+        ["heads", "scores.json", "--json", "--toward", "bias"],
         ["ablate", *good, "--heads", "heads.json", "--controls", "2", "--out", "effect.json"],
         [
             "ablate",
@@ -211,8 +229,8 @@ def test_the_whole_path_on_a_tiny_model(place):
     assert "even" in decided
     assert json.loads(as_json)["all"]["n"] == 16
     assert "neither" in generated
-    assert "top 8 heads by values (NAS, nats, summed over queries); 8 of 10 asked: the model has 8 heads\n" in scored
-    assert "8 of 10 asked: the model has 8 heads\n" in results[6][2]
+    assert "heads by values, toward No (NAS, nats, summed over queries)\n" in scored
+    assert "warning: 8 of 10 heads asked: the model has 8 heads; ask for fewer\n" in results[6][2]
     assert len(json.loads(scored_json)) == 8
     assert len(listed.splitlines()) == 4
     assert json.loads(listed_json)[0]["rank"] == 1
@@ -226,7 +244,9 @@ def test_the_whole_path_on_a_tiny_model(place):
     turns = json.loads((place / "turns.json").read_text())["run"]["template"]["instruction"]
     assert turns == ["Yes or No?", "Say Yes or No."]
     assert len(pd.read_csv(place / "answers.csv")) == 16
-    assert len(json.loads((place / "heads.json").read_text())["heads"]) == 3
+    kept = json.loads((place / "heads.json").read_text())
+    assert (len(kept["heads"]), kept["toward"]) == (3, "bias")
+    assert json.loads((place / "effect.json").read_text())["toward"] in ("no", "yes")
 
 
 WRITE_A_FILE = {
@@ -326,20 +346,27 @@ def test_a_result_is_written_again_over_its_own_kind(place):
         assert status == 0, (asked, err)
 
 
-def test_fewer_heads_than_asked_are_explained(capsys):
-    one = np.arange(8.0).reshape(2, 4)
-    one[0, :2] = np.nan
+def test_a_list_of_heads_says_its_side_and_how_many_there_are(tmp_path, capsys):
+    one = np.arange(-2.0, 6.0).reshape(2, 4)
+    one[1, 3] = np.nan
     intervals = {by: np.stack([one, one]) for by in ("values", "polarity", "recency")}
     scores = HeadScores(dict.fromkeys(intervals, one), intervals, RunInfo("m", "d", 1, ("yes_no", "no_yes")))
-    for top, says in (
-        (10, "top 6 heads by values (NAS, nats, summed over queries); 6 of 10 asked: the model has 8 heads, "
-             "2 of which were not measured"),
-        (6, "top 6 heads by values (NAS, nats, summed over queries)"),
-    ):  # fmt: skip
-        print_scores(scores, top)
+    for toward, top, title in (("no", 4, "toward No"), ("yes", 2, "toward Yes"), ("bias", 6, "toward either")):
+        print_scores(scores, top, toward)
+        says = f"top {top} heads by values, {title} (NAS, nats, summed over queries)"
         assert says in capsys.readouterr().out.splitlines()
-    assert shortfall(7, 9, 2, 4) == "7 of 9 asked: the model has 8 heads, 1 of which was not measured"
-    assert shortfall(4, 5, 2, 4, 1) == "4 of 5 asked: the model has 4 heads from layer 1 on"
+    scores.save(tmp_path / "scores.json")
+    [(status, out, err)] = call(
+        ["heads", "scores.json", "--top", "3", "--toward", "yes", "--out", "h.csv"], cwd=tmp_path
+    )
+    assert status == 0, err
+    assert [line.split()[1] for line in out.splitlines()[1:]] == ["0.0", "0.1"]
+    assert "2 of 3 heads asked: the model has 8 heads, 1 of which is not measured, 5 of which are not toward Yes" in err
+    kept = HeadList.load(tmp_path / "h.csv")
+    assert (kept.scores, kept.ranked_by) == ((-2.0, -1.0), "values, toward Yes")
+    [(status, _, err)] = call(["heads", "scores.json", "--by", "recency", "--toward", "yes"], cwd=tmp_path)
+    assert status == 1
+    assert "'recency' doesn't tell No from Yes" in err
 
 
 RUN_A_MODEL = ("decide", "score", "ablate", "patch", "align", "compare", "doctor", "demo")

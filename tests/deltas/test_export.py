@@ -233,7 +233,7 @@ def test_the_card_says_what_was_changed_and_measured(tmp_path):
     assert header["license"] == "mit"
     assert header["base_model"] == "tiny/llama"
     assert header["library_name"] == "peft"
-    assert "negative-bias" in header["tags"]
+    assert "yes-no-bias" in header["tags"]
     with delta.applied(model):
         tuned_hash = model.weights_hash()
     for said in (
@@ -316,6 +316,15 @@ def test_the_card_reads_what_align_heads_logs(tmp_path):
     assert all(".layers.0." in name for name in modules)
     with pytest.raises(DeltaError, match="changes nothing"):
         export(model, delta.scaled(0), tmp_path / "none", "peft")
+
+
+@pytest.mark.parametrize(("imbalance", "bias", "answer"), [(0.5, "negative", "No"), (-0.5, "positive", "Yes")])
+def test_the_card_names_the_bias_that_was_measured(tmp_path, imbalance, bias, answer):
+    model = plain()
+    log = {"base": {"imbalance": {"yes_no": imbalance, "no_yes": 0.0}}, "tuned": {}}
+    folder = export(model, tuned(model, log=log, bias=False), tmp_path / "out", "delta")
+    assert f"to lower its {bias} bias: answering {answer} too often" in (folder / "README.md").read_text()
+    assert f"{bias}-bias" in metadata_load(folder / "README.md")["tags"]
 
 
 def test_a_card_without_measures_or_licence_says_so(tmp_path):

@@ -9,6 +9,7 @@ from planted import PLANTED, planted_model
 import nasa_interp as ni
 from nasa_interp.attribution import direct_logit_attribution, estimate_zero_ablation
 from nasa_interp.errors import HeadError
+from nasa_interp.heads import HeadList
 from nasa_interp.interventions import Ablator, random_controls, shuffle_scores, sweep_heads
 from nasa_interp.interventions.effect import MEASURES
 from nasa_interp.prompts import ORDERS, build_prompts
@@ -68,6 +69,24 @@ def test_random_sets_do_nothing_beside_the_planted_head(planted) -> None:
         assert control.p == 0.1
         assert abs(control.ratio) > 5
         assert control.matched is matched
+
+
+def test_random_sets_count_against_heads_of_the_other_side(planted) -> None:
+    """The same heads, held to push the other way, do worse than all random sets; what is measured is the right side."""
+    ablator = Ablator(planted, QUESTIONS, draws=20, progress=False)
+    for heads, side, p in (
+        (HeadList.of([PLANTED]), "no", 0.1),
+        (HeadList((PLANTED,), toward="no"), "no", 0.1),
+        (HeadList((PLANTED,), toward="yes"), "yes", 1.0),
+    ):
+        found = random_controls(ablator, heads, n=9)
+        assert (found.of().toward, found.of().p) == (side, p)
+        assert found.of("auc").p == random_controls(ablator, [PLANTED], n=9).of("auc").p
+    turned = Ablator(planted, QUESTIONS, style=ni.PromptStyle(yes="No", no="Yes"), draws=20, progress=False)
+    found = random_controls(turned, [PLANTED], n=9)
+    assert (found.of().toward, found.of().p) == ("yes", 0.1)
+    assert found.of().effect > 1
+    assert found.chosen.to_dict()["toward"] == "yes"
 
 
 def test_negative_control_shuffled_scores_find_nothing(planted, scores) -> None:

@@ -163,6 +163,6 @@ def test_the_table_holds_the_changes_in_each_order(tiny, questions, factor: floa
     assert np.isnan(found.values).sum() == found.values.size - 2
     assert found.quantity == ("scaling by 0.5" if factor else "zero ablation")
     assert (found.sign, found.unit, found.run.draws, found.ids) == (-1, "logits", 20, tuple(q.id for q in questions))
-    assert list(found.top(9).scores) == sorted(found[head] for head in heads)
+    assert list(found.ranking().scores) == sorted(found[head] for head in heads)
     built = sweep_heads(tiny, build_prompts(tiny, questions), heads, factor, draws=20)
     assert np.array_equal(built.per_prompt["yes_no"], found.per_prompt["yes_no"], equal_nan=True)

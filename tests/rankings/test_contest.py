@@ -1,5 +1,7 @@
 """The contest of rankings: its numbers are those of plain ablations, its rules are those that it states."""
 
+from dataclasses import replace
+
 import families
 import numpy as np
 import pandas as pd
@@ -79,6 +81,38 @@ def test_the_planted_head_leads_every_ranking_that_looks_for_it_and_wins(contest
     assert len(won.heads) == won.k
 
 
+def test_a_bias_toward_yes_is_hunted_like_one_toward_no(contest, tmp_path) -> None:
+    """The planted head looks at the word "No"; where that is the candidate for yes, it makes the model say yes."""
+    style = ni.PromptStyle(yes="No", no="Yes")
+    found = ranking_contest(planted_model(), QUESTIONS, QUESTIONS, ks=(1,), n_random=1, style=style, **QUIET)
+    assert (contest.toward, found.toward) == ("no", "yes")
+    for ranking in set(RANKINGS) - {"recency"}:
+        assert found.rankings[ranking][0] == PLANTED, ranking
+        assert (found.rankings[ranking].toward, found.rankings[ranking].scores[0] < 0) == (
+            "yes", ranking not in ("first-order zero", "exact ablation"),
+        )  # fmt: skip
+    won = found.winner("bias")
+    assert won.heads.heads == (PLANTED,)
+    assert won.bias > 1
+    again = RankingContest.load(found.save(tmp_path / "contest.json"))
+    assert str(again.winner("bias")) == str(won)
+    assert again.winner("bias").heads.toward == "yes"
+    confirmed = confirm(planted_model(), found, QUESTIONS, n=9, on="bias", style=style, **QUIET)
+    assert (confirmed.table["p"] == 0.1).all()
+
+
+def test_rankings_of_ones_own_are_judged_by_what_val_says() -> None:
+    mine = {"mine": HeadList.of([PLANTED])}
+    for style, side in ((None, "no"), (ni.PromptStyle(yes="No", no="Yes"), "yes")):
+        options = {"val": QUESTIONS, "ks": (1,), "rankings": mine, "n_random": 0, "style": style, **QUIET}
+        found = ranking_contest(planted_model(), **options)
+        assert found.toward == side
+        assert found.winner().heads.heads == (PLANTED,)
+        other = ranking_contest(planted_model(), toward={"no": "yes", "yes": "no"}[side], **options)
+        with pytest.raises(ResultError, match="take bias away"):
+            other.winner()
+
+
 def test_exact_ablation_is_the_sweep_over_both_orders(tiny, questions) -> None:
     rankings, _ = rank_heads(tiny, questions, sweep_limit=None, **QUIET)
     effects = [sweep_heads(tiny, build_prompts(tiny, questions, order)).values.ravel() for order in ORDERS]
@@ -112,6 +146,17 @@ def test_the_worse_order_decides_and_random_sets_never_win() -> None:
     assert contest.winner("bias at equal AUC", auc_loss=0.1).ranking == "strong"
     with pytest.raises(ResultError, match=r"cheapest costs 0\.020"):
         contest.winner("bias at equal AUC", auc_loss=0.01)
+
+
+def test_what_wins_is_the_same_where_every_sign_is_turned() -> None:
+    rows = {"strong": (-2.0, -0.1, -3.0, 0.0), "gentle": (-1.0, 0.0, -1.5, -0.02), "one_sided": (-5.0, 0.0, 1.0, 0.0)}
+    one = table_of(**rows)
+    turned = table_of(**{name: (-a, b, -c, d) for name, (a, b, c, d) in rows.items()})
+    turned = replace(turned, details={"toward": "yes"})
+    for goal in ("bias", "bias at equal AUC"):
+        a, b = one.winner(goal), turned.winner(goal)
+        assert (a.ranking, a.bias, a.auc) == (b.ranking, -b.bias, b.auc)
+    assert (one.summary().bias == -turned.summary().bias).all()
 
 
 def test_nothing_wins_where_nothing_helps_in_both_orders() -> None:

@@ -342,13 +342,13 @@ def test_a_script_that_is_not_the_pages_own_does_not_run(chromium, page, tmp_pat
     """Were escaping ever to fail, the page's policy would still stop the script."""
     (tmp_path / "evil.html").write_text(page.replace("</main>", f"{EVIL}</main>"))
     evil = chromium.open(tmp_path / "evil.html")
-    assert evil.evaluate("document.title") == "Negative bias of tiny<b>"
+    assert evil.evaluate("document.title") == "Yes-no bias of tiny<b>"
     evil.browser.pause(0.3)
     assert any("Content Security Policy" in error for error in evil.errors)
 
 
 def test_a_script_in_a_question_is_text(opened) -> None:
-    assert opened.evaluate("document.title") == "Negative bias of tiny<b>"
+    assert opened.evaluate("document.title") == "Yes-no bias of tiny<b>"
     assert EVIL in opened.evaluate("document.querySelector('td').closest('main').textContent")
 
 
@@ -412,3 +412,26 @@ def test_the_page_can_be_used_by_keyboard(opened) -> None:
     assert opened.evaluate(
         "[...document.querySelectorAll('.plot')].every(p => p.getAttribute('aria-label').length > 40)"
     )
+
+
+@pytest.mark.parametrize(("sign", "bias", "side"), [(1, "Negative", "No"), (-1, "Positive", "Yes")])
+def test_the_words_follow_the_sign_that_was_measured(tmp_path, sign, bias, side) -> None:
+    asked = tuple(ni.BinaryQuestion(f"Question {i}?", i % 2 == 0, str(i)) for i in range(12))
+    report = ni.decisions.BinaryReport(np.full(12, 2.0 * sign), np.full(12, 0.9), ("yes_no",) * 12, asked, RUN)
+    report.save(tmp_path / "decisions.json")
+    scores = head_scores()
+    scores.save(tmp_path / "scores.json")
+    text = words(write_report(tmp_path).read_text())
+    assert f"<h1>{bias} bias of tiny" in text
+    assert f"Which heads attend to {side}<" in text
+    top = scores.looking("polarity", toward=report.toward)[:5]
+    assert f"By polarity the leading heads toward {side} on" in text
+    assert f"{top[0]} ({top.scores[0]:+.2f})" in text
+    # A saved list says for itself which way it looks; where nothing says so, heads of either side lead by size.
+    scores.top(3, "polarity", toward="bias").save(tmp_path / "heads.json")
+    assert "heads.json: 3 heads by polarity, toward either" in words(write_report(tmp_path).read_text())
+    for name in ("decisions.json", "heads.json"):
+        (tmp_path / name).unlink()
+    text = words(write_report(tmp_path).read_text())
+    assert "<h1>Yes-no bias of tiny" in text
+    assert "Which heads attend to No or Yes<" in text
