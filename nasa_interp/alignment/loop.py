@@ -161,18 +161,17 @@ class _Loop:
             tuned.load(initial)
             tried = self._train(tuned, heads, lowest, np.random.default_rng([setting.seed, first]), rate)
             tried = read_text(tried, setting.limits, partial(self._perplexity_ratio, tuned))
-            best = select_checkpoint(tried, setting.limits)
-            checkpoints, refusal = [*checkpoints, *tried], best.refusal(setting.limits)
-            if refusal is None:
+            checkpoints = [*checkpoints, *tried]
+            if (told := _limited(tried, setting.limits)) is None:
                 break
-            tries.append(f"rate {rate:.2g}: at step {best.step} {refusal}")
+            tries.append(f"rate {rate:.2g}: {told}")
         best = select_checkpoint(checkpoints, setting.limits)
         refusal = best.refusal(setting.limits)
         row = _row(heads, before, best, setting.limits, time.perf_counter() - start)
         row["rate"] = best.rate
         row["tried"] = "; ".join(tries)
         if refusal is not None:
-            row["reason"] = f"of {len(tries)} tries none could be kept: {row['tried']}"
+            row["reason"] = f"none of {len(tries)} rates can be kept: {row['tried']}"
         start_row = {**_metrics_row(0, before, None), "rate": math.nan}
         row["checkpoints"] = [start_row]
         row["checkpoints"] += [
@@ -215,6 +214,19 @@ class _Loop:
         tuned.load(checkpoint.state)
         with tuned.inserted():
             return self.reference.ratio(self.setting.model)
+
+
+def _limited(tried: Sequence[Checkpoint], limits: Limits) -> str | None:
+    """Which limit kept tuning at one rate from its target, and at which step; None where none did."""
+    best = select_checkpoint(tried, limits)
+    refused = [checkpoint for checkpoint in tried if checkpoint.refusal(limits) is not None]
+    if best.refusal(limits) is not None:
+        return f"at step {best.step} {best.refusal(limits)}"
+    if best.metrics.within(limits) or not refused:
+        return None
+    worst = min(refused, key=lambda checkpoint: checkpoint.metrics.loss)
+    got = f"imbalance {best.metrics.worst_imbalance:+.2f} at step {best.step}"
+    return f"{got}, at step {worst.step} {worst.refusal(limits)}"
 
 
 def _metrics_row(step: int, metrics: ValidationMetrics, reason: str | None) -> dict[str, Any]:

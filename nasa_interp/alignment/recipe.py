@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import AlignmentError
 from ..objectives import Answer, Objective, OwnDecisions
 
-# What the rate is divided by where nothing could be kept.
+# What the rate is divided by where a limit was passed.
 BACKING_OFF = 3
 
 
@@ -25,7 +25,8 @@ class Recipe:
         patience: how many checkpoints in a row may be no better than the best before tuning stops.
         learning_rate: of Adam, as a share of the root mean square of each slice: weights of one model are several times
             as large as another's, and a step that cures the one breaks the other.
-        retries: how often heads are tuned anew, each time at a third of the rate, where nothing could be kept.
+        retries: how often heads are tuned anew, each time at a third of the rate, where a limit was passed before the
+            target was reached.
         questions: in a step, each asked in both candidate orders.
         probe_questions, val_questions: how many are drawn from the data to tune on and to validate on, evenly from the
             groups; None takes all.

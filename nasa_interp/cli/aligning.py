@@ -1,4 +1,4 @@
-"""Tunes the heads, compares that with other methods, exports the model: `align`, `compare`, `export`."""
+"""Tunes heads, compares that, carries it over, exports it: `align`, `compare`, `transfer`, `export`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +159,52 @@ def compare(
         print_result({**rows, "verdict": comparison.verdict}, True)
         return
     print_result("\n".join((comparison.text(), "", *comparison.verdict)), False)
+
+
+@app.command()
+@with_shared_options
+def transfer(
+    model: ModelArg,
+    *,
+    heads: HeadsOpt,
+    out: Annotated[Path | None, typer.Option(help="run folder; finished cells are kept there")] = None,
+    data: Annotated[str | None, typer.Option(help="labeled questions of your own, asked as one more condition")] = None,
+    methods: Annotated[str | None, typer.Option(help="some methods, with commas between; all by default")] = None,
+    unlabeled: Annotated[
+        int, typer.Option(min=2, help="questions of a condition that a calibration is fitted on")
+    ] = 64,
+    random: Annotated[int, typer.Option(min=0, help="random layer-matched head sets")] = 3,
+    tuning: TuningOptions,
+    json_: JsonOpt = False,
+    seed: SeedOpt = 0,
+    placement: ModelOptions,
+    limit: LimitOpt = None,
+) -> None:
+    """What is a cure worth where it was not fitted? Other kinds of questions, wordings and candidates."""
+    from ..transfer import Condition, builtin_conditions, transfer_matrix
+
+    recipe, limits = tuning.recipe(), tuning.limits()
+    check_out_folder(out, {"transfer.json": "transfer"})
+    chosen, (fitted, asked) = load_heads(heads), builtin_conditions(limit, seed)
+    if data is not None:
+        asked.append(Condition(data, load_data(data, limit, seed)))
+    found = transfer_matrix(
+        placement.load(model),
+        chosen,
+        fitted,
+        asked,
+        methods=None if methods is None else tuple(name.strip() for name in methods.split(",")),
+        n_unlabeled=unlabeled,
+        n_random=random,
+        recipe=recipe,
+        limits=limits,
+        folder=out,
+        seed=seed,
+    )
+    if json_:
+        print_result({"table": found.table.to_dict(orient="records"), "verdict": found.verdict}, True)
+        return
+    print_result(f"{found.summary().round(3).to_string(index=False)}\n\n{found.verdict}", False)
 
 
 @app.command()

@@ -158,8 +158,11 @@ class BinaryReport:
     def toward(self) -> Side:
         """Which answer is given too often: "yes" where the imbalance is below 0, else "no" (also where it is 0 or NaN).
 
-        The heads behind the bias are sought on this side. Whether there is a bias at all is what `bias` says.
+        Without labels: which is given more often. The heads behind the bias are sought on this side. Whether there is a
+        bias at all is what `bias` says.
         """
+        if self.label is None:
+            return "yes" if self.overall.yes_rate > 0.5 else "no"
         return "yes" if self.overall.imbalance < 0 else "no"
 
     @property

@@ -9,6 +9,7 @@ from .methods import method_comparison
 from .rankings import contest_curves, overlap_scatter, polarity_against_recency
 from .save import save_figure
 from .theme import themed
+from .transfer import transfer_heatmap
 from .validation import validation_curves
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "precision_recall",
     "save_figure",
     "themed",
+    "transfer_heatmap",
     "validation_curves",
 ]

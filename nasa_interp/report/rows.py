@@ -17,6 +17,7 @@ from ..figures import (
     head_heatmap,
     method_comparison,
     patch_heatmap,
+    transfer_heatmap,
     validation_curves,
 )
 from ..figures.theme import column
@@ -129,6 +130,11 @@ def _checkpoints(frame: pd.DataFrame, run: Any, location: str) -> go.Figure:
     return validation_curves(frame, run=run)
 
 
+def _transfer(frame: pd.DataFrame, run: Any, location: str) -> go.Figure:
+    texts = frame[["fitted_on", "asked", "method", "variant"]].fillna("")
+    return transfer_heatmap(_numbers(frame).assign(**texts), run=run)
+
+
 def _curve(frame: pd.DataFrame, run: Any, location: str) -> go.Figure:
     return ablation_curve(_numbers(frame), run=run)
 
@@ -164,6 +170,7 @@ def _is_text(value: Any) -> bool:
 
 # The first line whose columns are all present says what to draw. To add a figure, add a line.
 DRAWN: list[tuple[set[str], Figure]] = [
+    ({"fitted_on", "asked", "method", "imbalance", "accuracy"}, _transfer),
     ({"ranking", "k", "data", "order", "mean_logit_difference_change", "auc_change"}, _contest),
     ({"head", "accepted"}, _log),
     ({"head", "step", "kept", "auc", "answer_mass"}, _checkpoints),

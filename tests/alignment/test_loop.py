@@ -47,7 +47,14 @@ def align(model, heads=("1.0", "0.2", "1.3"), probe=None, val=None, **options):
 
 
 RECIPE = Recipe(
-    objective=Balance(), projections="qo", heads_at_once=1, steps=4, check_every=1, learning_rate=0.02, questions=6
+    objective=Balance(),
+    projections="qo",
+    heads_at_once=1,
+    steps=4,
+    check_every=1,
+    learning_rate=0.02,
+    questions=6,
+    retries=0,
 )
 
 
@@ -251,6 +258,34 @@ def test_a_run_goes_on_with_the_same_questions_only(model, tmp_path) -> None:
     turned = [replace(q, label=not q.label) for q in asked(0)]
     with pytest.raises(AlignmentError, match="another questions"):
         align(model, probe=turned, folder=tmp_path)
+
+
+def test_where_a_limit_is_passed_a_smaller_rate_is_tried_and_the_log_says_so(model, monkeypatch) -> None:
+    whole, read = loop_module.TextReference.ratio, []
+
+    def dear_at_the_first_rate(self, model):
+        read.append(whole(self, model))
+        return 2.0 if len(read) <= 2 else 1.0
+
+    monkeypatch.setattr(loop_module.TextReference, "ratio", dear_at_the_first_rate)
+    recipe = replace(RECIPE, heads_at_once=None, steps=2, check_every=1, retries=1)
+    limits = replace(OPEN, imbalance=1.0, perplexity=1.9)
+    # A target that is reached from the start would tune nothing.
+    monkeypatch.setattr(loop_module.ValidationMetrics, "within", lambda self, limits: False)
+    (row,) = align(model, recipe=recipe, limits=limits).rows
+    assert row["accepted"]
+    assert row["rate"] == pytest.approx(0.02 / 3)
+    assert row["tried"].startswith("rate 0.02: at step ")
+    assert "perplexity x 2.0000, over the limit of 1.9" in row["tried"]
+    assert [line["rate"] for line in row["checkpoints"][1:]] == pytest.approx([0.02, 0.02, 0.02 / 3, 0.02 / 3])
+
+
+def test_where_no_rate_helps_the_error_says_what_was_tried(model) -> None:
+    recipe = replace(RECIPE, heads_at_once=None, retries=2)
+    with pytest.raises(
+        NothingKeptError, match=r"none of 3 rates .*rate 0\.02: at step .*rate 0\.0022: at step .*answer mass"
+    ):
+        align(model, recipe=recipe, limits=replace(OPEN, answer_mass=-1.0))
 
 
 def test_a_folder_of_another_run_is_refused(model, tmp_path) -> None:

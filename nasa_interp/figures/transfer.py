@@ -1,0 +1,58 @@
+"""Where a cure holds: methods and what they were fitted on, against what was asked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ..run import RunInfo
+from .theme import captioned, safe
+
+PER_ROW = 30
+
+
+def transfer_heatmap(
+    frame: pd.DataFrame, *, run: RunInfo | Mapping[str, Any] | str, title: str = "Where a cure holds"
+) -> go.Figure:
+    """One cell for each cure and each condition that was asked: how far from balance, and how many right.
+
+    Args:
+        frame: as `TransferMatrix.to_dataframe()` gives it: fitted_on, asked, method, variant, imbalance_yes_no,
+            imbalance_no_yes, imbalance (their mean by size), accuracy.
+        run: where it came from.
+        title: of the figure.
+    """
+    frame = frame.assign(name=[_name(row) for _, row in frame.iterrows()])
+    names, asked = list(dict.fromkeys(frame["name"])), list(dict.fromkeys(frame["asked"]))
+    cells = {(row["name"], row["asked"]): row for _, row in frame.iterrows()}
+    grid = [[cells[n, a]["imbalance"] if (n, a) in cells else None for a in asked] for n in names]
+    text = [[_told(cells[n, a]) if (n, a) in cells else "" for a in asked] for n in names]
+    figure = go.Figure(
+        go.Heatmap(
+            z=grid,
+            x=[safe(a) for a in asked],
+            y=[safe(n) for n in names],
+            text=text,
+            texttemplate="%{text}",
+            textfont={"size": 10},
+            colorscale="Purples",
+            zmin=0,
+            zmax=0.5,
+            colorbar={"title": "imbalance,<br>by size"},
+            hovertemplate="%{y}<br>asked: %{x}<br>%{text}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(autorange="reversed", title=None)
+    figure.update_xaxes(title="asked", side="bottom")
+    note = "In a cell: imbalance with Yes first / with No first, and accuracy. Dark: far from balance."
+    return captioned(figure, title, run, height=180 + PER_ROW * len(names), note=note)
+
+
+def _name(row: Any) -> str:
+    cure = f"{row['method']} {row['variant']}".strip()
+    return f"{cure}, on {row['fitted_on']}" if row["fitted_on"] else cure
+
+
+def _told(row: Any) -> str:
+    return f"{row['imbalance_yes_no']:+.2f} / {row['imbalance_no_yes']:+.2f}, {row['accuracy']:.2f}"
