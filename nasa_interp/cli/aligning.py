@@ -170,9 +170,7 @@ def transfer(
     out: Annotated[Path | None, typer.Option(help="run folder; finished cells are kept there")] = None,
     data: Annotated[str | None, typer.Option(help="labeled questions of your own, asked as one more condition")] = None,
     methods: Annotated[str | None, typer.Option(help="some methods, with commas between; all by default")] = None,
-    unlabeled: Annotated[
-        int, typer.Option(min=2, help="questions of a condition that a calibration is fitted on")
-    ] = 64,
+    unlabeled: Annotated[int, typer.Option(min=2, help="questions of each that calibrations are fitted on")] = 64,
     random: Annotated[int, typer.Option(min=0, help="random layer-matched head sets")] = 3,
     tuning: TuningOptions,
     json_: JsonOpt = False,
