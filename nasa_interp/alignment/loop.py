@@ -217,16 +217,15 @@ class _Loop:
 
 
 def _limited(tried: Sequence[Checkpoint], limits: Limits) -> str | None:
-    """Which limit kept tuning at one rate from its target, and at which step; None where none did."""
-    best = select_checkpoint(tried, limits)
-    refused = [checkpoint for checkpoint in tried if checkpoint.refusal(limits) is not None]
-    if best.refusal(limits) is not None:
-        return f"at step {best.step} {best.refusal(limits)}"
-    if best.metrics.within(limits) or not refused:
+    """Which limit refused the best that tuning at one rate reached, and at which step; None where none did."""
+    kept = select_checkpoint(tried, limits)
+    if kept.refusal(limits) is not None:
+        return f"at step {kept.step} {kept.refusal(limits)}"
+    best = min(tried, key=lambda checkpoint: checkpoint.metrics.loss)
+    if kept.metrics.within(limits) or best.refusal(limits) is None:
         return None
-    worst = min(refused, key=lambda checkpoint: checkpoint.metrics.loss)
-    got = f"imbalance {best.metrics.worst_imbalance:+.2f} at step {best.step}"
-    return f"{got}, at step {worst.step} {worst.refusal(limits)}"
+    got = f"imbalance {kept.metrics.worst_imbalance:+.2f} at step {kept.step}"
+    return f"{got}, and at step {best.step} {best.refusal(limits)}"
 
 
 def _metrics_row(step: int, metrics: ValidationMetrics, reason: str | None) -> dict[str, Any]:

@@ -25,8 +25,8 @@ class Recipe:
         patience: how many checkpoints in a row may be no better than the best before tuning stops.
         learning_rate: of Adam, as a share of the root mean square of each slice: weights of one model are several times
             as large as another's, and a step that cures the one breaks the other.
-        retries: how often heads are tuned anew, each time at a third of the rate, where a limit was passed before the
-            target was reached.
+        retries: how often heads are tuned anew, each time at a third of the rate, where a limit refused the best that
+            was reached, and what was kept is off the target.
         questions: in a step, each asked in both candidate orders.
         probe_questions, val_questions: how many are drawn from the data to tune on and to validate on, evenly from the
             groups; None takes all.
@@ -40,7 +40,7 @@ class Recipe:
     steps: int = 24
     check_every: int = 4
     patience: int = 2
-    learning_rate: float = 0.008
+    learning_rate: float = 0.006
     retries: int = 2
     questions: int = 32
     probe_questions: int | None = 192
