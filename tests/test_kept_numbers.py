@@ -31,7 +31,8 @@ def computed(model):
     yield "sweep", ni.interventions.sweep(model, prompts.select([0, 1]), HEADS, ni.interventions.scale_rows(0.0)).d
     yield "first order", ni.attribution.estimate_zero_ablation(model, val[:2], draws=10).values
     yield "direct", ni.attribution.direct_logit_attribution(model, val[:2], draws=10).values
-    recipe = ni.Recipe(steps=4, check_every=2, questions=8, probe_questions=8, val_questions=8)
+    sizes = {"questions": 8, "probe_questions": 8, "val_questions": 8}
+    recipe = ni.Recipe(steps=4, check_every=2, learning_rate=0.006, retries=0, **sizes)
     run = ni.align_heads(model, HEADS, "builtin:verify#probe", "builtin:verify#val", recipe=recipe, progress=False)
     changes = [after - before for after, before in zip(run.delta.after, run.delta.before, strict=True)]
     yield "tuned", torch.cat([change.flatten()[::97] for change in changes]).numpy()

@@ -16,7 +16,7 @@ import nasa_interp as ni
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-NEWCOMER, STEPS, HOOKED = BLOCKS
+NEWCOMER, STEPS, OFFSETS, HOOKED = BLOCKS
 HUB_ID = r'load_model\("([^"]+/[^"]+)"\)'
 
 
@@ -63,6 +63,8 @@ def test_the_steps_run(tiny, tmp_path, monkeypatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(compile(source, "README.md", "exec"), space)
+        exec(compile(OFFSETS, "README.md", "exec"), space)
+    assert abs(space["report"].calibrated(space["offsets"]).yes_rate - 0.5) < abs(space["report"].yes_rate - 0.5)
     assert isinstance(space["report"], ni.decisions.BinaryReport)
     assert ni.HeadList.load("heads.json") == space["heads"]
     cured = transformers.AutoModelForCausalLM.from_pretrained("cured")
