@@ -60,7 +60,8 @@ Markdown(
 # ## The top ten of each, by polarity
 
 # %%
-pd.DataFrame({name: [str(head) for head in each.top(10, "polarity")] for name, each in scores.items()})
+tops = {name: [str(head) for head in each.top(10, "polarity")] for name, each in scores.items()}
+pd.DataFrame.from_dict(tops, orient="index").T
 
 # %% [markdown]
 # ## Every two of them

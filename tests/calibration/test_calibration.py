@@ -195,8 +195,9 @@ def test_without_labels_what_needs_them_is_undefined_and_says_so(tmp_path) -> No
     effect = ni.ablation_effect(model, questions, ["0.1"], **QUIET)
     assert np.isfinite(effect.mean_logit_difference_change)
     other = [replace(q, question=f"Well? {q.question}", id=f"w{q.id}") for q in asked(12)]
+    recipe = ni.Recipe(objective=ni.alignment.Answer())
     with pytest.raises(QuestionError, match="have no labels"):
-        ni.align_heads(model, ["0.1"], asked(12, labeled=False), other, progress=False)
+        ni.align_heads(model, ["0.1"], asked(12, labeled=False), other, recipe=recipe, progress=False)
     with pytest.raises(QuestionError, match="question '1' has no label, and others have one"):
         ni.decide(model, [*asked(1), replace(asked(2)[1], label=None)], progress=False)
 
