@@ -61,7 +61,7 @@ Markdown(
 
 # %%
 tops = {name: [str(head) for head in each.top(10, "polarity")] for name, each in scores.items()}
-pd.DataFrame.from_dict(tops, orient="index").T
+pd.DataFrame.from_dict(tops, orient="index").transpose()
 
 # %% [markdown]
 # ## Every two of them
