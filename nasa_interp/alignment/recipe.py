@@ -75,6 +75,11 @@ class Recipe:
             return self
         return replace(self, objective=Answer() if labeled else OwnDecisions())
 
+    def without_labels(self) -> "Recipe":
+        """The recipe for questions without labels: an objective that needs them gives way to the default one."""
+        needed = self.objective is not None and "labels" in self.objective.reads
+        return replace(self, objective=None) if needed else self
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the objective as its repr."""
         return {**asdict(self), "objective": repr(self.objective)}

@@ -168,10 +168,15 @@ def transfer(
     *,
     heads: HeadsOpt,
     out: Annotated[Path | None, typer.Option(help="run folder; finished cells are kept there")] = None,
-    data: Annotated[str | None, typer.Option(help="labeled questions of your own, asked as one more condition")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="labeled questions of your own, asked too; may be given again")
+    ] = None,
     methods: Annotated[str | None, typer.Option(help="some methods, with commas between; all by default")] = None,
     unlabeled: Annotated[int, typer.Option(min=2, help="questions of each that calibrations are fitted on")] = 64,
-    random: Annotated[int, typer.Option(min=0, help="random layer-matched head sets")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="seeds that the heads are tuned with")] = 1,
+    random: Annotated[
+        str, typer.Option(help="random layer-matched head sets, or with commas one number a condition, such as 19,3,3")
+    ] = "3",
     tuning: TuningOptions,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
@@ -184,8 +189,7 @@ def transfer(
     recipe, limits = tuning.recipe(), tuning.limits()
     check_out_folder(out, {"transfer.json": "transfer"})
     chosen, (fitted, asked) = load_heads(heads), builtin_conditions(limit, seed)
-    if data is not None:
-        asked.append(Condition(data, load_data(data, limit, seed)))
+    asked += [Condition(name, load_data(name, limit, seed)) for name in data or ()]
     found = transfer_matrix(
         placement.load(model),
         chosen,
@@ -193,7 +197,8 @@ def transfer(
         asked,
         methods=None if methods is None else tuple(name.strip() for name in methods.split(",")),
         n_unlabeled=unlabeled,
-        n_random=random,
+        seeds=tuple(range(seed, seed + seeds)),
+        n_random=_counts(random),
         recipe=recipe,
         limits=limits,
         folder=out,
@@ -203,6 +208,17 @@ def transfer(
         print_result({"table": found.table.to_dict(orient="records"), "verdict": found.verdict}, True)
         return
     print_result(f"{found.summary().round(3).to_string(index=False)}\n\n{found.verdict}", False)
+
+
+def _counts(text: str) -> int | list[int]:
+    """One number of random sets for all, or one for each condition."""
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = [-1]
+    if min(counts) < 0:
+        raise NasaInterpError(f"--random {text!r} is no number of head sets; give one such as 3, or one each: 19,3,3")
+    return counts[0] if len(counts) == 1 else counts
 
 
 @app.command()

@@ -19,7 +19,7 @@ from ..run import jsonable, read_json, write_json
 from ..session import describe_run
 from ..torch_defaults import under_torch_defaults
 from .methods import METHODS, ComparisonSetting, Methods, random_sets
-from .table import BASE, NASA, PARTS, RANDOM, Comparison, Entry, entry_name
+from .table import BASE, LORA, NASA, PARTS, RANDOM, Comparison, Entry, entry_name
 
 
 @under_torch_defaults
@@ -103,8 +103,8 @@ def _check_methods(model: Model, methods: Sequence[str] | None, seeds: Sequence[
     """The methods that were named; by default all that the model takes."""
     if methods is None:
         # PEFT puts its factors into a plain model's modules.
-        methods = [name for name in METHODS if name != "lora" or model.has_hf]
-    elif "lora" in methods and not model.has_hf:
+        methods = [name for name in METHODS if not name.startswith(LORA) or model.has_hf]
+    elif any(name.startswith(LORA) for name in methods) and not model.has_hf:
         raise AlignmentError(
             f"a LoRA needs a plain transformers model, and {model.name} runs through hooks: {model.why_hooked}; leave "
             f"'lora' out of the methods"

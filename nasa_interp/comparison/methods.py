@@ -12,6 +12,7 @@ import numpy as np
 
 from ..alignment.loop import PASSAGES, align_heads
 from ..alignment.setting import Setting
+from ..calibration import Calibration, calibrate, fit_calibration
 from ..decisions import BinaryReport, average_orders, report_decisions
 from ..deltas.delta import HeadDelta
 from ..errors import HeadError, NothingKeptError
@@ -20,15 +21,18 @@ from ..heads import HeadList
 from ..interventions import random_heads
 from ..models import Model
 from ..questions import QuestionList, check_apart, check_labeled
+from ..questions.registry import CONTENT_FREE
 from ..questions.resolve import resolve_questions
 from ..run import digest_of
 from ..session import PromptSet
 from .baselines import Offset, best_factor, scaled_heads
 from .lora import fit_lora
-from .table import NASA, RANDOM, Entry, entry_name
+from .table import CALIBRATION, FREE, LORA, NASA, RANDOM, UNLABELED, Entry, entry_name
 
-METHODS = ("offset", "offset per order", "average", "average and offset", "zero", "scale", "lora", RANDOM, NASA)
-
+METHODS = (
+    "offset", "offset per order", CALIBRATION, FREE, "average", "average and offset", "zero", "scale", LORA,
+    f"{LORA} {UNLABELED}", RANDOM, f"{NASA} {UNLABELED}", NASA,
+)  # fmt: skip
 
 # Draws per random set asked for, as some repeat an earlier set.
 TRIES = 50
@@ -92,6 +96,13 @@ class ComparisonSetting:
     def model(self) -> Model:
         """The base model."""
         return self.tuning.model
+
+    @cached_property
+    def unlabeled_tuning(self) -> Setting:
+        """What is tuned where nobody knows the answers."""
+        t = self.tuning
+        probe, val = self.probe.without_labels(), self.val.without_labels()
+        return Setting.of(t.model, t.heads, probe, val, t.recipe.without_labels(), t.limits, t.style, t.seed)
 
     @cached_property
     def base_hash(self) -> str:
@@ -175,12 +186,18 @@ class Methods:
             ],
             "zero": [Run("zero", "", self._zero)],
             "scale": [Run("scale", "", self._scale)],
-            "lora": [Run("lora", "", self._lora)],
+            CALIBRATION: [Run(CALIBRATION, "", self._calibration)],
+            FREE: [Run(FREE, "", self._content_free)],
         }
+        for name, labels in ((LORA, True), (f"{LORA} {UNLABELED}", False)):
+            plan[name] = [Run(name, "", partial(self._lora, name, labels))]
         heads, seed = self.setting.tuning.heads, self.setting.tuning.seed
         sets = [(f"set {index}", drawn) for index, drawn in enumerate(self.random)]
         plan[RANDOM] = [Run(RANDOM, name, partial(self._nasa, RANDOM, name, drawn, seed)) for name, drawn in sets]
-        plan[NASA] = [Run(NASA, f"seed {s}", partial(self._nasa, NASA, f"seed {s}", heads, s)) for s in self.seeds]
+        for name, labels in ((NASA, True), (f"{NASA} {UNLABELED}", False)):
+            plan[name] = [
+                Run(name, f"seed {s}", partial(self._nasa, name, f"seed {s}", heads, s, labels)) for s in self.seeds
+            ]
         return [run for method in METHODS if method in methods for run in plan[method]]
 
     def _offset(self, method: str, by_order: bool = False, mean: bool = False) -> Entry:
@@ -194,6 +211,20 @@ class Methods:
     def _average(self) -> Entry:
         return Entry("average", "", average_orders(self.base), seconds=0.0)
 
+    def _calibration(self) -> Entry:
+        start, prompts = time.perf_counter(), self.setting.val_prompts.batches[0]
+        one = fit_calibration(self.validated, prompts)
+        return self._shifted(CALIBRATION, one, time.perf_counter() - start)
+
+    def _content_free(self) -> Entry:
+        start, setting = time.perf_counter(), self.setting
+        one = calibrate(setting.model, CONTENT_FREE, style=setting.tuning.style, draws=1, progress=False)
+        return self._shifted(FREE, one, time.perf_counter() - start)
+
+    def _shifted(self, method: str, one: Calibration, seconds: float) -> Entry:
+        fitted = {f"offset {order}": value for order, value in one.offsets.items()}
+        return Entry(method, "", one.apply(self.base), seconds=seconds, fitted=fitted)
+
     def _zero(self) -> Entry:
         return self._changed("zero", "", self._scaled(0.0), 0.0, {"factor": 0.0})
 
@@ -206,24 +237,24 @@ class Methods:
     def _scaled(self, factor: float) -> HeadDelta:
         return scaled_heads(self.setting.model, self.setting.tuning.heads, factor, self.setting.base_hash)
 
-    def _lora(self) -> Entry:
+    def _lora(self, method: str, labels: bool) -> Entry:
         setting = self.setting
-        lora = fit_lora(setting.tuning, setting.val_reference)
+        lora = fit_lora(setting.tuning if labels else setting.unlabeled_tuning, setting.val_reference)
         rate = next((row["learning_rate"] for row in lora.tried if row["taken"]), "none: all were refused")
         share = lora.n_trained / sum(parameter.numel() for parameter in setting.model.module.parameters())
         report, text = setting.measure(lora.applied(setting.model))
         fitted = {"rank": lora.rank, "learning rate": rate, "tried": list(lora.tried)}
-        return Entry("lora", "", report, lora.n_trained, share, text, lora.seconds, fitted)
+        return Entry(method, "", report, lora.n_trained, share, text, lora.seconds, fitted)
 
-    def _nasa(self, method: str, variant: str, heads: HeadList, seed: int) -> Entry:
+    def _nasa(self, method: str, variant: str, heads: HeadList, seed: int, labels: bool = True) -> Entry:
         setting, start = self.setting, time.perf_counter()
-        tuning, folder = setting.tuning, self.folder and self.folder / entry_name(method, variant) / "tuning"
+        folder = self.folder and self.folder / entry_name(method, variant) / "tuning"
+        tuning = setting.tuning if labels else setting.unlabeled_tuning
+        data = [questions if labels else questions.without_labels() for questions in (setting.probe, setting.val)]
         options = {"recipe": tuning.recipe, "limits": tuning.limits, "style": tuning.style, "texts": setting.val_texts}
         names = " ".join(str(head) for head in heads)
         try:
-            alignment = align_heads(
-                setting.model, heads, setting.probe, setting.val, **options, folder=folder, seed=seed, progress=False
-            )
+            alignment = align_heads(setting.model, heads, *data, **options, folder=folder, seed=seed, progress=False)
         except NothingKeptError as error:
             # A result too: the model stays as it is.
             empty = HeadDelta(setting.base_hash, setting.model.name, heads, (), (), ())

@@ -20,7 +20,8 @@ from ..run import RunInfo, read_json
 from .verdict import verdict_of
 
 NAME, PARTS = "compare.json", "compare"
-BASE, NASA, RANDOM = "base", "nasa", "random heads"
+BASE, NASA, RANDOM, LORA = "base", "nasa", "random heads", "lora"
+CALIBRATION, FREE, UNLABELED = "calibration", "content-free", "without labels"
 
 DIFFERENCES = ("recovered", "accuracy", "auc_within_orders")
 _ENDS = ("_low", "_high")

@@ -9,6 +9,8 @@ import pandas as pd
 WITHOUT_WEIGHTS = {
     "offset": "one offset for all answers",
     "offset per order": "an offset for each candidate order",
+    "calibration": "an offset for each order from questions without labels",
+    "content-free": "an offset for each order from content-free texts",
     "average": "averaging both candidate orders",
     "average and offset": "averaging both candidate orders with an offset",
 }
@@ -44,6 +46,8 @@ def verdict_of(summary: pd.DataFrame, differences: pd.DataFrame) -> tuple[str, .
         sentences.append(_turned_down(best, against[best], aucs[best], on))
     if "lora" in rows:
         sentences.append(_lora(rows, against["lora"], on))
+    if "nasa without labels" in rows:
+        sentences.append(_unlabeled(rows, against["nasa without labels"], on))
     if "random heads" in rows:
         sentences.append(_random(rows, against["random heads"], on))
     return tuple(sentences)
@@ -118,6 +122,14 @@ def _lora(rows: dict[str, Any], row: dict[str, Any], on: str) -> str:
     if _sign(row) > 0:
         return result + "Prefer NASA."
     return result + "Neither is shown to be better; NASA's change stays in few heads and can be read head by head."
+
+
+def _unlabeled(rows: dict[str, Any], row: dict[str, Any], on: str) -> str:
+    without = rows["nasa without labels"]
+    return (
+        f"Tuned without labels the same heads give {row['other']:+.2f}, imbalance {_imbalances(without)}; NASA with "
+        f"labels is {_apart(row, on)}."
+    )
 
 
 def _random(rows: dict[str, Any], row: dict[str, Any], on: str) -> str:

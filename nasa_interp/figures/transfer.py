@@ -18,8 +18,8 @@ def transfer_heatmap(
     """One cell for each cure and each condition that was asked: how far from balance, and how many right.
 
     Args:
-        frame: as `TransferMatrix.to_dataframe()` gives it: fitted_on, asked, method, variant, imbalance_yes_no,
-            imbalance_no_yes, imbalance (their mean by size), accuracy.
+        frame: as `TransferMatrix.cells()` gives it: fitted_on, asked, method, imbalance_yes_no, imbalance_no_yes,
+            imbalance (their mean by size), accuracy; runs, of which these are medians.
         run: where it came from.
         title: of the figure.
     """
@@ -50,7 +50,7 @@ def transfer_heatmap(
 
 
 def _name(row: Any) -> str:
-    cure = f"{row['method']} {row['variant']}".strip()
+    cure = row["method"] if row["runs"] == 1 else f"{row['method']} (median of {row['runs']})"
     return f"{cure}, on {row['fitted_on']}" if row["fitted_on"] else cure
 
 

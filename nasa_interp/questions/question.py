@@ -1,7 +1,7 @@
 """A question whose right answer is yes or no: the value that this package is about."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import QuestionError
 
@@ -55,3 +55,7 @@ class QuestionList(list[BinaryQuestion]):
     def __init__(self, questions: Iterable[BinaryQuestion], name: str):
         super().__init__(questions)
         self.name = name
+
+    def without_labels(self) -> "QuestionList":
+        """The same questions as if nobody knew their answers."""
+        return QuestionList((replace(question, label=None) for question in self), f"{self.name}, unlabeled")

@@ -131,7 +131,7 @@ def _checkpoints(frame: pd.DataFrame, run: Any, location: str) -> go.Figure:
 
 
 def _transfer(frame: pd.DataFrame, run: Any, location: str) -> go.Figure:
-    texts = frame[["fitted_on", "asked", "method", "variant"]].fillna("")
+    texts = frame[["fitted_on", "asked", "method"]].fillna("")
     return transfer_heatmap(_numbers(frame).assign(**texts), run=run)
 
 
@@ -170,7 +170,7 @@ def _is_text(value: Any) -> bool:
 
 # The first line whose columns are all present says what to draw. To add a figure, add a line.
 DRAWN: list[tuple[set[str], Figure]] = [
-    ({"fitted_on", "asked", "method", "imbalance", "accuracy"}, _transfer),
+    ({"fitted_on", "asked", "method", "runs", "accuracy"}, _transfer),
     ({"ranking", "k", "data", "order", "mean_logit_difference_change", "auc_change"}, _contest),
     ({"head", "accepted"}, _log),
     ({"head", "step", "kept", "auc", "answer_mass"}, _checkpoints),

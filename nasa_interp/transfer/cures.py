@@ -1,5 +1,6 @@
 """The cures that are carried over: fitted in one condition, applied while others are asked."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from ..alignment import Limits, Recipe, align_heads
 from ..alignment.setting import Setting
 from ..calibration import Calibration
 from ..comparison.lora import fit_lora
+from ..comparison.table import FREE, LORA, NASA, RANDOM, UNLABELED
 from ..decisions import BinaryReport
 from ..deltas.delta import HeadDelta
 from ..errors import NothingKeptError
@@ -21,11 +23,12 @@ from ..models import Model
 from ..questions import QuestionList
 from .conditions import Condition
 
-BASE, NASA, RANDOM = "as it is", "nasa", "random heads"
-ROW, COLUMN, FREE = "the row's calibration", "the column's calibration", "content-free"
-UNLABELED = "without labels"
+BASE, ROW, COLUMN = "as it is", "the row's calibration", "the column's calibration"
+THEN = ", calibrated"
+"""Behind a tuned method: with an offset from the column's unlabeled questions on top."""
 METHODS = (
-    BASE, NASA, f"{NASA} {UNLABELED}", "lora", f"lora {UNLABELED}", RANDOM, ROW, COLUMN, FREE,
+    BASE, NASA, f"{NASA}{THEN}", f"{NASA} {UNLABELED}", f"{NASA} {UNLABELED}{THEN}", LORA, f"{LORA} {UNLABELED}",
+    RANDOM, ROW, COLUMN, FREE,
 )  # fmt: skip
 
 
@@ -37,70 +40,70 @@ class Tuning:
         model: the base model.
         recipe, limits: of NASA; the others get the same.
         text: what the base model expects on the text that limits what is kept.
-        seed: of the tuning.
     """
 
     model: Model
     recipe: Recipe
     limits: Limits
     text: TextReference
-    seed: int
 
 
 Cure = Callable[[], Any]
 """Makes a context manager, inside which the model is cured; it yields the model and plain facts about the fit."""
 
 
-def tuned(tuning: Tuning, heads: HeadList, on: Condition, labels: bool, folder: Path | None) -> Cure:
+def tuned(tuning: Tuning, heads: HeadList, on: Condition, labels: bool, seed: int, folder: Path | None) -> Cure:
     """Heads tuned in this condition; where nothing can be kept, the model as it is."""
 
     @contextmanager
     def cure() -> Iterator[tuple[Model, dict[str, Any]]]:
-        probe, val = (questions_for(q, labels) for q in (on.questions, on.held_out))
-        options: dict[str, Any] = {"recipe": tuning.recipe, "limits": tuning.limits, "style": on.style}
+        start = time.perf_counter()
+        probe, val, recipe = _fitted_on(tuning, on, labels)
+        options: dict[str, Any] = {"recipe": recipe, "limits": tuning.limits, "style": on.style}
         try:
-            run = align_heads(
-                tuning.model, heads, probe, val, **options, folder=folder, seed=tuning.seed, progress=False
-            )
+            run = align_heads(tuning.model, heads, probe, val, **options, folder=folder, seed=seed, progress=False)
             delta, kept = run.delta, {"kept": sum(row["accepted"] for row in run.rows)}
         except NothingKeptError as error:
             base = tuning.model.weights_hash()
             delta, kept = HeadDelta(base, tuning.model.name, heads, (), (), ()), {"kept": 0, "reason": str(error)}
         facts = {"heads": " ".join(map(str, heads)), "weights": delta.n_changed, **kept}
+        facts["seconds"] = time.perf_counter() - start
         with delta.applied(tuning.model, check=False):
             yield tuning.model, facts | {"perplexity_ratio": tuning.text.ratio(tuning.model)}
 
     return cure
 
 
-def lora(tuning: Tuning, heads: HeadList, on: Condition, labels: bool) -> Cure:
+def lora(tuning: Tuning, heads: HeadList, on: Condition, labels: bool, seed: int) -> Cure:
     """A LoRA trained in this condition for as many steps as the heads get."""
 
     @contextmanager
     def cure() -> Iterator[tuple[Model, dict[str, Any]]]:
-        probe, val = (questions_for(q, labels) for q in (on.questions, on.held_out))
-        setting = Setting.of(tuning.model, heads, probe, val, tuning.recipe, tuning.limits, on.style, tuning.seed)
+        start = time.perf_counter()
+        probe, val, recipe = _fitted_on(tuning, on, labels)
+        setting = Setting.of(tuning.model, heads, probe, val, recipe, tuning.limits, on.style, seed)
         fitted = fit_lora(setting, tuning.text)
         facts = {"weights": fitted.n_trained, "tried": list(fitted.tried), "kept": int(fitted.state is not None)}
+        facts["seconds"] = time.perf_counter() - start
         with fitted.applied(tuning.model) as model:
             yield model, facts | {"perplexity_ratio": tuning.text.ratio(model)}
 
     return cure
 
 
-def questions_for(questions: QuestionList, labels: bool) -> QuestionList:
-    """The questions, with their labels or without."""
+def _fitted_on(tuning: Tuning, on: Condition, labels: bool) -> tuple[QuestionList, QuestionList, Recipe]:
+    """The questions to tune on and to validate on, and the recipe for them."""
     if labels:
-        return questions
-    return QuestionList((replace(question, label=None) for question in questions), f"{questions.name}, unlabeled")
+        return on.questions, on.held_out, tuning.recipe
+    return on.questions.without_labels(), on.held_out.without_labels(), tuning.recipe.without_labels()
 
 
-def shifted(report: BinaryReport, calibration: Calibration | None, told: str) -> BinaryReport:
+def shifted(report: BinaryReport, calibration: Calibration, told: str) -> BinaryReport:
     """The decisions less offsets that were fitted elsewhere; an order without one stays as it is.
 
     `Calibration.apply` refuses other wordings than its own: what that would do is measured here.
     """
-    offsets = {} if calibration is None else {str(order): c for order, c in calibration.offsets.items()}
+    offsets = {str(order): offset for order, offset in calibration.offsets.items()}
     shift = np.array([offsets.get(order, 0.0) for order in report.order])
     run = replace(report.run, notes=(*report.run.notes, f"{told}: d less {dict(offsets)}"))
     return replace(report, logit_differences=report.logit_differences - shift, run=run)
@@ -113,6 +116,5 @@ def parts(questions: QuestionList, n: int, seed: int) -> tuple[QuestionList, Que
     chosen: Sequence[Any] = sample_questions(questions, n, seed)
     ids = {q.id for q in chosen}
     rest = [q for q in questions if q.id not in ids]
-    return questions_for(QuestionList(chosen, f"{n} of {questions.name}"), False), QuestionList(
-        rest, f"{questions.name} less {n}"
-    )
+    aside = QuestionList(chosen, f"{n} of {questions.name}").without_labels()
+    return aside, QuestionList(rest, f"{questions.name} less {n}")

@@ -1,7 +1,8 @@
 """Every cure fitted in one condition after another, and asked in all others."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,20 @@ from ..bootstrap import DRAWS
 from ..calibration import Calibration, calibrate
 from ..comparison.compare import Finished
 from ..comparison.methods import random_sets
-from ..comparison.table import Entry
+from ..comparison.table import FREE, LORA, NASA, RANDOM, UNLABELED, Entry
 from ..decisions import BinaryReport, report_decisions
 from ..errors import AlignmentError, QuestionError
 from ..evaluation import TextReference, plain_text
 from ..heads import HeadList
 from ..models import Model, as_model
+from ..prompts import PromptStyle
 from ..questions import check_apart, check_labeled
 from ..questions.registry import CONTENT_FREE
 from ..run import digest_of
 from ..session import PromptSet, describe_run
 from ..torch_defaults import under_torch_defaults
 from .conditions import Condition, builtin_conditions
-from .cures import BASE, COLUMN, FREE, METHODS, NASA, RANDOM, ROW, UNLABELED, Cure, Tuning, lora, parts, shifted, tuned
+from .cures import BASE, COLUMN, METHODS, ROW, THEN, Cure, Tuning, lora, parts, shifted, tuned
 from .table import TransferMatrix, row_of
 
 # Passages of the built-in validation text that limit what is kept, as in `align_heads`.
@@ -40,7 +42,8 @@ def transfer_matrix(
     *,
     methods: Sequence[str] | None = None,
     n_unlabeled: int = 64,
-    n_random: int = 3,
+    seeds: Sequence[int] = (0,),
+    n_random: int | Sequence[int] = 3,
     recipe: Recipe | None = None,
     limits: Limits | None = None,
     limit: int | None = None,
@@ -59,11 +62,13 @@ def transfer_matrix(
             nothing looks at, and the others are asked.
         methods: some of `METHODS`; None takes all that the model takes.
         n_unlabeled: questions that a calibration is fitted on, of the row or of the column.
-        n_random: random sets of as many heads from the same layers, tuned with labels.
+        seeds: that NASA is tuned with, with labels and without; all else takes the first.
+        n_random: random sets of as many heads from the same layers, tuned with labels; one number for all conditions
+            that are fitted on, or one for each. More methods, seeds and sets can be added to a folder later.
         recipe, limits: of NASA; the LoRA and the random sets get the same.
         limit: with the built-in conditions, so many test questions each.
         folder: where finished cells are kept, so that a killed run goes on, and where the result is written.
-        seed: of all draws. draws: of the bootstrap.
+        seed: of what is set aside and which heads are random. draws: of the bootstrap.
         progress: a bar over cures.
 
     Returns:
@@ -71,7 +76,8 @@ def transfer_matrix(
 
     Raises:
         QuestionError: questions that something is fitted on and that are asked, or too few to set some aside.
-        AlignmentError: an unknown method, or a folder of another matrix.
+        AlignmentError: an unknown method, no seed, numbers of random sets for other conditions, or a folder of another
+            matrix.
 
     Source: ours.
     """
@@ -80,24 +86,31 @@ def transfer_matrix(
     defaults = builtin_conditions(limit, seed) if fitted is None or asked is None else ([], [])
     rows, columns = list(defaults[0] if fitted is None else fitted), list(defaults[1] if asked is None else asked)
     _check_conditions(rows, columns, n_unlabeled)
+    counts = _check_counts(n_random, rows)
+    if not seeds:
+        raise AlignmentError("heads need a seed to be tuned with; give one or more, such as seeds=(0,)")
     heads = HeadList.of(heads).check(model.n_layers, model.n_heads)
     recipe, limits = recipe or Recipe(), limits or Limits()
     digest = {
         "base": model.weights_hash(), "heads": [str(h) for h in heads], "recipe": recipe.to_dict(), "seed": seed,
-        "limits": limits.to_dict(), "n_unlabeled": n_unlabeled, "n_random": n_random, "draws": draws,
+        "limits": limits.to_dict(), "n_unlabeled": n_unlabeled, "draws": draws,
         "conditions": [[c.name, digest_of(c.questions), c.style.to_dict()] for c in (*rows, *columns)],
     }  # fmt: skip
     finished = Finished(folder, digest, "transfer")
     matrix = _Matrix(model, columns, finished, n_unlabeled, seed, draws)
-    tuning = Tuning(model, recipe, limits, TextReference.of(model, plain_text("val")[:PASSAGES], progress=False), seed)
+    tuning = Tuning(model, recipe, limits, TextReference.of(model, plain_text("val")[:PASSAGES], progress=False))
     table = [row_of("", column.name, matrix.base(column)) for column in columns]
     table += matrix.calibrated(rows, chosen)
-    sets = random_sets(model, heads, n_random, seed) if RANDOM in chosen and n_random else ()
-    plan = [cure for row in rows for cure in _cures(tuning, heads, sets, row, chosen, finished.parts)]
+    most = max(counts, default=0) if RANDOM in chosen else 0
+    sets = random_sets(model, heads, most, seed) if most else ()
+    # What is compared comes before the many random sets, so that a killed run has it.
+    plan = [cure for row in rows for cure in _cures(tuning, heads, row, chosen, seeds, finished.parts)]
+    for row, count in zip(rows, counts, strict=True):
+        plan += _controls(tuning, sets[:count], row, seeds[0], finished.parts)
     with tqdm(plan, desc="transfer", unit="cure", disable=not progress) as bar:
         for row, method, variant, cure in bar:
             bar.set_postfix_str(f"{method} {variant} on {row.name}")
-            table += matrix.cured(row, method, variant, cure)
+            table += matrix.cured(row, method, variant, cure, f"{method}{THEN}" in chosen)
     run = describe_run(model, matrix.prompts[columns[0].name][1], start, model.engine)
     result = TransferMatrix.of(table, run, {key: digest[key] for key in ("heads", "recipe", "limits", "seed")})
     if folder is not None:
@@ -111,6 +124,7 @@ class _Matrix:
     def __init__(self, model: Model, columns: Sequence[Condition], finished: Finished, n: int, seed: int, draws: int):
         self.model, self.columns, self.finished = model, columns, finished
         self.n, self.seed, self.draws = n, seed, draws
+        self.untuned: dict[str, Entry] = {}
         self.prompts: dict[str, tuple[PromptSet, PromptSet]] = {}
         for column in columns:
             aside, rest = (
@@ -120,55 +134,57 @@ class _Matrix:
             self.prompts[column.name] = aside, rest
 
     def base(self, column: Condition) -> Entry:
-        """The untuned model's decisions on the column's questions."""
-        asked = self.prompts[column.name][1]
-        return self._cell("base", column, BASE, "", lambda: self._decide(self.model, asked), {})
+        """The untuned model's decisions on the column's questions, which are asked once."""
+        if column.name not in self.untuned:
+            asked = self.prompts[column.name][1]
+            make = partial(self._decide, self.model, asked)
+            self.untuned[column.name] = self._cell("base", column, BASE, "", make, {})
+        return self.untuned[column.name]
 
     def calibrated(self, rows: Sequence[Condition], chosen: Sequence[str]) -> list[dict[str, Any]]:
         """The cells of all methods that only shift d."""
         table = []
         for column in self.columns:
-            base, (aside, _) = self.base(column).report, self.prompts[column.name]
-            options: dict[str, Any] = {"style": column.style, "seed": self.seed, "draws": 1, "progress": False}
-            fits = {COLUMN: aside.questions, FREE: CONTENT_FREE}
+            fits = {COLUMN: self.prompts[column.name][0].questions, FREE: CONTENT_FREE}
             for method in (method for method in fits if method in chosen):
-                data = fits[method]
-                entry = self._cell(
-                    "", column, method, "", lambda d=data, o=options, b=base: shifted(b, self._fit(d, o), "offset"), {}
-                )
-                table.append(row_of("", column.name, entry))
+                offsets = partial(self._fit, self.model, fits[method], column.style)
+                table.append(row_of("", column.name, self._shifted("", column, method, offsets)))
         for row in rows if ROW in chosen else ():
-            aside, _ = parts(row.questions, self.n, self.seed)
-            offsets = None
+            offsets = cache(partial(self._fit, self.model, parts(row.questions, self.n, self.seed)[0], row.style))
             for column in self.columns:
-                if offsets is None and not self._has(row.name, column, ROW, ""):
-                    options = {"style": row.style, "seed": self.seed, "draws": 1, "progress": False}
-                    offsets = self._fit(aside, options)
-                base = self.base(column).report
-                entry = self._cell(
-                    row.name, column, ROW, "", lambda b=base, c=offsets, r=row.name: shifted(b, c, f"offset of {r}"), {}
-                )
-                table.append(row_of(row.name, column.name, entry))
+                table.append(row_of(row.name, column.name, self._shifted(row.name, column, ROW, offsets)))
         return table
 
-    def cured(self, row: Condition, method: str, variant: str, cure: Cure) -> list[dict[str, Any]]:
-        """The cells of one cure; it is fitted only where one of them is missing."""
-        if all(self._has(row.name, column, method, variant) for column in self.columns):
-            entries = [self._cell(row.name, column, method, variant, None, {}) for column in self.columns]
+    def cured(self, row: Condition, method: str, variant: str, cure: Cure, then: bool) -> list[dict[str, Any]]:
+        """The cells of one cure, `then` also with an offset on top; it is fitted only where one of them is missing."""
+        names = [method, f"{method}{THEN}"] if then else [method]
+        cells = [(column, name) for column in self.columns for name in names]
+        if all(self._has(row.name, column, name, variant) for column, name in cells):
+            entries = [self._cell(row.name, column, name, variant, None, {}) for column, name in cells]
         else:
-            entries = []
             with cure() as (model, facts):
-                for column in self.columns:
-                    asked = self.prompts[column.name][1]
-                    entries.append(
-                        self._cell(
-                            row.name, column, method, variant, lambda m=model, a=asked: self._decide(m, a), facts
-                        )
-                    )
-        return [row_of(row.name, column.name, entry) for column, entry in zip(self.columns, entries, strict=True)]
+                entries = [entry for c in self.columns for entry in self._asked(row, c, names, variant, model, facts)]
+        return [row_of(row.name, column.name, entry) for (column, _), entry in zip(cells, entries, strict=True)]
 
-    def _fit(self, data: Any, options: dict[str, Any]) -> Calibration:
-        return calibrate(self.model, data, **options)
+    def _asked(
+        self, row: Condition, column: Condition, names: Sequence[str], variant: str, model: Model, facts: dict[str, Any]
+    ) -> list[Entry]:
+        """The column's questions asked of a cured model; the second name stands for an offset on top."""
+        aside, asked = self.prompts[column.name]
+        first = self._cell(row.name, column, names[0], variant, partial(self._decide, model, asked), facts)
+
+        def shift() -> BinaryReport:
+            return shifted(first.report, self._fit(model, aside.questions, column.style), "offset on top")
+
+        return [first, *(self._cell(row.name, column, name, variant, shift, facts) for name in names[1:])]
+
+    def _shifted(self, row: str, column: Condition, method: str, offsets: Callable[[], Calibration]) -> Entry:
+        """The untuned model's decisions less these offsets."""
+        base = self.base(column).report
+        return self._cell(row, column, method, "", lambda: shifted(base, offsets(), "offset"), {})
+
+    def _fit(self, model: Model, data: Any, style: PromptStyle) -> Calibration:
+        return calibrate(model, data, style=style, seed=self.seed, draws=1, progress=False)
 
     def _decide(self, model: Model, asked: PromptSet) -> BinaryReport:
         return report_decisions(model, asked, progress=False)
@@ -191,35 +207,54 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "_" for c in text)
 
 
+Planned = tuple[Condition, str, str, Cure]
+"""A cure to come: condition, method, variant, and how."""
+
+
 def _cures(
-    tuning: Tuning,
-    heads: HeadList,
-    sets: Sequence[HeadList],
-    row: Condition,
-    chosen: Sequence[str],
-    folder: Path | None,
-) -> list[tuple[Condition, str, str, Cure]]:
-    """What is tuned in this condition: condition, method, variant, and how."""
-
-    def place(name: str) -> Path | None:
-        return None if folder is None else folder / "tuning" / _slug(row.name) / _slug(name)
-
-    plan: list[tuple[Condition, str, str, Cure]] = []
+    tuning: Tuning, heads: HeadList, row: Condition, chosen: Sequence[str], seeds: Sequence[int], folder: Path | None
+) -> list[Planned]:
+    """What is tuned in this condition, but for random heads."""
+    plan: list[Planned] = []
     for method, labels in ((NASA, True), (f"{NASA} {UNLABELED}", False)):
+        for seed in seeds if method in chosen else ():
+            place = _place(folder, row, f"{method} seed {seed}")
+            plan.append((row, method, f"seed {seed}", tuned(tuning, heads, row, labels, seed, place)))
+    for method, labels in ((LORA, True), (f"{LORA} {UNLABELED}", False)):
         if method in chosen:
-            plan.append((row, method, "", tuned(tuning, heads, row, labels, place(method))))
-    for method, labels in (("lora", True), (f"lora {UNLABELED}", False)):
-        if method in chosen:
-            plan.append((row, method, "", lora(tuning, heads, row, labels)))
-    for number, drawn in enumerate(sets):
-        name = f"set {number}"
-        plan.append((row, RANDOM, name, tuned(tuning, drawn, row, True, place(name))))
+            plan.append((row, method, "", lora(tuning, heads, row, labels, seeds[0])))
     return plan
+
+
+def _controls(
+    tuning: Tuning, sets: Sequence[HeadList], row: Condition, seed: int, folder: Path | None
+) -> list[Planned]:
+    """The random heads that are tuned in this condition."""
+    names = [f"set {number}" for number in range(len(sets))]
+    return [
+        (row, RANDOM, name, tuned(tuning, drawn, row, True, seed, _place(folder, row, name)))
+        for name, drawn in zip(names, sets, strict=True)
+    ]
+
+
+def _place(folder: Path | None, row: Condition, name: str) -> Path | None:
+    """Where a cure keeps its tuning."""
+    return None if folder is None else folder / "tuning" / _slug(row.name) / _slug(name)
+
+
+def _check_counts(n_random: int | Sequence[int], rows: Sequence[Condition]) -> list[int]:
+    """How many random sets each condition gets."""
+    counts = [n_random] * len(rows) if isinstance(n_random, int) else list(n_random)
+    if len(counts) != len(rows):
+        raise AlignmentError(
+            f"{len(counts)} numbers of random sets for {len(rows)} conditions that are fitted on; give one, or one each"
+        )
+    return counts
 
 
 def _check_methods(methods: Sequence[str] | None, model: Model) -> tuple[str, ...]:
     if methods is None:
-        return tuple(name for name in METHODS if not name.startswith("lora") or model.has_hf)
+        return tuple(name for name in METHODS if not name.startswith(LORA) or model.has_hf)
     if unknown := [name for name in methods if name not in METHODS]:
         raise AlignmentError(f"there is no method {unknown[0]!r} to carry over; there are {', '.join(METHODS)}")
     return tuple(methods)

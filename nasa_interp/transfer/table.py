@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..comparison.table import Entry
+from ..comparison.table import NASA, RANDOM, Entry
 from ..errors import ResultError
 from ..results import parsing_result, read_result, write_result
 from ..run import RunInfo, jsonable
-from .cures import BASE, COLUMN, NASA, RANDOM
+from .verdict import verdict_of
 
 KEYS = ("fitted_on", "asked", "method", "variant")
 
@@ -31,7 +31,8 @@ def row_of(fitted: str, asked: str, entry: Entry) -> dict[str, Any]:
     row |= {"accuracy": overall.accuracy, "accuracy_low": overall.low.accuracy, "accuracy_high": overall.high.accuracy}
     row["auc"] = float(np.mean([e.auc for e in report.orders.values()]))
     row["kinds"] = {kind: e.imbalance for kind, e in report.groups.items()}
-    row |= {"weights": entry.weights, "perplexity_ratio": entry.fitted.get("perplexity_ratio", float("nan"))}
+    row |= {name: entry.fitted.get(name, float("nan")) for name in ("perplexity_ratio", "seconds")}
+    row["weights"] = entry.weights
     return row
 
 
@@ -42,7 +43,7 @@ class TransferMatrix:
     Args:
         table: one row a cell: fitted_on (empty where nothing of a row is used), asked, method, variant, n; imbalance in
             each order with its interval, and the mean of both by size; accuracy, AUC within an order; imbalance by
-            kind of question; weights changed; perplexity as a multiple of the base model's.
+            kind of question; weights changed; perplexity as a multiple of the base model's; seconds that fitting took.
         run: of the first column's prompts.
         details: heads, recipe, limits, seed.
     """
@@ -60,22 +61,28 @@ class TransferMatrix:
         """The table."""
         return self.table
 
+    def cells(self) -> pd.DataFrame:
+        """One row a method in each cell: medians over its seeds or random sets, whose number is `runs`."""
+        groups = self.table.drop(columns=["variant", "kinds"]).groupby(["fitted_on", "asked", "method"], sort=False)
+        return groups.median().assign(runs=groups.size()).reset_index()
+
     def summary(self) -> pd.DataFrame:
         """One row a method: medians over its cells of imbalance (by size), accuracy and AUC; the worst imbalance."""
-        groups = self.table.groupby("method", sort=False)
+        groups = self.cells().groupby("method", sort=False)
         frame = groups[["imbalance", "accuracy", "auc", "perplexity_ratio"]].median()
         return frame.assign(worst=groups["imbalance"].max(), cells=groups.size()).reset_index()
 
     def p_values(self) -> pd.DataFrame:
         """For each pair of conditions: how often random heads end as near to balance as the chosen ones, exact.
 
-        p = (1 + sets at least as near) / (1 + sets): with 19 sets the smallest is 0.05.
+        p = (1 + sets at least as near) / (1 + sets): with 19 sets the smallest is 0.05. Of several seeds the first is
+        compared, which the sets are tuned with too.
         """
         rows = []
         for _, cells in self.table.groupby(["fitted_on", "asked"], sort=False):
             fitted, asked = cells.iloc[0][["fitted_on", "asked"]]
             mine, sets = (cells.loc[cells.method == method, "imbalance"].to_numpy() for method in (NASA, RANDOM))
-            if len(mine) and len(sets):
+            if len(mine) and len(sets):  # the first seed is the one that the sets are tuned with
                 p = (1 + int((sets <= mine[0]).sum())) / (1 + len(sets))
                 rows.append({"fitted_on": fitted, "asked": asked, "nasa": mine[0], "random": np.median(sets), "p": p})
         return pd.DataFrame(rows, columns=["fitted_on", "asked", "nasa", "random", "p"])
@@ -83,30 +90,14 @@ class TransferMatrix:
     @property
     def verdict(self) -> str:
         """Which to take, and what it costs, in one paragraph."""
-        frame = self.summary()
-        medians = dict(zip(frame["method"].astype(str), frame["imbalance"].astype(float), strict=True))
-        lines = [f"As it is, the model is off balance by {medians[BASE]:.2f} (median over what was asked)."]
-        others = {method: value for method, value in medians.items() if method != BASE}
-        if others:
-            best = min(others, key=others.__getitem__)
-            lines.append(f"Nearest to balance: {best}, {others[best]:.2f}.")
-        if COLUMN in others and NASA in others:
-            near = "nearer to" if others[NASA] < others[COLUMN] else "farther from"
-            lines.append(
-                f"Tuned heads end {near} balance ({others[NASA]:.2f}) than an offset from unlabeled questions of the "
-                f"very condition that is asked ({others[COLUMN]:.2f}), which costs such a fit a wording, and logits or "
-                f"a logit bias at inference; tuned weights cost nothing there, and hold where they were fitted."
-            )
-        if len(chances := self.p_values()):
-            few = f"p from {chances.p.min():.2f} to {chances.p.max():.2f}"
-            lines.append(f"Random heads, tuned alike: median {chances.random.median():.2f} ({few}).")
-        return " ".join(lines)
+        return verdict_of(self.cells(), self.p_values())
 
     def save(self, path: str | Path) -> Path:
         """Writes JSON; raises as `write_result` does."""
         content = {
             "kind": "transfer",
             "verdict": self.verdict,
+            "cells": self.cells().to_dict(orient="records"),
             "table": self.table.to_dict(orient="records"),
             "summary": self.summary().to_dict(orient="records"),
             "p_values": self.p_values().to_dict(orient="records"),

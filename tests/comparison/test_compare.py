@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasa_interp import BinaryQuestion, load_model
+from nasa_interp import BinaryQuestion, decide, load_model
 from nasa_interp.alignment import Answer, Limits, NegativeAttention, Recipe
 from nasa_interp.alignment.setting import Setting
+from nasa_interp.calibration import calibrate
 from nasa_interp.comparison import compare_methods
 from nasa_interp.comparison.baselines import Offset, best_factor, best_offset, scaled_heads
 from nasa_interp.comparison.lora import _of_answers, adapted, fit_lora, projections_of
@@ -30,6 +31,9 @@ from nasa_interp.measures import measure
 from nasa_interp.prompts import ORDERS
 from nasa_interp.run import RunInfo
 from nasa_interp.session import resolve_prompts
+
+# Ten questions are few, and the model is random: that is said each time.
+pytestmark = pytest.mark.filterwarnings("ignore:calibrated on")
 
 TEXTS = ["Water freezes at zero degrees; iron is a metal.", "The moon goes around the earth."]
 # A tiny random model has nothing to lose: what validation may cost is left open.
@@ -219,9 +223,10 @@ def test_one_table_holds_all_methods(compared) -> None:
     assert compared.methods == ("base", *METHODS)
     table = compared.to_dataframe()
     assert list(table.variant[table.method == "nasa"]) == ["seed 0", "seed 1"]
-    assert len(table) == 11
+    assert len(table) == 16
     changed = set(table.method[table.perplexity_ratio.notna()])
-    assert changed == {"zero", "scale", "lora", "random heads", "nasa"}
+    tuned = {"lora", "lora without labels", "random heads", "nasa without labels", "nasa"}
+    assert changed == {"zero", "scale", *tuned}
     zero = table[table.method == "zero"].iloc[0]
     assert (zero.weights, zero.share) == (2 * 12 * 48, pytest.approx(zero.weights / parameters(compared)))
     for entry, row in zip(compared.entries, table.itertuples(), strict=True):
@@ -233,6 +238,22 @@ def test_one_table_holds_all_methods(compared) -> None:
     assert compared.details["seeds"] == [0, 1]
     with pytest.raises(ResultError, match="'voting' was not compared"):
         compared.of("voting")
+
+
+@pytest.mark.filterwarnings("ignore:answer mass")
+def test_a_calibration_and_tuning_without_labels_look_at_no_label(model, compared) -> None:
+    """With all labels of probe and validation turned round, the same is fitted."""
+    probe, val = ([replace(q, label=not q.label) for q in asked(start)] for start in (0, 100))
+    methods = ("calibration", "nasa without labels", "lora without labels")
+    again = run(model, probe=probe, val=val, methods=(*methods, "nasa"))
+    for method in methods:
+        one, other = compared.of(method)[0].report, again.of(method)[0].report
+        assert np.array_equal(one.logit_differences, other.logit_differences)
+    with_labels = (found.of("nasa")[0].report.logit_differences for found in (compared, again))
+    assert not np.array_equal(*with_labels)
+    one = calibrate(model, asked(100), draws=5, progress=False)
+    expected = decide(model, asked(200), draws=5, progress=False).calibrated(one)
+    assert np.array_equal(compared.of("calibration")[0].report.logit_differences, expected.logit_differences)
 
 
 def parameters(compared) -> int:

@@ -410,15 +410,15 @@ def test_a_broken_browser_is_one_error_in_time_and_leaves_nothing(how, scores, t
 
 def carried() -> pd.DataFrame:
     """Two cures in two conditions; one asked nothing of a row."""
-    names = ("fitted_on", "asked", "method", "variant", "imbalance_yes_no", "imbalance_no_yes", "imbalance", "accuracy")
-    rows = [("", "a", "as it is", "", 0.5, 0.5, 0.5, 0.5), ("here", "a", "nasa", "", 0.1, -0.2, 0.15, 0.6),
-            ("here", "b", "nasa", "", 0.0, -0.4, 0.2, 0.7)]  # fmt: skip
+    names = ("fitted_on", "asked", "method", "runs", "imbalance_yes_no", "imbalance_no_yes", "imbalance", "accuracy")
+    rows = [("", "a", "as it is", 1, 0.5, 0.5, 0.5, 0.5), ("here", "a", "nasa", 3, 0.1, -0.2, 0.15, 0.6),
+            ("here", "b", "nasa", 3, 0.0, -0.4, 0.2, 0.7)]  # fmt: skip
     return pd.DataFrame(rows, columns=list(names))
 
 
 def test_a_cell_tells_both_orders_and_one_that_was_not_asked_stays_blank() -> None:
     (heat,) = figures.transfer_heatmap(carried(), run=RUN).data
-    assert list(heat.y) == ["as it is", "nasa, on here"]
+    assert list(heat.y) == ["as it is", "nasa (median of 3), on here"]
     assert list(heat.x) == ["a", "b"]
     assert heat.z == ((0.5, None), (0.15, 0.2)) or np.isnan(np.array(heat.z, dtype=float)[0, 1])
     assert heat.text[1][1] == "+0.00 / -0.40, 0.70"

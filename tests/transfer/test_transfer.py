@@ -2,6 +2,7 @@
 
 import families
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from nasa_interp.questions import QuestionList
 from nasa_interp.transfer import METHODS, Condition, TransferMatrix, builtin_conditions, transfer_matrix
 from nasa_interp.transfer import matrix as matrix_module
 from nasa_interp.transfer.cures import COLUMN, parts
+from nasa_interp.transfer.verdict import verdict_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:answer mass"),
@@ -66,6 +68,14 @@ def test_every_method_has_every_cell_and_a_killed_run_goes_on(model, tmp_path, m
     monkeypatch.setattr(matrix_module, "calibrate", None)
     again = transfer_matrix(model, ["0.1", "1.2"], fitted, columns, folder=tmp_path, **OPTIONS)
     assert again.to_dataframe()["accuracy"].tolist() == table["accuracy"].tolist()
+    more = {**OPTIONS, "seeds": (0, 1), "n_random": [3]}
+    monkeypatch.undo()
+    grown = transfer_matrix(model, ["0.1", "1.2"], fitted, columns, folder=tmp_path, **more)
+    assert len(grown.table) == len(table) + 2 * 5
+    both = grown.table.merge(table, on=["fitted_on", "asked", "method", "variant"])
+    assert (both.accuracy_x == both.accuracy_y).all()
+    runs = dict(zip(grown.cells().method, grown.cells().runs, strict=True))
+    assert (runs["nasa"], runs["nasa without labels"], runs["random heads"], runs["as it is"]) == (2, 2, 3, 1)
     with pytest.raises(AlignmentError, match="holds a run with another n_unlabeled"):
         transfer_matrix(model, ["0.1", "1.2"], fitted, columns, folder=tmp_path, **{**OPTIONS, "n_unlabeled": 2})
 
@@ -84,6 +94,25 @@ def test_the_columns_calibration_is_the_one_of_its_questions_set_aside(model) ->
     assert row.accuracy == expected.accuracy
 
 
+def test_the_verdict_follows_the_numbers() -> None:
+    names = ("fitted_on", "asked", "method", "imbalance_yes_no", "imbalance_no_yes", "imbalance", "accuracy", "auc")
+    rows = [("", "a", "as it is", 0.5, 0.5, 0.5, 0.5, 0.6), ("here", "a", "nasa", 0.02, -0.04, 0.03, 0.7, 0.7),
+            ("", "a", COLUMN, 0.04, 0.02, 0.03, 0.6, 0.6),
+            ("here", "a", "nasa, calibrated", 0.01, 0.01, 0.01, 0.7, 0.7)]  # fmt: skip
+    cells, chances = pd.DataFrame(rows, columns=list(names)), pd.DataFrame({"p": [], "random": []})
+    told = verdict_of(cells, chances)
+    assert "off balance by 0.50" in told
+    assert "Take an offset from unlabeled questions in the very condition" in told
+    assert "Heads tuned with labels (off by 0.03, within 0.10 in both orders in 1 of 1 cells" in told
+    assert "+0.10 more right than it alone, which is worth tuning for" in told
+    farther = cells.assign(imbalance=[0.5, 0.03, 0.2, 0.2])
+    assert "Take heads tuned with labels (off by 0.03" in verdict_of(farther, chances)
+    assert "at the cost of nothing at inference" in verdict_of(farther, chances)
+    assert "What changes no weights comes to an offset" in verdict_of(farther, chances)
+    assert "p from 0.05 to 0.10" in verdict_of(cells, pd.DataFrame({"p": [0.05, 0.1], "random": [0.1, 0.2]}))
+    assert verdict_of(cells[:1], chances) == "As it is, the model is off balance by 0.50 (median over what was asked)."
+
+
 def test_what_is_fitted_on_may_not_be_asked(model) -> None:
     fitted, columns = conditions()
     with pytest.raises(QuestionError, match="is among those on which cures are fitted"):
@@ -92,6 +121,10 @@ def test_what_is_fitted_on_may_not_be_asked(model) -> None:
         transfer_matrix(model, ["0.1"], fitted, columns, **{**OPTIONS, "n_unlabeled": 10})
     with pytest.raises(QuestionError, match="without questions to validate on"):
         transfer_matrix(model, ["0.1"], [Condition("here", asked(0))], columns, **OPTIONS)
+    with pytest.raises(AlignmentError, match="2 numbers of random sets for 1 conditions"):
+        transfer_matrix(model, ["0.1"], fitted, columns, **{**OPTIONS, "n_random": [1, 2]})
+    with pytest.raises(AlignmentError, match="heads need a seed"):
+        transfer_matrix(model, ["0.1"], fitted, columns, **OPTIONS, seeds=())
     with pytest.raises(AlignmentError, match="there is no method 'magic'"):
         transfer_matrix(model, ["0.1"], fitted, columns, methods=["magic"], **OPTIONS)
 
