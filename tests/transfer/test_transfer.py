@@ -104,7 +104,7 @@ def test_the_verdict_follows_the_numbers() -> None:
     assert "off balance by 0.50" in told
     assert "Take an offset from unlabeled questions in the very condition" in told
     assert "Heads tuned with labels (off by 0.03, within 0.10 in both orders in 1 of 1 cells" in told
-    assert "+0.10 more right than it alone, which is worth tuning for" in told
+    assert "+0.10 more right than the offset alone, which is worth tuning for" in told
     farther = cells.assign(imbalance=[0.5, 0.03, 0.2, 0.2])
     assert "Take heads tuned with labels (off by 0.03" in verdict_of(farther, chances)
     assert "at the cost of nothing at inference" in verdict_of(farther, chances)
