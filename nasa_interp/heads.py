@@ -21,6 +21,9 @@ Toward = Literal["no", "yes", "bias"]
 # In words, for all that a list of heads may look to; "later" is a column's own side.
 SIDES = {"no": "No", "yes": "Yes", "bias": "either", "later": "the later candidate", "": ""}
 
+# What to do with a file that is no list of heads.
+_WRITE = "write one with `nasa-interp heads`"
+_TAKE = "take heads from it with `nasa-interp heads {path} --out heads.json`"
 _NAME = re.compile(r"L?(\d{1,9})(?:\.|H)(\d{1,9})")
 
 
@@ -167,13 +170,16 @@ class HeadList:
                     content.get("run", {}),
                     content.get("toward", ""),
                 )
+            if isinstance(content, dict) and isinstance(kind := content.get("kind"), str):
+                way = _TAKE.format(path=path) if kind == "head_scores" else _WRITE
+                raise HeadError(f"it holds a result of kind {kind!r}, no head list; {way}")
             if isinstance(content, dict):
                 return cls.of((int(layer), index) for layer, indices in content.items() for index in indices)
             return cls.of(content)
         except HeadError as error:
             raise HeadError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
-            raise HeadError(f"{path} is not a head list ({error}); write one with `nasa-interp heads`") from error
+            raise HeadError(f"{path} is not a head list ({error}); {_WRITE}") from error
 
     @classmethod
     def _from_csv(cls, path: Path) -> "HeadList":

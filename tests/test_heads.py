@@ -75,6 +75,8 @@ def test_names_alone_are_a_list(tmp_path):
     [
         ("a.json", "{", "can't be read as JSON"),
         ("a.json", '{"kind": "heads", "heads": [{"layer": 1}]}', "is not a head list"),
+        ("a.json", '{"kind": "head_scores"}', r"holds a result of kind 'head_scores'.*`nasa-interp heads .*a\.json"),
+        ("a.json", '{"kind": "alignment"}', "holds a result of kind 'alignment', no head list; write one with"),
         (
             "a.json",
             '{"kind": "heads", "heads": [], "toward": "maybe"}',

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..errors import warn_user
 from .app import app
 from .options import (
     DataOpt,
@@ -58,6 +59,8 @@ def ablate(
     style, questions = prompt.style(), load_data(data, limit, seed)
     ablator = Ablator(placement.load(model), questions, order, style, seed=seed)
     effect = ablator.effect(chosen, intervention)
+    for message in effect.warnings:
+        warn_user(message)
     control = random_controls(ablator, chosen, intervention, controls, seed=seed).of() if controls else None
     result = {**effect.to_dict(), "control": None if control is None else asdict(control)}
     text = effect.changes.to_string(float_format=lambda x: f"{x:+.3f}", na_rep="undefined")

@@ -10,11 +10,13 @@ from tqdm.auto import tqdm
 from ..alignment.recipe import Limits, Recipe
 from ..alignment.setting import Setting
 from ..bootstrap import DRAWS
-from ..errors import AlignmentError
+from ..decisions import BinaryReport
+from ..errors import AlignmentError, ResultError
 from ..evaluation.paired import Paired, groups_above_chance
 from ..heads import HeadList
 from ..models import Model, as_model
 from ..prompts import PromptStyle
+from ..questions import QuestionList
 from ..run import jsonable, read_json, write_json
 from ..session import describe_run
 from ..torch_defaults import under_torch_defaults
@@ -57,7 +59,8 @@ def compare_methods(
         n_random: random sets of as many heads from the same layers.
         limit: ask about so many test questions only.
         methods: some of `METHODS`; all by default.
-        groups: over which recovered accuracy is pooled; None takes `groups_above_chance` of validation.
+        groups: over which recovered accuracy is pooled; None takes `groups_above_chance` of validation,
+            as far as they are asked.
         style: as for `build_prompts`.
         texts, val_texts: plain text that is read at the end, and while tuning; None takes the built-in ones.
         folder: where finished methods are kept, so that a killed run goes on, and where the result is written.
@@ -85,7 +88,7 @@ def compare_methods(
     setting = ComparisonSetting.of(tuning, probe, val, test, texts, val_texts, limit, seed, draws)
     finished = Finished(folder, setting.digest())
     validated = finished.get(entry_name("validation", ""), lambda: Entry("validation", "", setting.validate())).report
-    pooled = groups_above_chance(validated) if groups is None else tuple(groups)
+    pooled = _known_of(validated, setting.test) if groups is None else tuple(groups)
     base = finished.get(BASE, lambda: Entry(BASE, "", setting.test_of(model)))
     Paired(base.report, pooled)  # an unknown group ends it here, not at the end
     runs = Methods(setting, validated, base.report, tuple(seeds), sets, finished.parts).runs(chosen)
@@ -97,6 +100,17 @@ def compare_methods(
     if folder is not None:
         comparison.save(folder)
     return comparison
+
+
+def _known_of(validated: BinaryReport, test: QuestionList) -> tuple[str, ...]:
+    """The groups that the model knows by validation, and of which there are test questions."""
+    known, asked = groups_above_chance(validated), {q.group for q in test}
+    if not asked.intersection(known):
+        raise ResultError(
+            f"the model knows the groups {', '.join(known)} by validation, and {test.name} asks of none of them: "
+            f"nothing that is lost could be recovered; ask more test questions, or give groups"
+        )
+    return tuple(group for group in known if group in asked)
 
 
 def _check_methods(model: Model, methods: Sequence[str] | None, seeds: Sequence[int]) -> tuple[str, ...]:

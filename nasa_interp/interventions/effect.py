@@ -12,8 +12,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from ..bootstrap import DRAWS, cluster_interval, draw_weights
-from ..decisions import BinaryReport, report_decisions
-from ..errors import FusedRefusedError, ModelError
+from ..decisions import LOW_MASS, BinaryReport, report_decisions
+from ..errors import FusedRefusedError, ModelError, warn_user
 from ..forward import EditsOf, intervenable
 from ..heads import HeadList, Side
 from ..measures import measure_draws
@@ -53,6 +53,19 @@ class AblationEffect:
     intervention: Intervention
     base: BinaryReport
     changed: BinaryReport
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing the changed decisions."""
+        was, now = self.base.groups, self.changed.groups
+        fell = [g for g, e in now.items() if e.answer_mass < LOW_MASS <= was[g].answer_mass]
+        if not fell:
+            return []
+        listed = ", ".join(f"{g} {was[g].answer_mass:.2f} to {now[g].answer_mass:.2f}" for g in fell)
+        return [
+            f"answer mass fell under {LOW_MASS} with the heads changed: {listed}. The model means to say something "
+            f"else there than either candidate, so that its decisions say little about the bias."
+        ]
 
     @cached_property
     def changes(self) -> pd.DataFrame:
@@ -260,7 +273,10 @@ def ablation_effect(
 
     Source: the paper validates its heads by intervening on them; the measures and intervals are ours.
     """
-    return Ablator(model, data, order, style, **options).effect_of(heads, intervention)
+    effect = Ablator(model, data, order, style, **options).effect_of(heads, intervention)
+    for message in effect.warnings:
+        warn_user(message)
+    return effect
 
 
 def cumulative_effect(

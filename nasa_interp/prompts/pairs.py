@@ -121,14 +121,14 @@ def question_pairs(
     if not twins:
         raise QuestionError(
             f"{questions.name}: no question has a twin with the other label; name twins by `pair`, as builtin:verify "
-            f"does, or patch between instructions (kind 'neutral' or 'order')"
+            f"does, or patch between instructions, by kind='neutral' or 'order' (--pairs)"
         )
     clean, corrupted = (build_prompts(model, list(side), order, style) for side in zip(*twins, strict=True))
     same = (clean.last_pos == corrupted.last_pos).nonzero()[:, 0]
     if not len(same):
         raise QuestionError(
             f"{questions.name}: none of the {len(twins)} pairs of twins has prompts of as many tokens; reword them, "
-            f"or patch between instructions (kind 'neutral' or 'order')"
+            f"or patch between instructions, by kind='neutral' or 'order' (--pairs)"
         )
     left_out = len(twins) - len(same)
     notes = (f"{left_out} of {len(twins)} pairs left out: their lengths differ",) if left_out else ()

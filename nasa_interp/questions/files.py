@@ -32,8 +32,9 @@ def load_file(path: str, split: str | None = None, unlabeled: bool = False) -> l
     rows = _rows(Path(path))
     splits = [text_of(location, row, "split") for location, row in rows]
     if split is not None and split not in splits:
-        known = ", ".join(sorted({name for name in splits if name})) or "none"
-        raise QuestionError(f"{path} has no rows of split {split!r}; its splits: {known}")
+        known = ", ".join(sorted({name for name in splits if name}))
+        told = f"it has {known}" if known else f"no row says its split; leave '#{split}' out, or add a column 'split'"
+        raise QuestionError(f"{path} has no rows of split {split!r}; {told}")
     return questions_of([row for row, own in zip(rows, splits, strict=True) if split in (None, own)], unlabeled)
 
 

@@ -171,7 +171,7 @@ def check_labeled(questions: QuestionList, use: str) -> None:
     if any(q.label is None for q in questions):
         raise QuestionError(
             f"the questions to {use} ({questions.name}) have no labels, and it takes the right answers; add a column "
-            f"'label', or use `nasa-interp calibrate`, which needs none"
+            f"'label', or use what needs none: `nasa-interp calibrate`, or tuning with the objective 'own'"
         )
 
 

@@ -15,6 +15,7 @@ from nasa_interp import BinaryQuestion, decide, load_model
 from nasa_interp.alignment import Answer, Limits, NegativeAttention, Recipe
 from nasa_interp.alignment.setting import Setting
 from nasa_interp.calibration import calibrate
+from nasa_interp.comparison import compare as compare_module
 from nasa_interp.comparison import compare_methods
 from nasa_interp.comparison.baselines import Offset, best_factor, best_offset, scaled_heads
 from nasa_interp.comparison.lora import _of_answers, adapted, fit_lora, projections_of
@@ -29,6 +30,7 @@ from nasa_interp.heads import HeadList
 from nasa_interp.interventions import Scale, ablation_effect
 from nasa_interp.measures import measure
 from nasa_interp.prompts import ORDERS
+from nasa_interp.questions import QuestionList
 from nasa_interp.run import RunInfo
 from nasa_interp.session import resolve_prompts
 
@@ -275,6 +277,16 @@ def test_differences_are_paired_and_count_several_runs_as_their_mean(compared) -
     back = compared.differences(of="zero").set_index(["method", "measure"]).loc[("nasa", "accuracy")]
     there = found.loc[("zero", "accuracy")]
     assert (back.difference, back.low, back.high) == pytest.approx((-there.difference, -there.high, -there.low))
+
+
+def test_groups_that_are_not_asked_are_not_pooled(compared, monkeypatch) -> None:
+    """With few test questions a group that the model knows may have none."""
+    validated, test = compared.base.report, compared.base.report.questions
+    monkeypatch.setattr(compare_module, "groups_above_chance", lambda report: (test[0].group, "elsewhere"))
+    assert compare_module._known_of(validated, QuestionList(test, "some")) == (test[0].group,)
+    monkeypatch.setattr(compare_module, "groups_above_chance", lambda report: ("elsewhere",))
+    with pytest.raises(ResultError, match="knows the groups elsewhere by validation, and some asks of none of them"):
+        compare_module._known_of(validated, QuestionList(test, "some"))
 
 
 def test_text_has_a_line_a_method(compared) -> None:

@@ -1,5 +1,7 @@
 """Interventions: laws on tiny random models, and what ablation tells of the embedded one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,16 @@ def test_no_heads_no_change(tiny, questions, what):
     assert (effect.changes.change.dropna() == 0).all()
     prompts = build_prompts(tiny, questions, "yes_no")
     torch.testing.assert_close(logits(tiny, prompts, edits_of([], what)), logits(tiny, prompts), rtol=0, atol=1e-5)
+
+
+def test_a_fallen_answer_mass_is_told(tiny, questions):
+    """Decisions between two words that the changed model doesn't mean to say are no cure."""
+    effect = ablation_effect(tiny, questions, HEADS, draws=5, progress=False)
+    assert effect.warnings == []  # low before and after: no fall
+    high = replace(effect, base=replace(effect.base, answer_masses=np.full(len(effect.base.answer_masses), 0.8)))
+    (told,) = high.warnings
+    assert "answer mass fell under 0.5" in told
+    assert "0.80 to 0.0" in told
 
 
 def test_scaling_by_one_changes_nothing(tiny, questions):
@@ -356,6 +368,7 @@ def test_a_model_that_no_engine_is_exact_for_is_refused(questions):
         ablation_effect(model, questions, HEADS, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:answer mass")
 def test_zeroing_heads_moves_the_embedded_model_and_is_measured_paired(demo):
     asked = ni.load_questions("builtin:verify#val", limit=16)
     effect = ablation_effect(demo, asked, ["17.7", "22.8", "21.6", "21.7", "18.4"], progress=False)

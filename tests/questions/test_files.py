@@ -239,7 +239,7 @@ def test_files_are_found_by_names_with_a_hash_and_in_capitals(tmp_path, monkeypa
     Path(name).write_text(ONE[Path(name).suffix.lower()])
     for data in (name, Path(name), tmp_path / name, f"{name}#val", f"{tmp_path / name}#val"):
         assert load_questions(data) == [BinaryQuestion("a?", True, "1" if "json" in name.lower() else "2")]
-    with pytest.raises(QuestionError, match="no rows of split 'test'; its splits: val"):
+    with pytest.raises(QuestionError, match="no rows of split 'test'; it has val"):
         load_questions(f"{name}#test")
 
 

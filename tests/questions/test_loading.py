@@ -52,7 +52,7 @@ def test_a_split_picks_its_rows(tmp_path):
     rows = [{"question": f"{i}?", "label": i % 2, "split": "dev" if i < 2 else "test"} for i in range(5)]
     path = write(tmp_path / "a.jsonl", rows)
     assert len(load_questions(f"{path}#test")) == 3
-    with pytest.raises(QuestionError, match="no rows of split 'train'; its splits: dev, test"):
+    with pytest.raises(QuestionError, match="no rows of split 'train'; it has dev, test"):
         load_questions(f"{path}#train")
 
 
