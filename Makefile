@@ -12,6 +12,7 @@ SECOND_FILE := $(SECOND)/gemma-3-270m.gguf
 LIMIT ?=
 WORKERS ?= 2
 ANALYSES ?=
+MODEL ?=
 DATA ?=
 
 help:  ## this list
@@ -60,8 +61,8 @@ $(SECOND_FILE): second-model.txt $(STAMP)
 demo: $(STAMP)  ## the whole story on the embedded model, into runs/demo
 	$(BIN)/nasa-interp demo
 
-notebooks: $(STAMP)  ## build and execute the analyses as .ipynb; LIMIT=8 asks few questions, ANALYSES="01 02" takes some
-	$(BIN)/python analyses/build.py $(if $(LIMIT),--limit $(LIMIT)) $(ANALYSES)
+notebooks: $(STAMP)  ## execute the analyses as .ipynb; LIMIT=8 asks few questions, ANALYSES="01 02" takes some, MODEL=PATH
+	$(BIN)/python analyses/build.py $(if $(LIMIT),--limit $(LIMIT)) $(if $(MODEL),--model $(MODEL)) $(ANALYSES)
 
 figures: $(STAMP)  ## draw figures/ anew from the embedded model
 	$(BIN)/python analyses/build.py --figures

@@ -45,7 +45,7 @@ LIMIT = int(os.environ.get("NASA_INTERP_LIMIT") or 0) or None
 # too.
 
 # %%
-model = ni.load_model("demo")
+model = ni.load_model(os.environ.get("NASA_INTERP_MODEL") or "demo")
 report = ni.decide(model, "builtin:verify#test", limit=LIMIT, progress=False)
 columns = ["part", "n", "accuracy", "precision", "recall", "imbalance", "mean_logit_difference", "answer_mass"]
 report.summary_dataframe()[columns].round(3)

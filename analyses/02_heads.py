@@ -38,7 +38,7 @@ from nasa_interp.view import view_heads
 LIMIT = int(os.environ.get("NASA_INTERP_LIMIT") or 240)
 
 # %%
-model = ni.load_model("demo")
+model = ni.load_model(os.environ.get("NASA_INTERP_MODEL") or "demo")
 scores = ni.score_heads(model, "builtin:verify#probe", limit=LIMIT, progress=False)
 tops = {by: scores.top(10, by) for by in ("values", "polarity")}
 Markdown(repr(scores))

@@ -37,7 +37,7 @@ from nasa_interp.figures import polarity_against_recency
 LIMIT = int(os.environ.get("NASA_INTERP_LIMIT") or 240)
 
 # %%
-model = ni.load_model("demo")
+model = ni.load_model(os.environ.get("NASA_INTERP_MODEL") or "demo")
 scores = ni.score_heads(model, "builtin:verify#probe", limit=LIMIT, progress=False)
 leading = scores.top(10)
 Markdown(repr(scores))

@@ -53,7 +53,7 @@ PROBE, VAL = "builtin:verify#probe", "builtin:verify#val"
 # Their outputs are set to zero at every position. Intervals are paired, question by question.
 
 # %%
-model = ni.load_model("demo")
+model = ni.load_model(os.environ.get("NASA_INTERP_MODEL") or "demo")
 scores = ni.score_heads(model, PROBE, limit=LIMIT, progress=False)
 heads = scores.top(10, "polarity")
 ablator = Ablator(model, VAL, limit=LIMIT, progress=False)

@@ -51,7 +51,7 @@ PROBE, VAL, TEST = "builtin:verify#probe", "builtin:verify#val", "builtin:verify
 # kept; a change that costs more AUC, answer mass or perplexity than its limit is rolled back.
 
 # %%
-model = ni.load_model("demo")
+model = ni.load_model(os.environ.get("NASA_INTERP_MODEL") or "demo")
 scores = ni.score_heads(model, PROBE, limit=LIMIT, progress=False)
 heads = scores.top(10, "polarity", from_layer=model.n_layers // 3)
 # One question of few moves the AUC far, so the limit on it is no finer than that.

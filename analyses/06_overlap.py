@@ -39,7 +39,7 @@ LIMIT = int(os.environ.get("NASA_INTERP_LIMIT") or 40)
 STRATEGYQA = os.environ.get("NASA_INTERP_STRATEGYQA")
 
 # %%
-model = ni.load_model("demo")
+model = ni.load_model(os.environ.get("NASA_INTERP_MODEL") or "demo")
 probe = ni.load_questions("builtin:verify#probe")
 data = {}
 for group in dict.fromkeys(q.group for q in probe):

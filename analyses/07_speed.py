@@ -40,7 +40,7 @@ LIMIT = int(os.environ.get("NASA_INTERP_LIMIT") or 48)
 TURNS = 3
 
 # %%
-model = ni.load_model("demo")
+model = ni.load_model(os.environ.get("NASA_INTERP_MODEL") or "demo")
 questions = ni.load_questions("builtin:verify#val", limit=LIMIT)
 
 

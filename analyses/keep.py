@@ -19,11 +19,13 @@ def keep(figure: go.Figure, name: str, *runs: ni.RunInfo, **numbers: Any) -> go.
 
     Args:
         figure: what to keep.
-        name: of the files, without an ending.
+        name: of the files, without an ending; another model than the embedded one adds its own.
         runs: where the figure's numbers came from.
         numbers: what the figure shows in numbers; tables as DataFrames.
     """
     if os.environ.get("NASA_INTERP_FIGURES") == "1":
+        if model := os.environ.get("NASA_INTERP_MODEL"):
+            name = f"{name}.{Path(model).stem}"
         ni.figures.save_figure(figure, FIGURES / f"{name}.png")
         # One plotly.min.js for all pages of the folder; a name of our own keeps a redrawn page's changes small.
         figure.write_html(FIGURES / f"{name}.html", include_plotlyjs="directory", div_id=name)

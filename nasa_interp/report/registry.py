@@ -42,6 +42,7 @@ PARTS = (
     _rows("activation patching", "patch.json", "Activation patching"),
     _rows("alignment of heads", "align.json", "Alignment of heads"),
     _rows("the alignment beside its baselines", "compare.json", "Alignment beside its baselines"),
+    _rows("what a cure is worth where it was not fitted", "transfer.json", "Where a cure holds"),
     Part("what a change cost in general abilities", CHANGE_FILES, change_section),
 )
 # Only the demo's folder has it, so it is never listed as missing.

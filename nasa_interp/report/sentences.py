@@ -129,4 +129,5 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "change_report": _change,
     "price": _change,
     "comparison": _comparison,
+    "transfer": lambda content: [str(content["verdict"])],
 }

@@ -11,6 +11,7 @@ from nasa_interp.alignment import Limits
 from nasa_interp.calibration import fit_calibration
 from nasa_interp.errors import AlignmentError, QuestionError
 from nasa_interp.questions import QuestionList
+from nasa_interp.report.registry import sections_of
 from nasa_interp.transfer import METHODS, Condition, TransferMatrix, builtin_conditions, transfer_matrix
 from nasa_interp.transfer import matrix as matrix_module
 from nasa_interp.transfer.cures import COLUMN, parts
@@ -64,6 +65,9 @@ def test_every_method_has_every_cell_and_a_killed_run_goes_on(model, tmp_path, m
     assert "median over what was asked" in found.verdict
     loaded = TransferMatrix.load(tmp_path / "transfer.json")
     assert loaded.verdict == found.verdict
+    (section,) = [s for s in sections_of(tmp_path)[0] if s.title == "Where a cure holds"]
+    assert found.verdict in section.sentences
+    assert len(section.figures) == 1
     monkeypatch.setattr(matrix_module, "report_decisions", None)
     monkeypatch.setattr(matrix_module, "calibrate", None)
     again = transfer_matrix(model, ["0.1", "1.2"], fitted, columns, folder=tmp_path, **OPTIONS)
