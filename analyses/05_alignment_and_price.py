@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 5. Alignment, and what it costs
 #
-# **Claim.** Tuning the query weights of a few heads, and stopping in time, makes the model say Yes about as often as
+# **Claim.** Tuning the query and output weights of a few heads, and stopping in time, makes the model say Yes about as often as
 # yes is right, on questions that had no part in it, and costs little elsewhere.
 #
 # **Look at** the imbalance in *each* candidate order (both must come near 0; one order overshooting to Yes while the
@@ -56,7 +56,7 @@ scores = ni.score_heads(model, PROBE, limit=LIMIT, progress=False)
 heads = scores.top(10, "polarity", from_layer=model.n_layers // 3)
 # One question of few moves the AUC far, so the limit on it is no finer than that.
 limits = Limits(auc=max(0.02, 2 / LIMIT))
-small = Recipe(probe_questions=LIMIT, val_questions=LIMIT, questions=16, steps=16, learning_rate=0.0045)
+small = Recipe(probe_questions=LIMIT, val_questions=LIMIT, questions=16, steps=16, learning_rate=0.003)
 recipe = Recipe() if LIMIT >= 128 else small
 run = align_heads(model, heads, PROBE, VAL, recipe=recipe, limits=limits, progress=False)
 Markdown(repr(run))

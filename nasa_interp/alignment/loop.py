@@ -28,7 +28,7 @@ from .recipe import Limits, Recipe
 from .result import Alignment
 from .setting import Setting
 from .trainer import Trainer
-from .tuned import TunedSlices
+from .tuned import RunningMean, TunedSlices
 from .validation import Checkpoint, Validation, ValidationMetrics, read_text, select_checkpoint, train_until_no_better
 
 # Passages of the built-in validation text that limit what is kept; the whole text is read by `evaluate_change`.
@@ -191,23 +191,25 @@ class _Loop:
     ) -> list[Checkpoint]:
         """The checkpoints of training at this rate; where the loss diverges, a single one of the heads as before."""
         recipe, limits = self.setting.recipe, self.setting.limits
-        losses = self.trainer.steps(tuned, rng, heads, rate)
-        evaluate, initial = partial(self._evaluate, tuned, heads, lowest, rate), tuned.state()
+        losses, mean = self.trainer.steps(tuned, rng, heads, rate), RunningMean(tuned, recipe.averaging)
+        evaluate, initial = partial(self._evaluate, mean, heads, lowest, rate), tuned.state()
         try:
-            return train_until_no_better(losses, evaluate, recipe, limits, recipe.steps)
+            return train_until_no_better(mean.over(losses), evaluate, recipe, limits, recipe.steps)
         except DivergedError as error:
             # These heads go back to what they were; the others have their turn.
+            mean = RunningMean(tuned, 0.0)
             tuned.load(initial)
-            return [replace(evaluate(0, math.nan), reason=str(error))]
+            return [replace(self._evaluate(mean, heads, lowest, rate, 0, math.nan), reason=str(error))]
 
     def _evaluate(
-        self, tuned: TunedSlices, heads: HeadList, lowest: int, rate: float, step: int, loss: float
+        self, mean: RunningMean, heads: HeadList, lowest: int, rate: float, step: int, loss: float
     ) -> Checkpoint:
         """The validation questions, asked of the model under tuning."""
-        with tuned.inserted():
-            metrics, answers = self.validation.measure(heads, lowest)
-        reason = metrics.refusal(self.now, self.base, self.setting.limits)
-        return Checkpoint(step, loss, metrics, tuned.state(), reason, answers, rate=rate)
+        with mean.instead():
+            with mean.tuned.inserted():
+                metrics, answers = self.validation.measure(heads, lowest)
+            reason = metrics.refusal(self.now, self.base, self.setting.limits)
+            return Checkpoint(step, loss, metrics, mean.tuned.state(), reason, answers, rate=rate)
 
     def _perplexity_ratio(self, tuned: TunedSlices, checkpoint: Checkpoint) -> float:
         """The perplexity on the validation text with the checkpoint's weights, as a multiple of the base model's."""

@@ -17,7 +17,7 @@ class Recipe:
     Args:
         objective: what a step pulls toward; None takes `Answer()`, or `OwnDecisions()` where there are no labels.
         prior: how often yes is expected to be right among questions without labels.
-        projections: which of a head's slices change: letters out of "qkvo".
+        projections: which of a head's slices change: letters out of "qkvo"; by default where it looks and what it writes.
         heads_at_once: 1 tunes heads one after another, as the paper does, each kept or rolled back by itself; more
             tunes so many together, None all of them, which is faster and lets the heads share the work.
         steps: the most steps a head (or so many heads) gets.
@@ -25,6 +25,8 @@ class Recipe:
         patience: how many checkpoints in a row may be no better than the best before tuning stops.
         learning_rate: of Adam, as a share of the root mean square of each slice: weights of one model are several times
             as large as another's, and a step that cures the one breaks the other.
+        averaging: checkpoints look at the running mean of the weights over the steps, in which a step weighs so many
+            times what the next one does; 0 takes them as the last step left them.
         retries: how often heads are tuned anew, each time at a third of the rate, where a limit refused the best that
             was reached, and what was kept is off the target.
         questions: in a step, each asked in both candidate orders.
@@ -35,12 +37,13 @@ class Recipe:
 
     objective: Objective | None = None
     prior: float = 0.5
-    projections: str = "q"
+    projections: str = "qo"
     heads_at_once: int | None = None
     steps: int = 24
     check_every: int = 4
     patience: int = 2
-    learning_rate: float = 0.006
+    learning_rate: float = 0.003
+    averaging: float = 0.85
     retries: int = 2
     questions: int = 32
     probe_questions: int | None = 192
@@ -54,6 +57,8 @@ class Recipe:
                 raise AlignmentError(f"{name} is {getattr(self, name)}; give 1 or more")
         if self.retries < 0:
             raise AlignmentError(f"retries is {self.retries}; give 0 or more")
+        if not 0 <= self.averaging < 1:
+            raise AlignmentError(f"averaging is {self.averaging}; give a number from 0 to below 1")
         if not 0 < self.prior < 1:
             raise AlignmentError(f"a prior of {self.prior} is no rate between 0 and 1; say how often yes is right")
         if not self.learning_rate > 0:

@@ -1,7 +1,7 @@
 """What steps of tuning change: tensors of their own beside the model, which computes with them when asked."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,44 @@ class Tuned:
         """Takes back what `state` gave."""
         for value, old in zip(self.values, state, strict=True):
             value.copy_(old)
+
+
+class RunningMean:
+    """The mean of what is tuned over the steps so far, in which a step weighs `keep` times what the next one does.
+
+    Steps swing past balance and back before they settle, and their mean lies nearer to it at no cost (as in Polyak's
+    averaging): it is what checkpoints look at and keep, while steps go on from where they are.
+
+    Args:
+        tuned: what steps change.
+        keep: at least 0, under 1; 0 takes the last step alone.
+    """
+
+    def __init__(self, tuned: Tuned, keep: float):
+        self.tuned, self.keep = tuned, keep
+        self.sums: list[Tensor] = []
+        self.weight = 0.0
+
+    @torch.no_grad()
+    def over(self, losses: Iterable[float]) -> Iterator[float]:
+        """The same losses; each step is taken into the mean."""
+        for loss in losses:
+            values = [value.detach() for value in self.tuned.values]
+            sums = self.sums or [torch.zeros_like(value) for value in values]
+            self.sums = [total * self.keep + value for total, value in zip(sums, values, strict=True)]
+            self.weight = self.weight * self.keep + 1
+            yield loss
+
+    @contextmanager
+    def instead(self) -> Iterator[None]:
+        """Inside, the tensors are the mean; afterwards they are what steps left."""
+        left = self.tuned.state()
+        try:
+            if self.weight:
+                self.tuned.load([total / self.weight for total in self.sums])
+            yield
+        finally:
+            self.tuned.load(left)
 
 
 class TunedSlices(Tuned):

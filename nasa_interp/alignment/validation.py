@@ -232,9 +232,14 @@ class Checkpoint:
         """Why it was kept, or why not."""
         return self.refusal(limits) or "imbalance shrank within the limits"
 
-    def rank(self, limits: Limits) -> tuple[bool, bool, float]:
-        """Smaller is better: what the questions allow, then what reaches the target, then the smaller loss."""
-        return (self.reason is not None, not self.metrics.within(limits), self.metrics.loss)
+    def rank(self, limits: Limits) -> tuple[bool, int, float]:
+        """Smaller is better: what the questions allow, then how near to balance, then the smaller loss.
+
+        Near is within the target, or within twice the target: finer steps would follow the questions' luck.
+        """
+        off = abs(self.metrics.worst_imbalance)
+        tier = sum(not off <= times * limits.imbalance for times in (1, 2))
+        return (self.reason is not None, tier, self.metrics.loss)
 
 
 def train_until_no_better(

@@ -37,7 +37,7 @@ class TuningOptions:
         typer.Option(help="answer, balance, nas or own, or a sum such as answer+0.5*nas; answer with labels, else own"),
     ] = None
     prior: Annotated[float | None, typer.Option(help="without labels: how often yes is expected to be right")] = None
-    projections: Annotated[str, typer.Option(help="which slices of a head to tune: letters out of qkvo")] = "q"
+    projections: Annotated[str, typer.Option(help="which slices of a head to tune: letters out of qkvo")] = "qo"
     at_once: Annotated[
         int | None, typer.Option(min=1, help="heads tuned together, by default all; 1: one after another")
     ] = None

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..alignment.recipe import Limits
 from ..alignment.setting import Setting
 from ..alignment.trainer import Trainer
-from ..alignment.tuned import Tuned
+from ..alignment.tuned import RunningMean, Tuned
 from ..alignment.validation import (
     Checkpoint,
     Untuned,
@@ -208,11 +208,13 @@ def _train(
     with adapted(setting.model, modules, rank, setting.seed) as (model, weights):
         # all layers are trained, so every step begins at the lowest
         trainer = Trainer(model, setting.probe, (0,), recipe)
-        losses = trainer.steps(weights, np.random.default_rng([setting.seed, 0]))
+        mean = RunningMean(weights, recipe.averaging)
+        losses = mean.over(trainer.steps(weights, np.random.default_rng([setting.seed, 0])))
 
         def evaluate(step: int, loss: float) -> Checkpoint:
-            metrics = ValidationMetrics.of(_labels(setting), _asked(model, setting), untuned=untuned)
-            return Checkpoint(step, loss, metrics, weights.state(), metrics.refusal(base, base, setting.limits))
+            with mean.instead():
+                metrics = ValidationMetrics.of(_labels(setting), _asked(model, setting), untuned=untuned)
+                return Checkpoint(step, loss, metrics, weights.state(), metrics.refusal(base, base, setting.limits))
 
         def ratio_of(checkpoint: Checkpoint) -> float:
             weights.load(checkpoint.state)

@@ -8,7 +8,7 @@ import torch
 from nasa_interp import load_model
 from nasa_interp.alignment.recipe import Recipe
 from nasa_interp.alignment.trainer import Trainer
-from nasa_interp.alignment.tuned import TunedSlices
+from nasa_interp.alignment.tuned import RunningMean, Tuned, TunedSlices
 from nasa_interp.heads import HeadList
 from nasa_interp.models.tunable import outside_hash, tunable_slices
 from nasa_interp.prompts import build_prompts
@@ -68,6 +68,32 @@ def test_inserted_tensors_are_what_the_model_computes_with(projection: str, ques
         tuned.write()
         assert torch.equal(model.answer_logits(prompts.tokens, prompts.mask), inserted)
     assert not torch.equal(inserted, base)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.9])
+def test_the_running_mean_is_the_weighted_mean_of_all_steps(keep: float) -> None:
+    """Beside a loop over the steps' values; the tensors themselves stay as the last step left them."""
+    tuned, rng = Tuned(), np.random.default_rng(0)
+    tuned.values = [torch.zeros(2, 3), torch.zeros(4)]
+    mean, seen = RunningMean(tuned, keep), []
+    with mean.instead():
+        assert all(torch.equal(value, torch.zeros_like(value)) for value in tuned.values)
+
+    def steps():
+        for _ in range(5):
+            tuned.load([torch.from_numpy(rng.normal(size=value.shape)).float() for value in tuned.values])
+            seen.append(tuned.state())
+            yield 1.0
+
+    for step, _ in enumerate(mean.over(steps()), start=1):
+        weights = np.array([keep ** (step - 1 - s) for s in range(step)])
+        with mean.instead():
+            for place, value in enumerate(tuned.values):
+                expected = (
+                    sum(w * float(s[place].ravel()[1]) for w, s in zip(weights, seen, strict=True)) / weights.sum()
+                )
+                assert value.ravel()[1].item() == pytest.approx(expected, abs=1e-6)
+        assert all(torch.equal(value, last) for value, last in zip(tuned.values, seen[-1], strict=True))
 
 
 def test_a_raising_body_leaves_the_model_as_it_was(questions) -> None:

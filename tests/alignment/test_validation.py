@@ -24,10 +24,11 @@ def checkpoint(
     return Checkpoint(step, loss, metrics, None, reason, ("answers", step), ratio)
 
 
-def test_what_may_be_kept_goes_first_then_what_reaches_the_target_then_the_smaller_loss() -> None:
-    refused = checkpoint(1, 0.1, reason="AUC 0.500")
-    far, worse, better = checkpoint(2, 0.2, imbalance=0.5), checkpoint(3, 0.4), checkpoint(4, 0.3)
-    ranked = [better, worse, far, refused]
+def test_what_may_be_kept_goes_first_then_what_is_near_balance_then_the_smaller_loss() -> None:
+    refused, target = checkpoint(1, 0.1, reason="AUC 0.500"), LIMITS.imbalance
+    far, near = checkpoint(2, 0.2, imbalance=0.5), checkpoint(5, 0.25, imbalance=-1.9 * target)
+    worse, better = checkpoint(3, 0.4, imbalance=-target), checkpoint(4, 0.3, imbalance=target)
+    ranked = [better, worse, near, far, refused]
     for best in range(len(ranked)):
         assert select_checkpoint(ranked[best:][::-1], LIMITS) is ranked[best]
     assert select_checkpoint([refused], LIMITS).refusal(LIMITS) == "AUC 0.500"
