@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 5. Alignment, and what it costs
 #
-# **Claim.** Tuning the query and output weights of a few heads, and stopping in time, makes the model say Yes about as often as
-# yes is right, on questions that had no part in it, and costs little elsewhere.
+# **Claim.** Tuning the query and output weights of a few heads, and stopping in time, makes the model say Yes about as
+# often as yes is right, on questions that had no part in it, and costs little elsewhere.
 #
 # **Look at** the imbalance in *each* candidate order (both must come near 0; one order overshooting to Yes while the
 # other still says No is the usual failure), at the AUC, and at the perplexity and the other abilities. Then at what a

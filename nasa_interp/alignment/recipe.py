@@ -17,7 +17,7 @@ class Recipe:
     Args:
         objective: what a step pulls toward; None takes `Answer()`, or `OwnDecisions()` where there are no labels.
         prior: how often yes is expected to be right among questions without labels.
-        projections: which of a head's slices change: letters out of "qkvo"; by default where it looks and what it writes.
+        projections: which of a head's slices change: letters out of "qkvo"; by default query rows and output columns.
         heads_at_once: 1 tunes heads one after another, as the paper does, each kept or rolled back by itself; more
             tunes so many together, None all of them, which is faster and lets the heads share the work.
         steps: the most steps a head (or so many heads) gets.

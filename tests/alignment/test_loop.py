@@ -396,3 +396,26 @@ def test_weights_that_blow_up_in_the_first_layer_roll_back_too(model) -> None:
     assert run.rows[0]["accepted"]
     with pytest.raises(NothingKeptError):
         align(model, heads=("0.0",), recipe=replace(RECIPE, learning_rate=1e10))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"averaging": 1.0}, "averaging is 1.0; give a number from 0 to below 1"),
+        ({"averaging": -0.1}, "averaging is -0.1"),
+        ({"retries": -1}, "retries is -1; give 0 or more"),
+        ({"learning_rate": 0.0}, "a learning rate of 0.0 tunes nothing"),
+        ({"prior": 1.0}, "a prior of 1.0 is no rate between 0 and 1"),
+        ({"steps": 0}, "steps is 0; give 1 or more"),
+    ],
+)
+def test_a_recipe_that_can_not_be_followed_is_refused(options, says) -> None:
+    with pytest.raises(AlignmentError, match=says):
+        Recipe(**options)
+
+
+def test_by_default_query_rows_and_output_columns_change(model) -> None:
+    recipe = replace(RECIPE, projections=Recipe().projections)
+    run = loop_module.align_heads(model, ["1.0"], asked(0), asked(100), recipe=recipe, limits=OPEN, progress=False)
+    changed = {s.parameter.split(".")[-2] for s in run.delta.slices}
+    assert changed == {"q_proj", "o_proj"}
