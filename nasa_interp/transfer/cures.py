@@ -24,7 +24,7 @@ from ..questions import QuestionList
 from .conditions import Condition
 
 BASE, ROW, COLUMN = "as it is", "the row's calibration", "the column's calibration"
-THEN = ", calibrated"
+THEN = " then calibrated"
 """Behind a tuned method: with an offset from the column's unlabeled questions on top."""
 METHODS = (
     BASE, NASA, f"{NASA}{THEN}", f"{NASA} {UNLABELED}", f"{NASA} {UNLABELED}{THEN}", LORA, f"{LORA} {UNLABELED}",

@@ -102,7 +102,7 @@ def test_the_verdict_follows_the_numbers() -> None:
     names = ("fitted_on", "asked", "method", "imbalance_yes_no", "imbalance_no_yes", "imbalance", "accuracy", "auc")
     rows = [("", "a", "as it is", 0.5, 0.5, 0.5, 0.5, 0.6), ("here", "a", "nasa", 0.02, -0.04, 0.03, 0.7, 0.7),
             ("", "a", COLUMN, 0.04, 0.02, 0.03, 0.6, 0.6),
-            ("here", "a", "nasa, calibrated", 0.01, 0.01, 0.01, 0.7, 0.7)]  # fmt: skip
+            ("here", "a", "nasa then calibrated", 0.01, 0.01, 0.01, 0.7, 0.7)]  # fmt: skip
     cells, chances = pd.DataFrame(rows, columns=list(names)), pd.DataFrame({"p": [], "random": []})
     told = verdict_of(cells, chances)
     assert "off balance by 0.50" in told
