@@ -94,7 +94,7 @@ def transfer_matrix(
     digest = {
         "base": model.weights_hash(), "heads": [str(h) for h in heads], "recipe": recipe.to_dict(), "seed": seed,
         "limits": limits.to_dict(), "n_unlabeled": n_unlabeled, "draws": draws,
-        "conditions": [[c.name, digest_of(c.questions), c.style.to_dict()] for c in (*rows, *columns)],
+        "fitted": _told(rows), "asked": _told(columns),
     }  # fmt: skip
     finished = Finished(folder, digest, "transfer")
     matrix = _Matrix(model, columns, finished, n_unlabeled, seed, draws)
@@ -112,10 +112,15 @@ def transfer_matrix(
             bar.set_postfix_str(f"{method} {variant} on {row.name}")
             table += matrix.cured(row, method, variant, cure, f"{method}{THEN}" in chosen)
     run = describe_run(model, matrix.prompts[columns[0].name][1], start, model.engine)
-    result = TransferMatrix.of(table, run, {key: digest[key] for key in ("heads", "recipe", "limits", "seed")})
+    result = TransferMatrix.of(table, run, digest)
     if folder is not None:
         result.save(Path(folder) / "transfer.json")
     return result
+
+
+def _told(conditions: Sequence[Condition]) -> dict[str, Any]:
+    """What makes conditions the same."""
+    return {c.name: {"questions": digest_of(c.questions), "style": c.style.to_dict()} for c in conditions}
 
 
 class _Matrix:

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from ..comparison.table import NASA, RANDOM, Entry
-from ..errors import ResultError
+from ..errors import AlignmentError, ResultError
 from ..results import parsing_result, read_result, write_result
 from ..run import RunInfo, jsonable
 from .verdict import verdict_of
 
 KEYS = ("fitted_on", "asked", "method", "variant")
+CONDITIONS = ("fitted", "asked")
 
 
 def row_of(fitted: str, asked: str, entry: Entry) -> dict[str, Any]:
@@ -45,7 +46,7 @@ class TransferMatrix:
             each order with its interval, and the mean of both by size; accuracy, AUC within an order; imbalance by
             kind of question; weights changed; perplexity as a multiple of the base model's; seconds that fitting took.
         run: of the first column's prompts.
-        details: heads, recipe, limits, seed.
+        details: the base model's hash, heads, recipe, limits, seed, conditions and what else makes two matrices alike.
     """
 
     table: pd.DataFrame
@@ -56,6 +57,27 @@ class TransferMatrix:
     def of(cls, rows: Sequence[dict[str, Any]], run: RunInfo, details: dict[str, Any]) -> "TransferMatrix":
         """From the cells' rows."""
         return cls(pd.DataFrame(list(rows)), run, jsonable(details))
+
+    def joined(self, other: "TransferMatrix") -> "TransferMatrix":
+        """The cells of both: of a matrix that was made part by part, other rows, methods, seeds or random sets each.
+
+        A cell that both have is taken from this one.
+
+        Raises:
+            AlignmentError: another model, other heads, recipe, limits, seed, or number of questions set aside, or
+                conditions of one name that differ.
+        """
+        unlike = [
+            key for key, value in self.details.items() if key not in CONDITIONS and value != other.details.get(key)
+        ]
+        for kind in CONDITIONS:
+            theirs = other.details[kind]
+            unlike += [name for name, told in self.details[kind].items() if theirs.get(name, told) != told]
+        if unlike:
+            raise AlignmentError(f"two matrices with another {', '.join(unlike)} can't be one; make them alike")
+        table = pd.concat([self.table, other.table]).drop_duplicates(list(KEYS), ignore_index=True)
+        conditions = {kind: other.details[kind] | self.details[kind] for kind in CONDITIONS}
+        return TransferMatrix(table, self.run, {**self.details, **conditions})
 
     def to_dataframe(self) -> pd.DataFrame:
         """The table."""

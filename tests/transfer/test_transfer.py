@@ -1,5 +1,7 @@
 """The transfer matrix on tiny models: every method in every cell, kept on disk, nothing fitted on what is asked."""
 
+from dataclasses import replace
+
 import families
 import numpy as np
 import pandas as pd
@@ -80,6 +82,14 @@ def test_every_method_has_every_cell_and_a_killed_run_goes_on(model, tmp_path, m
     assert (both.accuracy_x == both.accuracy_y).all()
     runs = dict(zip(grown.cells().method, grown.cells().runs, strict=True))
     assert (runs["nasa"], runs["nasa without labels"], runs["random heads"], runs["as it is"]) == (2, 2, 3, 1)
+    joined = found.joined(grown)
+    assert sorted(joined.table.variant) == sorted(grown.table.variant)
+    assert TransferMatrix.load(joined.save(tmp_path / "joined.json")).verdict == joined.verdict
+    with pytest.raises(AlignmentError, match="another heads can't be one"):
+        found.joined(replace(grown, details={**grown.details, "heads": ["9.9"]}))
+    other = {**grown.details, "fitted": {"here": "another"}}
+    with pytest.raises(AlignmentError, match="another here can't be one"):
+        found.joined(replace(grown, details=other))
     with pytest.raises(AlignmentError, match="holds a run with another n_unlabeled"):
         transfer_matrix(model, ["0.1", "1.2"], fitted, columns, folder=tmp_path, **{**OPTIONS, "n_unlabeled": 2})
 
