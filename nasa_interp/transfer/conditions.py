@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ..errors import QuestionError
 from ..prompts import PromptStyle
 from ..questions import QuestionList, load_questions
+from ..run import digest_of
 
 # Half of the kinds of builtin:verify, two that the embedded model sorts and two that it doesn't.
 SEEN_KINDS = ("sentiment", "same_word", "category", "sum")
@@ -31,6 +32,11 @@ class Condition:
     questions: QuestionList
     style: PromptStyle = field(default_factory=PromptStyle)
     val: QuestionList | None = None
+
+    @property
+    def digest(self) -> str:
+        """A short hash of the questions and the way they are asked, whatever the name."""
+        return digest_of([*self.questions, self.style.to_dict(), *(self.val or ())])
 
     @property
     def held_out(self) -> QuestionList:

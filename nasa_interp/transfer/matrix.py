@@ -22,7 +22,6 @@ from ..models import Model, as_model
 from ..prompts import PromptStyle
 from ..questions import check_apart, check_labeled
 from ..questions.registry import CONTENT_FREE
-from ..run import digest_of
 from ..session import PromptSet, describe_run
 from ..torch_defaults import under_torch_defaults
 from .conditions import Condition, builtin_conditions
@@ -94,8 +93,8 @@ def transfer_matrix(
     digest = {
         "base": model.weights_hash(), "heads": [str(h) for h in heads], "recipe": recipe.to_dict(), "seed": seed,
         "limits": limits.to_dict(), "n_unlabeled": n_unlabeled, "draws": draws,
-        "fitted": _told(rows), "asked": _told(columns),
     }  # fmt: skip
+    # The folder takes more conditions, methods and seeds later: cells are named by what is in their conditions.
     finished = Finished(folder, digest, "transfer")
     matrix = _Matrix(model, columns, finished, n_unlabeled, seed, draws)
     tuning = Tuning(model, recipe, limits, TextReference.of(model, plain_text("val")[:PASSAGES], progress=False))
@@ -112,7 +111,8 @@ def transfer_matrix(
             bar.set_postfix_str(f"{method} {variant} on {row.name}")
             table += matrix.cured(row, method, variant, cure, f"{method}{THEN}" in chosen)
     run = describe_run(model, matrix.prompts[columns[0].name][1], start, model.engine)
-    result = TransferMatrix.of(table, run, digest)
+    conditions = {"fitted": _told(rows), "asked": _told(columns)}
+    result = TransferMatrix.of(table, run, digest | conditions)
     if folder is not None:
         result.save(Path(folder) / "transfer.json")
     return result
@@ -120,7 +120,7 @@ def transfer_matrix(
 
 def _told(conditions: Sequence[Condition]) -> dict[str, Any]:
     """What makes conditions the same."""
-    return {c.name: {"questions": digest_of(c.questions), "style": c.style.to_dict()} for c in conditions}
+    return {condition.name: condition.digest for condition in conditions}
 
 
 class _Matrix:
@@ -143,7 +143,7 @@ class _Matrix:
         if column.name not in self.untuned:
             asked = self.prompts[column.name][1]
             make = partial(self._decide, self.model, asked)
-            self.untuned[column.name] = self._cell("base", column, BASE, "", make, {})
+            self.untuned[column.name] = self._cell(None, column, BASE, "", make, {})
         return self.untuned[column.name]
 
     def calibrated(self, rows: Sequence[Condition], chosen: Sequence[str]) -> list[dict[str, Any]]:
@@ -153,19 +153,19 @@ class _Matrix:
             fits = {COLUMN: self.prompts[column.name][0].questions, FREE: CONTENT_FREE}
             for method in (method for method in fits if method in chosen):
                 offsets = partial(self._fit, self.model, fits[method], column.style)
-                table.append(row_of("", column.name, self._shifted("", column, method, offsets)))
+                table.append(row_of("", column.name, self._shifted(None, column, method, offsets)))
         for row in rows if ROW in chosen else ():
             offsets = cache(partial(self._fit, self.model, parts(row.questions, self.n, self.seed)[0], row.style))
             for column in self.columns:
-                table.append(row_of(row.name, column.name, self._shifted(row.name, column, ROW, offsets)))
+                table.append(row_of(row.name, column.name, self._shifted(row, column, ROW, offsets)))
         return table
 
     def cured(self, row: Condition, method: str, variant: str, cure: Cure, then: bool) -> list[dict[str, Any]]:
         """The cells of one cure, `then` also with an offset on top; it is fitted only where one of them is missing."""
         names = [method, f"{method}{THEN}"] if then else [method]
         cells = [(column, name) for column in self.columns for name in names]
-        if all(self._has(row.name, column, name, variant) for column, name in cells):
-            entries = [self._cell(row.name, column, name, variant, None, {}) for column, name in cells]
+        if all(self._has(row, column, name, variant) for column, name in cells):
+            entries = [self._cell(row, column, name, variant, None, {}) for column, name in cells]
         else:
             with cure() as (model, facts):
                 entries = [entry for c in self.columns for entry in self._asked(row, c, names, variant, model, facts)]
@@ -176,14 +176,16 @@ class _Matrix:
     ) -> list[Entry]:
         """The column's questions asked of a cured model; the second name stands for an offset on top."""
         aside, asked = self.prompts[column.name]
-        first = self._cell(row.name, column, names[0], variant, partial(self._decide, model, asked), facts)
+        first = self._cell(row, column, names[0], variant, partial(self._decide, model, asked), facts)
 
         def shift() -> BinaryReport:
             return shifted(first.report, self._fit(model, aside.questions, column.style), "offset on top")
 
-        return [first, *(self._cell(row.name, column, name, variant, shift, facts) for name in names[1:])]
+        return [first, *(self._cell(row, column, name, variant, shift, facts) for name in names[1:])]
 
-    def _shifted(self, row: str, column: Condition, method: str, offsets: Callable[[], Calibration]) -> Entry:
+    def _shifted(
+        self, row: Condition | None, column: Condition, method: str, offsets: Callable[[], Calibration]
+    ) -> Entry:
         """The untuned model's decisions less these offsets."""
         base = self.base(column).report
         return self._cell(row, column, method, "", lambda: shifted(base, offsets(), "offset"), {})
@@ -194,18 +196,21 @@ class _Matrix:
     def _decide(self, model: Model, asked: PromptSet) -> BinaryReport:
         return report_decisions(model, asked, progress=False)
 
-    def _has(self, row: str, column: Condition, method: str, variant: str) -> bool:
-        return self.finished.has(_name(row, column.name, method, variant))
+    def _has(self, row: Condition | None, column: Condition, method: str, variant: str) -> bool:
+        return self.finished.has(_name(row, column, method, variant))
 
-    def _cell(self, row: str, column: Condition, method: str, variant: str, make: Any, facts: dict[str, Any]) -> Entry:
-        name = _name(row, column.name, method, variant)
+    def _cell(
+        self, row: Condition | None, column: Condition, method: str, variant: str, make: Any, facts: dict[str, Any]
+    ) -> Entry:
+        name = _name(row, column, method, variant)
         weights = int(facts.get("weights", 0))
         return self.finished.get(name, lambda: Entry(method, variant, make(), weights, fitted=facts))
 
 
-def _name(row: str, column: str, method: str, variant: str) -> str:
+def _name(row: Condition | None, column: Condition, method: str, variant: str) -> str:
     """The folder of a cell."""
-    return "/".join(_slug(part) for part in (row or "none", f"{method} {variant}".strip(), column))
+    fitted = "nothing" if row is None else f"{_slug(row.name)}-{row.digest}"
+    return f"{fitted}/{_slug(f'{method} {variant}'.strip())}/{_slug(column.name)}-{column.digest}"
 
 
 def _slug(text: str) -> str:
@@ -244,7 +249,7 @@ def _controls(
 
 def _place(folder: Path | None, row: Condition, name: str) -> Path | None:
     """Where a cure keeps its tuning."""
-    return None if folder is None else folder / "tuning" / _slug(row.name) / _slug(name)
+    return None if folder is None else folder / "tuning" / f"{_slug(row.name)}-{row.digest}" / _slug(name)
 
 
 def _check_counts(n_random: int | Sequence[int], rows: Sequence[Condition]) -> list[int]:
