@@ -54,9 +54,8 @@ def main() -> None:
     if out.exists():
         found = TransferMatrix.load(out).joined(found)
     found.save(out)
-    print(
-        f"{(time.perf_counter() - start) / 3600:.2f} hours", found.summary().round(3).to_string(index=False), sep="\n"
-    )
+    print(f"{(time.perf_counter() - start) / 3600:.2f} hours")
+    print(found.summary().round(3).to_string(index=False))
     print(found.verdict)
 
 
