@@ -323,6 +323,7 @@ def test_a_processed_bridge_is_tuned_in_memory() -> None:
     assert model.weights_hash() == before
 
 
+@pytest.mark.filterwarnings("ignore:calibrated on")
 def test_a_lora_is_left_out_of_a_hooked_models_comparison_and_refused_by_name() -> None:
     model, options = hooked_of(), {"limit": None, "progress": False}
     sets = (families.QUESTIONS, others("Well?"), others("And?"))

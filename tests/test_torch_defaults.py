@@ -37,7 +37,7 @@ SURROUNDINGS = {
 def everything(model, questions):
     """Numbers of each kind of computation."""
     quiet = {"draws": 10, "progress": False}
-    recipe = Recipe(steps=2, check_every=1, questions=2, probe_questions=None, val_questions=None)
+    recipe = Recipe(steps=2, check_every=1, questions=2, probe_questions=None, val_questions=None, learning_rate=0.5)
     limits = ni.Limits(auc=1.0, answer_mass=1.0, perplexity=1e9)
     prompts = ni.build_prompts(model, questions)
     yield "decide", ni.decide(model, questions, **quiet).logit_differences

@@ -51,6 +51,7 @@ def test_one_row_for_each_ranking_k_data_and_order(contest) -> None:
     assert all(len(ranking) == 12 for ranking in contest.rankings.values())
 
 
+@pytest.mark.filterwarnings("ignore:answer mass")
 def test_rows_are_plain_ablations(contest) -> None:
     model, table = planted_model(), contest.to_dataframe()
     for ranking, k in (("direct attribution", 3), ("recency", 1)):
@@ -219,6 +220,7 @@ def test_groups_with_one_label_are_left_out_of_the_mean_and_intervals_are_paired
     assert (unchanged[["change", "low", "high"]] == 0).all(axis=None)
 
 
+@pytest.mark.filterwarnings("ignore:answer mass")
 def test_confirming_the_planted_head(contest, tmp_path) -> None:
     model = planted_model()
     found = confirm(model, [PLANTED], QUESTIONS, n=9, **QUIET)
