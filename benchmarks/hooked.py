@@ -86,7 +86,9 @@ def main() -> None:
                 seconds[side].append(time.perf_counter() - start)
         plain, row = values["plain"], {"size": float(np.nanmax(np.abs(values["plain"]))), "seconds": seconds}
         for side in ("bridge", "hooks"):
-            row[f"{side}_apart"] = float(np.nanmax(np.abs(values[side] - plain)))
+            apart = values[side] - plain
+            row[f"{side}_apart"] = float(np.nanmax(np.abs(apart)))
+            row[f"{side}_apart_of_size"] = float(np.sqrt(np.nansum(apart**2) / np.nansum(plain**2)))
             row[f"{side}_times"] = statistics.median(
                 a / b for a, b in zip(seconds[side], seconds["plain"], strict=True)
             )
