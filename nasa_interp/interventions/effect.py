@@ -57,11 +57,14 @@ class AblationEffect:
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the changed decisions."""
-        was, now = self.base.groups, self.changed.groups
-        fell = [g for g, e in now.items() if e.answer_mass < LOW_MASS <= was[g].answer_mass]
+        groups = np.array([q.group for q in self.base.questions])
+        masses = np.stack([self.base.answer_masses, self.changed.answer_masses])
+        # The means alone: a report's estimates would draw the bootstrap for every group.
+        means = {g: masses[:, groups == g].mean(1) for g in dict.fromkeys(groups.tolist())}
+        fell = {g: pair for g, pair in means.items() if pair[1] < LOW_MASS <= pair[0]}
         if not fell:
             return []
-        listed = ", ".join(f"{g} {was[g].answer_mass:.2f} to {now[g].answer_mass:.2f}" for g in fell)
+        listed = ", ".join(f"{g} {was:.2f} to {now:.2f}" for g, (was, now) in fell.items())
         return [
             f"answer mass fell under {LOW_MASS} with the heads changed: {listed}. The model means to say something "
             f"else there than either candidate, so that its decisions say little about the bias."

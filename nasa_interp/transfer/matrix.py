@@ -227,7 +227,8 @@ def _cures(
     """What is tuned in this condition, but for random heads."""
     plan: list[Planned] = []
     for method, labels in ((NASA, True), (f"{NASA} {UNLABELED}", False)):
-        for seed in seeds if method in chosen else ():
+        # An offset on top needs the tuned heads, whether or not they were asked for by themselves.
+        for seed in seeds if {method, f"{method}{THEN}"} & set(chosen) else ():
             place = _place(folder, row, f"{method} seed {seed}")
             plan.append((row, method, f"seed {seed}", tuned(tuning, heads, row, labels, seed, place)))
     for method, labels in ((LORA, True), (f"{LORA} {UNLABELED}", False)):

@@ -108,6 +108,12 @@ def test_the_columns_calibration_is_the_one_of_its_questions_set_aside(model) ->
     assert row.accuracy == expected.accuracy
 
 
+def test_an_offset_on_top_brings_the_tuned_heads_along(model) -> None:
+    fitted, columns = conditions()
+    found = transfer_matrix(model, ["0.1"], fitted, columns, methods=["nasa then calibrated"], **OPTIONS)
+    assert set(found.table.method) == {"as it is", "nasa", "nasa then calibrated"}
+
+
 def test_the_verdict_follows_the_numbers() -> None:
     names = ("fitted_on", "asked", "method", "imbalance_yes_no", "imbalance_no_yes", "imbalance", "accuracy", "auc")
     rows = [("", "a", "as it is", 0.5, 0.5, 0.5, 0.5, 0.6), ("here", "a", "nasa", 0.02, -0.04, 0.03, 0.7, 0.7),
