@@ -56,7 +56,7 @@ scores = ni.score_heads(model, PROBE, limit=LIMIT, progress=False)
 heads = scores.top(10, "polarity", from_layer=model.n_layers // 3)
 # One question of few moves the AUC far, so the limit on it is no finer than that.
 limits = Limits(auc=max(0.02, 2 / LIMIT))
-small = Recipe(probe_questions=LIMIT, val_questions=LIMIT, questions=16, steps=16, learning_rate=0.003)
+small = Recipe(probe_questions=LIMIT, val_questions=LIMIT, questions=16, steps=16, check_every=4, learning_rate=0.003)
 recipe = Recipe() if LIMIT >= 128 else small
 run = align_heads(model, heads, PROBE, VAL, recipe=recipe, limits=limits, progress=False)
 Markdown(repr(run))

@@ -93,7 +93,7 @@ Markdown(
 # %%
 bridge.reset_hooks()
 recipe, limits = (
-    ni.Recipe(steps=8, probe_questions=64, val_questions=32),
+    ni.Recipe(steps=8, probe_questions=64, val_questions=32, mixed_precision=False),
     ni.Limits(auc=0.1, answer_mass=0.4, perplexity=1.05),
 )
 sets = {"probe": "builtin:verify#probe", "val": "builtin:verify#val"}

@@ -46,7 +46,7 @@ def verbs(n: int) -> dict[str, Callable[[Model], Any]]:
         return lambda m: ablation_effect(m, data, HEADS, what, **quiet).changed.logit_differences
 
     def tuned(m: Model) -> Any:
-        recipe = ni.Recipe(steps=8, check_every=8, probe_questions=64, val_questions=32)
+        recipe = ni.Recipe(steps=8, check_every=8, probe_questions=64, val_questions=32, mixed_precision=False)
         run = ni.align_heads(m, HEADS, *SPLITS, recipe=recipe, limits=OPEN, progress=False)
         return np.concatenate([(a - b).numpy().ravel() for a, b in zip(run.delta.after, run.delta.before, strict=True)])
 

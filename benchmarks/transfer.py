@@ -26,11 +26,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--random", type=int, default=3)
     parser.add_argument("--limit", type=int, default=192, help="questions of each condition, 64 of which are set aside")
+    parser.add_argument("--dtype", default="mixed", help="float32 asks exactly, and takes twice as long")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs/transfer"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model, name = ni.load_model(options.model), Path(options.model).stem
+    model, name = ni.load_model(options.model, dtype=options.dtype), Path(options.model).stem
     heads = ni.score_heads(model, "builtin:verify#probe", limit=48, progress=False).top(10, by="polarity")
     rows, columns = builtin_conditions(options.limit)
     if options.rows:

@@ -42,7 +42,9 @@ def scatters(clusters: Int[np.ndarray, " item"]) -> bool:
 
 
 def interval(samples: Float[np.ndarray, "draw *rest"], level: float = LEVEL) -> Float[np.ndarray, "2 *rest"]:
-    """Percentile interval over the draws (95%); draws that are undefined (NaN) are left out, all NaN gives NaN."""
+    """Percentile interval over the draws (95%); draws that are NaN are left out, and with none left it is NaN."""
+    if not len(samples):
+        return np.full((2, *samples.shape[1:]), np.nan)
     tail = (1 - level) / 2
     undefined = np.isnan(samples)
     if not undefined.any():

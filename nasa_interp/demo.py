@@ -48,7 +48,7 @@ class Size:
     @classmethod
     def quick(cls) -> "Size":
         """A quick look: wider intervals, and tuning may stop early."""
-        recipe = Recipe(steps=12, probe_questions=64, val_questions=48, questions=16)
+        recipe = Recipe(steps=12, check_every=4, probe_questions=64, val_questions=48, questions=16)
         few = {"decide": 48, "score": 48, "ablate": 16, "controls": 1, "evaluate": 16, "passages": 4, "options": 16}
         return cls(**few, known=0, generation=0, other_styles=False, recipe=recipe)
 

@@ -159,7 +159,10 @@ def run_fused(
     check_positions(model.config, (prompts.last_pos + 1).tolist())
     if batch_size is not None:
         check_batch_size(batch_size)
-    prefix = run_prefix(model, prompts, edits, read) if share_prefix else Prefix(0)
+    # What reads attention stays exact: near its end a softmax in bfloat16 has lost the difference of two scores.
+    arithmetic = nullcontext if read else model.deciding
+    with arithmetic():
+        prefix = run_prefix(model, prompts, edits, read) if share_prefix else Prefix(0)
     places = longest_first(prompts)
     lengths = (prompts.last_pos[places] + 1 - prefix.length).tolist()
     batches = list(
@@ -170,7 +173,8 @@ def run_fused(
 
     def run(rows: list[int]) -> FusedBatch:
         sampled = plain is not None and plain.waits_for(rows)
-        return _run_batch(model, prompts, rows, prefix, read, logits or sampled, edits)
+        with arithmetic():
+            return _run_batch(model, prompts, rows, prefix, read, logits or sampled, edits)
 
     with tqdm(total=len(prompts), desc=bar, unit="prompt", disable=bar is None) as shown:
         for batch in in_batches(batches, run):

@@ -80,7 +80,7 @@ class PlainReference:
                 self.waiting.discard(row)
 
     def _compare(self, row: int, found: float) -> None:
-        question, allowed = self.prompts.questions[row].id, agreement(self.model.dtype)
+        question, allowed = self.prompts.questions[row].id, agreement(self.model.arithmetic)
         alone, reach = plain_difference(self.model, self.prompts, row)
         off = abs(found - alone) / reach
         # NaN compares as apart.

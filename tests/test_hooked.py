@@ -123,7 +123,7 @@ def test_steps_through_hooks_move_the_slices_as_plain_ones_and_nothing_else(fami
         whole, outside = model.weights_hash(), outside_hash(model.weights, slices)
         tuned = TunedSlices(model, slices)
         before = tuned.state()
-        trainer = Trainer(model, asked, [0, 1], Recipe(questions=4))
+        trainer = Trainer(model, asked, [0, 1], Recipe(questions=4, mixed_precision=False))
         steps = trainer.steps(tuned, np.random.default_rng(0), HeadList.of(HEADS))
         assert np.isfinite([next(steps), next(steps)]).all()
         assert model.weights_hash() == whole
@@ -137,7 +137,8 @@ def test_steps_through_hooks_move_the_slices_as_plain_ones_and_nothing_else(fami
 
 
 def test_alignment_of_a_bridge_is_that_of_its_plain_view_and_carries_over() -> None:
-    recipe, limits = Recipe(steps=4, check_every=4, questions=4, learning_rate=1e-2), Limits(0.0, 1.0, 1.0, 100.0)
+    recipe = Recipe(steps=4, check_every=4, questions=4, learning_rate=1e-2, mixed_precision=False)
+    limits = Limits(0.0, 1.0, 1.0, 100.0)
     options = {"recipe": recipe, "limits": limits, "texts": ["a b c d"], "progress": False}
     plain, bridged, hooked = plain_of("gpt_neox"), ni.load_model(bridge_of("gpt_neox")), hooked_of("gpt_neox")
     runs = [ni.align_heads(m, HEADS, families.QUESTIONS, others("Well?"), **options) for m in (plain, bridged, hooked)]

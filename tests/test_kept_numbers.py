@@ -32,7 +32,16 @@ def computed(model):
     yield "first order", ni.attribution.estimate_zero_ablation(model, val[:2], draws=10).values
     yield "direct", ni.attribution.direct_logit_attribution(model, val[:2], draws=10).values
     sizes = {"questions": 8, "probe_questions": 8, "val_questions": 8}
-    recipe = ni.Recipe(steps=4, check_every=2, learning_rate=0.006, retries=0, averaging=0.0, projections="q", **sizes)
+    recipe = ni.Recipe(
+        steps=4,
+        check_every=2,
+        learning_rate=0.006,
+        retries=0,
+        averaging=0.0,
+        projections="q",
+        mixed_precision=False,
+        **sizes,
+    )
     run = ni.align_heads(model, HEADS, "builtin:verify#probe", "builtin:verify#val", recipe=recipe, progress=False)
     changes = [after - before for after, before in zip(run.delta.after, run.delta.before, strict=True)]
     yield "tuned", torch.cat([change.flatten()[::97] for change in changes]).numpy()

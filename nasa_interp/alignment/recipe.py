@@ -32,6 +32,8 @@ class Recipe:
         questions: in a step, each asked in both candidate orders.
         probe_questions, val_questions: how many are drawn from the data to tune on and to validate on, evenly from the
             groups; None takes all.
+        mixed_precision: whether steps multiply in bfloat16, while the tuned weights and all of validation stay in
+            the model's own dtype; None does so for a float32 model where its device does it faster.
         bias, share: tune biases too; tune keys and values that other heads use.
     """
 
@@ -39,15 +41,16 @@ class Recipe:
     prior: float = 0.5
     projections: str = "qo"
     heads_at_once: int | None = None
-    steps: int = 24
-    check_every: int = 4
+    steps: int = 40
+    check_every: int = 8
     patience: int = 2
     learning_rate: float = 0.003
     averaging: float = 0.85
     retries: int = 2
     questions: int = 32
     probe_questions: int | None = 192
-    val_questions: int | None = 128
+    val_questions: int | None = 256
+    mixed_precision: bool | None = None
     bias: bool = False
     share: bool = False
 

@@ -1,7 +1,7 @@
 """What an alignment is about: model, heads, questions and recipe, checked before anything is computed."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..forward import intervenable
@@ -15,6 +15,7 @@ from ..questions.resolve import resolve_questions
 from ..run import digest_of
 from ..session import PromptSet
 from .recipe import Limits, Recipe
+from .trainer import steps_in_bfloat16
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Setting:
             if questions[0].label is not None:
                 check_two_sided(questions, use)
         to_tune, to_validate = (PromptSet.build(model, q, "both", style, seed, draws=0) for q in (probe, val))
-        model = intervenable(model, to_tune.batches[0])
+        # What is kept is decided by validation, which is never rounded more than the weights are.
+        model = intervenable(model.exact(), to_tune.batches[0])
+        recipe = replace(recipe, mixed_precision=steps_in_bfloat16(model, recipe))
         spanned = spanning_norms(model, chosen)
         notes = (f"norms span all heads in layers {list(spanned)}: tuned queries scale other heads",) if spanned else ()
         return cls(model, chosen, slices, to_tune, to_validate, recipe, limits, style, seed, notes)

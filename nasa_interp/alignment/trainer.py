@@ -1,6 +1,7 @@
 """Steps of tuning: the loss of some questions in both orders, from the lowest tuned layer on."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..errors import DivergedError
 from ..heads import HeadList
+from ..mixed_precision import in_bfloat16, multiplies_bfloat16
 from ..models import Model
 from ..objectives import Step
 from ..restartable import RestartablePrompts
@@ -44,6 +46,7 @@ class Trainer:
         self.model = model
         self.labels = asked.batches[0].labels
         self.recipe = recipe.resolved(labeled=self.labels is not None)
+        self.in_bfloat16 = steps_in_bfloat16(model, recipe)
         self.wording = torch.from_numpy(wordings_of(asked))
         self.lengths = torch.stack([prompts.last_pos for prompts in asked]).amax(0)
         self.orders = {prompts.order: RestartablePrompts(model, prompts, layers) for prompts in asked}
@@ -109,7 +112,8 @@ class Trainer:
         d, log_mass, nas, mass = {}, {}, {}, {}
         for order, restarted in self.orders.items():
             if "answer" in reads:
-                d[order], log_mass[order] = restarted.answer(lowest, rows)
+                with in_bfloat16(self.model.network) if self.in_bfloat16 else nullcontext():
+                    d[order], log_mass[order] = restarted.answer(lowest, rows)
             if "attention" in reads:
                 nas[order], mass[order] = _attention(restarted, heads, rows)
         before = {order: self.log_mass[order][rows] for order in d}
@@ -126,6 +130,13 @@ class Trainer:
             order: torch.cat([_attention(restarted, heads, rows.tolist())[1] for rows in chunks])
             for order, restarted in self.orders.items()
         }
+
+
+def steps_in_bfloat16(model: Model, recipe: Recipe) -> bool:
+    """Whether steps of this recipe multiply in bfloat16 on this model."""
+    if recipe.mixed_precision is not None:
+        return recipe.mixed_precision
+    return model.has_hf and model.dtype == torch.float32 and multiplies_bfloat16(model.device)
 
 
 def _attention(restarted: RestartablePrompts, heads: HeadList, rows: Sequence[int]) -> tuple[Tensor, Tensor]:

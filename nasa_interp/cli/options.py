@@ -61,7 +61,7 @@ class ModelOptions:
     """Where a model runs, and in which dtype, as given."""
 
     device: Annotated[str | None, typer.Option(help="such as cpu or cuda:0; auto spreads over all devices")] = None
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto")] = None
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, mixed or auto")] = None
 
     def load(self, name: str) -> Any:
         """The model of this name."""

@@ -115,7 +115,7 @@ def adapted(model: Model, modules: Sequence[str], rank: int, seed: int) -> Itera
         for name, factor in other.named_parameters():
             if "lora_" in name:
                 factor.data = factor.data.float()  # trained in fp32, as heads are, whatever the model's dtype
-        adapted_model = Model(model.name, other.eval(), model.tokenizer, license=model.license)
+        adapted_model = Model(model.name, other.eval(), model.tokenizer, license=model.license, mixed=model.mixed)
         yield adapted_model, LoraFactors(adapted_model)
     finally:
         # PEFT freezes what it adapts, and the parameters are the model's own.

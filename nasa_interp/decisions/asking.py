@@ -1,6 +1,7 @@
 """What the model decides: the logits of both candidates at the first answer position."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,12 +101,15 @@ def report_decisions(
             raise
         engine, notes = "plain", (f"decided by plain passes, as the fused pass refused: {refusal}",)
         answers = [answers_without_fusing(model, prompts, refusal, **options) for prompts in asked]
+    run = describe_run(model, asked, start, engine, notes, model_hash)
+    if engine == "fused" and model.arithmetic != model.dtype:
+        run = replace(run, dtype="mixed")
     return BinaryReport(
         np.concatenate([d for d, _ in answers]),
         np.concatenate([mass for _, mass in answers]),
         tuple(order for order in asked.orders for _ in asked.questions),
         tuple(asked.questions) * len(asked),
-        describe_run(model, asked, start, engine, notes, model_hash),
+        run,
     )
 
 

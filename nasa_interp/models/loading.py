@@ -18,6 +18,7 @@ DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DELTA_FILE = "delta.safetensors"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+MIXED = "mixed"
 
 
 @under_torch_defaults
@@ -36,7 +37,9 @@ def load_model(
             says how to make one of it.
         device: such as "cpu" or "cuda:0", or "auto" to spread it over all devices; by default CUDA where available.
         dtype: "float32", "bfloat16", "float16" (or "fp32", ...), "auto" for the checkpoint's own; by default float32
-            on the CPU and the checkpoint's own elsewhere.
+            on the CPU and the checkpoint's own elsewhere. "mixed" keeps float32 weights and decides in bfloat16, which
+            takes half the time where the processor multiplies it (`benchmarks/precision.py`); scores and tuning's
+            validation stay in float32.
         revision: branch, tag or commit on the hub.
         tokenizer: needed with a transformers model, optional with a bridge.
 
@@ -50,7 +53,8 @@ def load_model(
     if not isinstance(name, (str, Path)):
         return as_model(name, tokenizer)
     device = _device(device)
-    torch_dtype = _dtype(dtype, device)
+    mixed = dtype == MIXED
+    torch_dtype = torch.float32 if mixed else _dtype(dtype, device)
     source, license = str(name), None
     if source == "demo":
         source, license = str(converted(demo_file())), "apache-2.0"
@@ -60,7 +64,7 @@ def load_model(
         source = str(Path(source).expanduser())
         _check_folder(Path(source), str(name))
     hf, loaded_tokenizer = _from_pretrained(source, str(name), device, torch_dtype, revision)
-    return Model(str(name), hf, tokenizer or loaded_tokenizer, license=license)
+    return Model(str(name), hf, tokenizer or loaded_tokenizer, license=license, mixed=mixed)
 
 
 def demo_file() -> Path:
@@ -97,7 +101,7 @@ def _dtype(dtype: str | torch.dtype | None, device: str) -> Any:
         return torch.float32 if device == "cpu" else "auto"
     known = _DTYPES.get(_SHORT.get(dtype, dtype))
     if known is None:
-        raise ModelError(f"dtype {dtype!r} is unknown; use float32, bfloat16, float16 or auto")
+        raise ModelError(f"dtype {dtype!r} is unknown; use float32, bfloat16, float16, mixed or auto")
     return known
 
 

@@ -1,6 +1,7 @@
 """One set of weights with two views: plain transformers (`.hf`) and hooked TransformerLens (`.bridge`)."""
 
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import ModelError, first_line
+from ..mixed_precision import in_bfloat16
 from .bridge import (
     Copies,
     build_bridge,
@@ -43,9 +45,19 @@ class Model:
         tokenizer: its fast tokenizer.
         hooked: the user's own TransformerBridge or HookedTransformer; None to build one on demand.
         license: the licence that travels with an exported copy, where known.
+        mixed: decisions multiply in bfloat16 beside float32 weights. Only a plain model's do, and attention is read and
+            weights are validated in float32 all the same.
     """
 
-    def __init__(self, name: str, hf: Any, tokenizer: Any, hooked: Any = None, license: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        hf: Any,
+        tokenizer: Any,
+        hooked: Any = None,
+        license: str | None = None,
+        mixed: bool = False,
+    ):
         if hf is None and hooked is None:
             raise ModelError(f"model {name!r} has neither a plain nor a hooked view; load it with load_model")
         if reason := no_heads_reason(config_of(hf, hooked)):
@@ -59,6 +71,7 @@ class Model:
         self.name = name
         self.tokenizer = tokenizer
         self.license = license
+        self.mixed = mixed
         self._hf: Any = hf
         self._hooked: Any = hooked
         # The model that the user handed over, or the fallback, is the hooked one.
@@ -236,6 +249,23 @@ class Model:
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The dtype that decisions multiply in."""
+        return torch.bfloat16 if self.mixed and self.has_hf else self.dtype
+
+    def deciding(self) -> AbstractContextManager[None]:
+        """Inside, passes multiply as decisions do."""
+        return in_bfloat16(self.hf) if self.mixed and self.has_hf else nullcontext()
+
+    def exact(self) -> "Model":
+        """The same weights, whose decisions multiply in the weights' own dtype."""
+        if not self.mixed:
+            return self
+        exact = Model.__new__(Model)
+        exact.__dict__.update(self.__dict__, mixed=False)
+        return exact
 
     def weights_hash(self) -> str:
         """SHA-256 over every named tensor of the current weights, whichever view they were edited through.

@@ -229,3 +229,11 @@ def test_the_embedded_model_says_no_and_knows_better(demo):
         for order in ("yes_no", "no_yes"):
             assert report.estimate(group, order).auc > 0.75, (group, order)
     assert report.estimate("sentiment", "yes_no").auc > 0.75
+
+
+@pytest.mark.filterwarnings("ignore:.*answer mass")
+def test_a_bootstrap_without_a_defined_draw_has_no_interval(tiny, questions) -> None:
+    """A single draw of few questions may hold one label only: its AUC is undefined, and so is its interval."""
+    assert np.isnan(interval(np.empty((0, 3)))).all()
+    report = ni.decide(tiny, questions, draws=1, progress=False)
+    assert report.auc == ni.decide(tiny, questions, draws=50, progress=False).auc
