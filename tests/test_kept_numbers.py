@@ -40,6 +40,7 @@ def computed(model):
         averaging=0.0,
         projections="q",
         mixed_precision=False,
+        keep_text=0.0,
         **sizes,
     )
     run = ni.align_heads(model, HEADS, "builtin:verify#probe", "builtin:verify#val", recipe=recipe, progress=False)

@@ -23,6 +23,7 @@ from ..restartable import RestartablePrompts
 from ..run import digest_of
 from ..session import describe_run
 from ..torch_defaults import under_torch_defaults
+from .kept_text import KeptText
 from .progress import Progress
 from .recipe import Limits, Recipe
 from .result import Alignment
@@ -124,7 +125,7 @@ class _Loop:
         self.validation = Validation(model, setting.val, layers, setting.recipe.prior)
         self.base, answers = self.validation.measure(setting.heads, reference=True)
         self.now = self.base
-        untuned = None
+        text, untuned = KeptText(model) if setting.recipe.keep_text else None, None
         if record.values:
             untuned = {
                 prompts.order: RestartablePrompts(model, prompts, layers).decide().d for prompts in setting.probe
@@ -132,7 +133,7 @@ class _Loop:
             write_slices(model, record.values)
             self.now, answers = self.validation.measure(setting.heads)
         self.validation.restart_from(answers)
-        self.trainer = Trainer(model, setting.probe, layers, setting.recipe, untuned)
+        self.trainer = Trainer(model, setting.probe, layers, setting.recipe, untuned, text)
 
     def run(self) -> ValidationMetrics:
         """Tunes the heads that are left until the target is reached; returns what validation saw last, with all NAS."""

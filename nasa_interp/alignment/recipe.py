@@ -27,6 +27,8 @@ class Recipe:
             as large as another's, and a step that cures the one breaks the other.
         averaging: checkpoints look at the running mean of the weights over the steps, in which a step weighs so many
             times what the next one does; 0 takes them as the last step left them.
+        keep_text: weight of the divergence from the untuned model on a passage of plain text, another one each step
+            (KL in nats a token); 0 reads none. Objectives that read attention alone run no text.
         retries: how often heads are tuned anew, each time at a third of the rate, where a limit refused the best that
             was reached, and what was kept is off the target.
         questions: in a step, each asked in both candidate orders.
@@ -46,6 +48,7 @@ class Recipe:
     patience: int = 2
     learning_rate: float = 0.003
     averaging: float = 0.85
+    keep_text: float = 10.0
     retries: int = 2
     questions: int = 32
     probe_questions: int | None = 192
@@ -62,6 +65,8 @@ class Recipe:
             raise AlignmentError(f"retries is {self.retries}; give 0 or more")
         if not 0 <= self.averaging < 1:
             raise AlignmentError(f"averaging is {self.averaging}; give a number from 0 to below 1")
+        if not self.keep_text >= 0:
+            raise AlignmentError(f"keep_text is {self.keep_text}; give a weight of 0 or more")
         if not 0 < self.prior < 1:
             raise AlignmentError(f"a prior of {self.prior} is no rate between 0 and 1; say how often yes is right")
         if not self.learning_rate > 0:

@@ -1,7 +1,8 @@
 """Steps of tuning: the loss of some questions in both orders, from the lowest tuned layer on."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ..models import Model
 from ..objectives import Step
 from ..restartable import RestartablePrompts
 from ..session import PromptSet
+from .kept_text import KeptText
 from .recipe import Recipe
 from .targets import own_decisions, wordings_of
 from .tuned import Tuned
@@ -33,6 +35,7 @@ class Trainer:
         layers: of all heads that will be tuned.
         recipe: how to tune.
         untuned: d of the model before any tuning, by order; None where that is how it is now.
+        text: the plain text whose predictions are kept, as they were before any tuning; None keeps none.
     """
 
     def __init__(
@@ -42,11 +45,13 @@ class Trainer:
         layers: Sequence[int],
         recipe: Recipe,
         untuned: Mapping[str, Float[np.ndarray, " question"]] | None = None,
+        text: KeptText | None = None,
     ):
         self.model = model
         self.labels = asked.batches[0].labels
         self.recipe = recipe.resolved(labeled=self.labels is not None)
         self.in_bfloat16 = steps_in_bfloat16(model, recipe)
+        self.text = text if "answer" in self.recipe.loss().reads else None
         self.wording = torch.from_numpy(wordings_of(asked))
         self.lengths = torch.stack([prompts.last_pos for prompts in asked]).amax(0)
         self.orders = {prompts.order: RestartablePrompts(model, prompts, layers) for prompts in asked}
@@ -85,10 +90,13 @@ class Trainer:
         groups = [{"params": [v], "lr": rate * size} for v, size in zip(tuned.values, tuned.sizes(), strict=True)]
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         paid = self.mass_before(heads) if "attention" in self.recipe.loss().reads else {}
-        while True:
+        for turn in count():
             rows = self._draw(rng)
             with torch.enable_grad(), tuned.inserted():
                 loss = self.recipe.loss()(self.see(heads, rows, paid))
+                if self.text is not None:
+                    with self._arithmetic():
+                        loss = loss + self.recipe.keep_text * self.text.divergence(self.model, turn)
                 optimizer.zero_grad()
                 loss.backward()
             if not torch.isfinite(loss):
@@ -112,7 +120,7 @@ class Trainer:
         d, log_mass, nas, mass = {}, {}, {}, {}
         for order, restarted in self.orders.items():
             if "answer" in reads:
-                with in_bfloat16(self.model.network) if self.in_bfloat16 else nullcontext():
+                with self._arithmetic():
                     d[order], log_mass[order] = restarted.answer(lowest, rows)
             if "attention" in reads:
                 nas[order], mass[order] = _attention(restarted, heads, rows)
@@ -121,6 +129,9 @@ class Trainer:
         labels = None if self.labels is None else self.labels[rows]
         was, own = ({order: values[order][rows] for order in d} for values in (self.d_before, self.own))
         return Step(labels, self.wording[rows], d, was, own, log_mass, before, nas, mass, mass_before)
+
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        return in_bfloat16(self.model.network) if self.in_bfloat16 else nullcontext()
 
     @torch.no_grad()
     def mass_before(self, heads: HeadList) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..alignment.kept_text import KeptText
 from ..alignment.recipe import Limits
 from ..alignment.setting import Setting
 from ..alignment.trainer import Trainer
@@ -160,10 +161,10 @@ def fit_lora(
     answers = _asked(setting.model, setting, reference=True)
     untuned = Untuned.of(setting.val, answers, setting.recipe.prior)
     base = ValidationMetrics.of(_labels(setting), answers, untuned=untuned)
-    tried = []
+    tried, text = [], KeptText(setting.model) if setting.recipe.keep_text else None
     with tqdm(total=len(learning_rates), desc="training LoRA", unit="rate", disable=not progress) as bar:
         for rate in learning_rates:
-            tried.append(_train(setting, reference, base, untuned, modules, rank, rate))
+            tried.append(_train(setting, reference, base, untuned, modules, rank, rate, text))
             bar.update()
     limits = setting.limits
     allowed = [trial for trial in tried if trial.checkpoint.refusal(limits) is None]
@@ -202,12 +203,13 @@ def _train(
     modules: Sequence[str],
     rank: int,
     rate: float,
+    text: KeptText | None,
 ) -> _Trial:
     recipe = replace(setting.recipe, learning_rate=rate, objective=_of_answers(setting.recipe.loss()))
     steps = recipe.steps * -(-len(setting.heads) // (recipe.heads_at_once or len(setting.heads)))
     with adapted(setting.model, modules, rank, setting.seed) as (model, weights):
         # all layers are trained, so every step begins at the lowest
-        trainer = Trainer(model, setting.probe, (0,), recipe)
+        trainer = Trainer(model, setting.probe, (0,), recipe, text=text)
         mean = RunningMean(weights, recipe.averaging)
         losses = mean.over(trainer.steps(weights, np.random.default_rng([setting.seed, 0])))
 

@@ -20,7 +20,7 @@ from ..torch_defaults import under_torch_defaults
 from .likelihood import Row, check_context, describe_reading, leading_tokens, read_rows
 from .text_change import TextChange, kl_divergence
 
-PARTS = ("all", "val", "test")
+PARTS = ("all", "val", "test", "probe")
 
 # A larger reference is refused: sample it at fewer positions.
 REFERENCE_BYTES = 2**31
@@ -29,11 +29,11 @@ AtSample = Callable[[int, list[int], Float[Tensor, "sample d_vocab"]], None]
 
 
 def plain_text(part: str = "all") -> list[str]:
-    """The built-in passages of plain English: 24 of about 135 words, each in a different genre.
+    """The built-in passages of plain English: 32 of about 135 words, each in a different genre.
 
     Args:
-        part: "val", every third passage, is for deciding when tuning stops; "test", the rest, for its final cost.
-            "all" holds both.
+        part: "val", every third of 24 passages, is for deciding when tuning stops; "test", the rest, for its final
+            cost; "all" holds both. "probe", 8 others, is for tuning: what the model predicts there is kept.
 
     Raises:
         PromptError: for another part.
@@ -42,8 +42,11 @@ def plain_text(part: str = "all") -> list[str]:
     """
     if part not in PARTS:
         raise PromptError(f"plain text has no part {part!r}; take one of {', '.join(PARTS)}")
-    text = (resources.files("nasa_interp.evaluation") / "data" / "plain_text.txt").read_text(encoding="utf-8")
+    name = "plain_text_probe.txt" if part == "probe" else "plain_text.txt"
+    text = (resources.files("nasa_interp.evaluation") / "data" / name).read_text(encoding="utf-8")
     passages = text.strip().split("\n\n")
+    if part == "probe":
+        return passages
     return [passage for index, passage in enumerate(passages) if part == "all" or (index % 3 == 0) == (part == "val")]
 
 
