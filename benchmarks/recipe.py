@@ -1,7 +1,7 @@
 """The default recipe on a model: what it keeps, what it costs, how long it takes; the test questions are asked once.
 
 python benchmarks/recipe.py demo
-python benchmarks/recipe.py .second-model/gemma-3-270m.gguf --seeds 3
+python benchmarks/recipe.py .second-model/gemma-3-270m.gguf --seeds 0 1 2
 """
 
 import argparse
@@ -35,7 +35,7 @@ def measures(report: BinaryReport) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--unlabeled", action="store_true", help="tune without labels")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
@@ -48,7 +48,7 @@ def main() -> None:
     test = QuestionList([q for q in ni.load_questions(TEST) if q.id not in before_ids], f"{TEST} less {ASKED_BEFORE}")
     before = measures(ni.decide(model, test, progress=False))
     text, rows = TextReference.of(model, progress=False), []
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         start = time.perf_counter()
         try:
             run = ni.align_heads(model, heads, probe, val, seed=seed, progress=False)

@@ -22,7 +22,8 @@ class Recipe:
             tunes so many together, None all of them, which is faster and lets the heads share the work.
         steps: the most steps a head (or so many heads) gets.
         check_every: steps between two checkpoints, at which the validation questions are asked; the best is kept.
-        patience: how many checkpoints in a row may be no better than the best before tuning stops.
+        patience: how many checkpoints in a row may neither be better than the best nor have a smaller loss before
+            tuning stops.
         learning_rate: of Adam, as a share of the root mean square of each slice: weights of one model are several times
             as large as another's, and a step that cures the one breaks the other.
         averaging: checkpoints look at the running mean of the weights over the steps, in which a step weighs so many

@@ -249,16 +249,21 @@ def train_until_no_better(
     limits: Limits,
     steps: int,
 ) -> list[Checkpoint]:
-    """Takes steps, evaluates every few, and stops at `steps` or once `recipe.patience` in a row were no better."""
+    """Takes steps, evaluates every few, and stops at `steps` or once `recipe.patience` in a row were no better.
+
+    Better is what ranks before all others, or has a smaller loss: a model may be near balance early and by chance, long
+    before it sorts as well as it can.
+    """
     checkpoints, waited = [], 0
     for step, loss in enumerate(losses, start=1):
         if step % recipe.check_every and step < steps:
             continue
         checkpoint = evaluate(step, loss)
+        falling = all(checkpoint.metrics.loss < other.metrics.loss for other in checkpoints)
         if better := all(checkpoint.rank(limits) < other.rank(limits) for other in checkpoints):
             checkpoints = [replace(other, answers=None) for other in checkpoints]
         checkpoints.append(checkpoint if better else replace(checkpoint, answers=None))
-        waited = 0 if better else waited + 1
+        waited = 0 if better or falling else waited + 1
         if waited >= recipe.patience or step >= steps:
             break
     return checkpoints

@@ -79,6 +79,20 @@ def test_training_stops_when_so_many_checkpoints_in_a_row_were_no_better() -> No
     assert [one.answers is not None for one in checkpoints] == [False, True, False, False]
 
 
+def test_training_goes_on_while_the_loss_falls_though_an_early_checkpoint_was_balanced() -> None:
+    imbalances = [0.0, 0.4, 0.4, 0.4, 0.0]
+
+    def evaluate(step: int, loss: float) -> Checkpoint:
+        return checkpoint(step, loss, imbalance=imbalances[step - 1])
+
+    recipe = Recipe(check_every=1, patience=2, steps=5)
+    checkpoints = train_until_no_better(iter([0.6, 0.5, 0.4, 0.3, 0.2]), evaluate, recipe, LIMITS, 5)
+    assert [one.step for one in checkpoints] == [1, 2, 3, 4, 5]
+    assert select_checkpoint(checkpoints, LIMITS).step == 5
+    stopped = train_until_no_better(iter([0.2, 0.5, 0.4, 0.3, 0.2]), evaluate, recipe, LIMITS, 5)
+    assert [one.step for one in stopped] == [1, 2, 3]
+
+
 def test_the_last_step_is_validated_though_it_is_no_multiple() -> None:
     recipe = Recipe(check_every=2, patience=9, steps=5)
     checkpoints = train_until_no_better(iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0]), checkpoint, recipe, LIMITS, 5)
