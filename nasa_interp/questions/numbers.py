@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from random import Random
 
-from .drawing import pick, shuffled
+from .drawing import shuffled
 from .short import Candidate
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
@@ -133,9 +133,11 @@ def _digit(number: str, rng: Random, results: tuple[str, ...]) -> Iterator[str]:
     first = next((i for i, sign in enumerate(number) if sign.isdigit()), 0)
     for place in shuffled(_significant(number), rng):
         at_end = place in (first, len(number) - 1)
-        others = [d for d in "0123456789" if d != number[place] and not (d == "0" and at_end)]
-        for _ in range(3):
-            yield number[:place] + pick(others, rng) + number[place + 1 :]
+        # A leading digit stays near, so that the size alone doesn't tell.
+        reach = 3 if place == first else 9
+        near = [d for d in "0123456789" if 0 < abs(int(d) - int(number[place])) <= reach]
+        for digit in shuffled([d for d in near if d != "0" or not at_end], rng):
+            yield number[:place] + digit + number[place + 1 :]
 
 
 _RULES = {"intermediate": _intermediate, "off by one": _off_by_one, "digit": _digit}

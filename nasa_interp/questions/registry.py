@@ -11,6 +11,8 @@ from typing import Any
 from ..errors import QuestionError, warn_user
 from .files import SUFFIXES, load_file
 from .gsm8k import load_gsm8k
+from .math_problems import load_math
+from .musique import load_musique
 from .question import BinaryQuestion, QuestionList
 from .reading_rows import Item, NamedRows, sort_items
 from .specification import path_and_split
@@ -101,7 +103,13 @@ Source = Callable[[str], Sequence[Item]]
 
 Among the questions may stand rows that are bad (`BadRow`) or gave none (`Skipped`)."""
 
-SOURCES: dict[str, Source] = {"builtin": _builtin, "strategyqa": _strategyqa, "gsm8k": load_gsm8k}
+SOURCES: dict[str, Source] = {
+    "builtin": _builtin,
+    "strategyqa": _strategyqa,
+    "gsm8k": load_gsm8k,
+    "math": load_math,
+    "musique": load_musique,
+}
 """The names that may precede the colon of a data specification. To add a source, add an entry."""
 
 
