@@ -137,7 +137,7 @@ class BinaryReport:
         Empty where nothing is proposed. Questions without a twin count under their own `made`.
         """
         rules = {q.pair: q.made for q in self.questions if q.pair is not None and q.label is False}
-        of = [rules.get(q.pair, q.made) for q in self.questions]
+        of = [q.made if q.pair is None else rules.get(q.pair, q.made) for q in self.questions]
         return {rule: self._estimate(np.array([each == rule for each in of])) for rule in dict.fromkeys(of) if rule}
 
     @cached_property

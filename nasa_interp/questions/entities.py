@@ -3,9 +3,10 @@ American actor"), the words before it. Where rules are unsure, names that they a
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from random import Random
 
 from .drawing import shuffled
@@ -18,13 +19,13 @@ NAME = re.compile(
 
 # Words that say what is named, by family; the families of one broad kind stand in for each other where need be.
 _FAMILIES = {
-    "place/settlement": """city town village municipality township suburb commune hamlet settlement neighborhood
+    "area/settlement": """city town village municipality township suburb commune hamlet settlement neighborhood
         community borough capital place""",
-    "place/division": """county province district state states republic kingdom region territory prefecture canton parish
-        country governorate""",
-    "place/water": "river lake bay sea ocean gulf strait creek harbour harbor canal",
-    "place/land": "island islands mountain mountains peninsula valley desert continent archipelago mount",
-    "place/structure": """park bridge castle palace cathedral church building stadium airport hospital museum
+    "area/division": """county province district state states republic kingdom region territory prefecture canton
+        parish country governorate""",
+    "water/water": "river lake bay sea ocean gulf strait creek harbour harbor canal",
+    "land/land": "island islands mountain mountains peninsula valley desert continent archipelago mount",
+    "structure/structure": """park bridge castle palace cathedral church building stadium airport hospital museum
         street arena tower house lodge mansion""",
     "body/school": "university college school institute academy gymnasium",
     "body/company": """company corporation inc records group label airline studio publisher pictures entertainment
@@ -36,32 +37,34 @@ _FAMILIES = {
         orchestra newspaper society union""",
     "work/work": """film album song novel series book episode game musical magazine opera poem soundtrack sitcom
         documentary show manga comic painting sculpture""",
-    "person/person": """actor actress singer politician player writer author king queen musician rapper composer director
-        poet president minister scientist physicist footballer artist painter emperor empress prince princess duke bishop
-        pope general officer journalist lawyer businessman businesswoman entrepreneur comedian model producer songwriter
-        historian philosopher mathematician engineer architect novelist nobleman statesman explorer saint
-        screenwriter coach driver wrestler boxer swimmer economist theologian monk judge diplomat ruler sultan baronet
-        guitarist pianist inventor professor activist socialite dancer filmmaker soldier wife daughter son brother sister
-        cricketer athlete""",
+    "person/person": """actor actress singer politician player writer author king queen musician rapper composer
+        director poet president minister scientist physicist footballer artist painter emperor empress prince princess
+        duke bishop pope general officer journalist lawyer businessman businesswoman entrepreneur comedian model
+        producer songwriter historian philosopher mathematician engineer architect novelist nobleman statesman explorer
+        saint screenwriter coach driver wrestler boxer swimmer economist theologian monk judge diplomat ruler sultan
+        baronet guitarist pianist inventor professor activist socialite dancer filmmaker soldier wife daughter son
+        brother sister cricketer athlete""",
 }
 _FAMILY_OF = {word: family for family, words in _FAMILIES.items() for word in words.split()}
-_OWN = {word: family for word, family in _FAMILY_OF.items() if family[:5] in ("place", "body/")}
+_OWN = {word: family for word, family in _FAMILY_OF.items() if not family.startswith(("person", "work"))}
 _CUES = (
-    ("person/person", r"\bwho\b|spouse|father|mother|child\b|sibling|\bson\b|daughter|wife|husband|brother|sister|"
-     r"performer|creator|founded by|ceo|character|head of|author|director|composer"),
-    ("place/settlement", r"place of|\bwhere\b|headquarters|born in"),
-    ("place/division", r"administrative|border"),
+    ("person/person", r"performer|creator|founded by|ceo|character|head of|author|director|composer"),
+    ("area/settlement", r"place of|\bwhere\b|headquarters|born in"),
+    ("area/division", r"administrative|border"),
     ("body/school", r"educated|attend|employer"),
     ("body/company", r"owner|owned|distribut|broadcast|record label"),
-    ("place/water", r"flow|tributary|mouth of"),
+    ("water/water", r"flow|tributary|mouth of"),
 )  # fmt: skip
-_NO_NAME = set(
-    """The A An In On At It He She They This That These Those After Before During When While As By For From With And But Or
-    If However Although Since There Its His Her Their Also Both One Two Three First Some Many Most Other Another January
-    February March April May June July August September October November December Monday Tuesday Wednesday Thursday Friday
-    Saturday Sunday American British English French German Italian Spanish Indian Chinese Japanese Canadian Australian
-    European Jr Sr I II III IV V Following According Because Under Over Until Upon Within Between Born Inc All Not""".split()
-)  # fmt: skip
+_PERSON = r"\b(?:who|hosts?|spouse|father|mother|child|sibling|son|daughter|wife|husband|brother|sister)\b"
+_SMALL = """
+    The A An In On At It He She They This That These Those After Before During When While As By For From With
+    And But Or If However Although Since There Its His Her Their Also Both One Two Three First Some Many Most
+    Other Another January February March April May June July August September October November December Monday
+    Tuesday Wednesday Thursday Friday Saturday Sunday American British English French German Italian Spanish
+    Indian Chinese Japanese Canadian Australian European Jr Sr I II III IV V Following According Because Under
+    Over Until Upon Within Between Born Inc All Not
+"""
+_NO_NAME = set(_SMALL.split())
 _OF_PLACES = {"New", "North", "South", "East", "West", "San", "Los", "Saint", "St", "United", "Great", "Northern",
               "Southern", "Eastern", "Western", "Central", "Upper", "Lower", "Fort", "Port"}  # fmt: skip
 _BEHIND = re.compile(r"\b(?:of|in|from|who|which|that|located|on|at|by|for|near|to|where|with)\b|[,.(;]")
@@ -85,7 +88,8 @@ class Passage:
         """What the paragraph is about, by its first sentence ("was an American actor") and its title; "" if unsure."""
         is_a = re.search(r"\b(?:is|was|are|were)\b(?: \w+)? (?:an?|the|one of)\b(.*)", self.text[:300])
         words = re.findall(r"[a-z]+", _BEHIND.split(is_a[1] if is_a else "")[0].lower())
-        said = next((_FAMILY_OF[word] for word in words if word in _FAMILY_OF), "")
+        heads = [*words[-1:], *(word for word, following in pairwise(words) if following == "and")]
+        said = next((_FAMILY_OF[word] for word in heads if word in _FAMILY_OF), "")
         person = said.startswith("person") or re.search(_SPAN, self.text[: len(self.title) + 100]) is not None
         if person and not said.startswith(("body", "work")):
             return "person/person" if _may_be_person(self.name) else ""
@@ -114,7 +118,7 @@ def is_name(text: str) -> bool:
 
 
 def family_of(name: str, asked: str, passages: Sequence[Passage]) -> str:
-    """What a name names: "place/water", "person/person", ...; "" where nothing tells.
+    """What a name names: "water/water", "person/person", ...; "" where nothing tells.
 
     Args:
         name: the name.
@@ -122,7 +126,7 @@ def family_of(name: str, asked: str, passages: Sequence[Passage]) -> str:
         passages: one of which may be about it.
     """
     about = next((p.family for p in passages if p.family and p.name.casefold() == name.casefold()), "")
-    if re.search(r"\bwho\b", asked.lower()):
+    if re.search(_PERSON, asked.lower()):
         return about or _own_family(name) or "person/person"
     nouns = [_FAMILY_OF[word] for word in re.findall(r"[a-z]+", asked.lower()) if word in _FAMILY_OF]
     noun = next((family for family in nouns if not family.startswith("person")), "")
@@ -150,15 +154,15 @@ def named(
 
     Returns:
         Names that end alike (Canyon County, Ada County); those of paragraphs about the same; those in the text that
-        their own words or the words before them tell; the same for the broad kind (a lake for a river); at last any
-        that are as long.
+        their own words or the words before them tell; the same for the broad kind (a city for a county); at last those
+        that end in the same word, or are as long and stand beside it.
     """
     family = family_of(name, asked, passages)
     broad, last = family.partition("/")[0], name.split()[-1].lower()
     found = _in_texts(passages)
     titles = [(_short(p.name, name), p.family) for p in passages if _is_title_a_name(p.name)]
     said = [(n, _told(n, before)) for n, before in found]
-    if broad != "place":  # Where the answer lies in it, a place is half right.
+    if broad != "area":  # Where the answer lies in it, an area is half right.
         titles += [(other, family_of(other, its, passages)) for other, its in others if is_name(other)]
     not_people = {n for n, kind in said if not kind.startswith("person")}
     said = [(n, kind) for n, kind in said if not kind.startswith("person") or n not in not_people]
@@ -169,14 +173,16 @@ def named(
     ]
     if not sure:
         tiers += [[n for n, kind in pairs if broad and kind.startswith(broad)] for pairs in (titles, said)]
-        tiers += [_as_long(name, [n for n, kind in said if not kind])]
+        beside = {n for p in passages if name in p.text for n, _ in _in_texts([p])}
+        tiers += [_as_long(name, [n for n, kind in said if not kind], beside)]
     least = 2 if broad == "person" and len(name.split()) > 1 else 1
     return [n for tier in tiers for n in shuffled(dict.fromkeys(tier), rng) if len(n.split()) >= least]
 
 
 def _is_title_a_name(title: str) -> bool:
-    """No headline ("List of ..."), call sign, title with a number."""
-    return re.match(r"(?!List |History |States )[A-Z][^\d:]*$", title) is not None and not title.isupper()
+    """No headline ("List of ..."), call sign, title with a number, or a long one."""
+    plain = re.match(r"(?!List |History |States )[A-Z][^\d:]*$", title) is not None
+    return plain and not title.isupper() and len(title.split()) < 7
 
 
 def _short(title: str, name: str) -> str:
@@ -184,11 +190,11 @@ def _short(title: str, name: str) -> str:
     return title if "," in name else title.partition(",")[0]
 
 
-def _as_long(name: str, names: Sequence[str]) -> list[str]:
-    """Names of as many words; those that share the last word with this one, where there are some."""
+def _as_long(name: str, names: Sequence[str], beside: Collection[str]) -> list[str]:
+    """Names that share the last word with this one; else those of as many words that stand in the same paragraph."""
     words = name.split()
     alike = [n for n in names if n.split()[-1] == words[-1] and n != name]
-    return alike or [n for n in names if len(n.split()) == len(words)]
+    return alike or [n for n in names if len(n.split()) == len(words) and n in beside]
 
 
 def _in_texts(passages: Sequence[Passage]) -> list[tuple[str, str]]:
@@ -221,7 +227,7 @@ def _told(name: str, before: str) -> str:
     if own:
         return own
     if words[0] in _OF_PLACES or (before in ("in", "near", "at", "from") and len(words) < 3):
-        return "place/settlement"
+        return "area/settlement"
     cue = _FAMILY_OF.get(before, "")
     with_person = before in ("by", "starring", "married", "with", "mr", "mrs", "dr") and len(words) in (2, 3)
     return "person/person" if (cue.startswith("person") or with_person) and _may_be_person(name) else ""

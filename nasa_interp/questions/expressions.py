@@ -1,7 +1,7 @@
 r"""Mathematical expressions as answers: whether two are equal, and wrong ones of the same form.
 
-Equality is math-verify's, in either direction. It reads what it can't parse as text, and drops units and bases: too much
-is then taken for equal, never too little, so that no candidate is right by accident.
+Equality is math-verify's, in either direction. It drops units and bases, so that too much is taken for equal rather
+than too little, and no candidate is right by accident.
 """
 
 import functools

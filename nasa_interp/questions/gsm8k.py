@@ -1,6 +1,5 @@
 """GSM8K: word problems of grade-school mathematics, whose answer is a number (Cobbe et al., 2021)."""
 
-import hashlib
 import re
 from typing import Any
 
@@ -10,7 +9,7 @@ from .fields import text_field
 from .files import json_lines
 from .numbers import number_of, same_number, wrong_numbers
 from .reading_rows import Item, read_each
-from .short import ShortQuestion
+from .short import ShortQuestion, digest
 from .specification import parse_specification
 
 NAME = "GSM8K"
@@ -44,8 +43,7 @@ def read_gsm8k(place: str, row: Any) -> ShortQuestion:
     return ShortQuestion(
         question=question,
         answer=answer,
-        # A row has no id, and its place isn't its own: the same question in another file is the same question.
-        id=f"gsm8k/{hashlib.sha256(question.encode('utf-8', 'replace')).hexdigest()[:10]}",
+        id=f"gsm8k/{digest(question)}",
         group="gsm8k",
         same=lambda text: same_number(text, answer),
         candidates=lambda rng: wrong_numbers(answer, rng, _RESULT.findall(before)),

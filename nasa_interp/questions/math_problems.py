@@ -1,4 +1,4 @@
-r"""MATH: competition problems whose answer is an expression in LaTeX (Hendrycks et al., 2021; MATH-500, Lightman 2023)."""
+"""MATH: competition problems whose answer is an expression in LaTeX (Hendrycks et al., 2021; Lightman et al., 2023)."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""MuSiQue: questions that take two to four steps through paragraphs, with a short span as answer (Trivedi et al., 2022)."""
+"""MuSiQue: questions that take several steps through paragraphs; a short span is the answer (Trivedi et al., 2022)."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ CONTEXTS = ("closed", "supporting", "all")
 
 
 def load_musique(text: str) -> list[Item]:
-    """Reads MuSiQue as its authors publish it: JSON lines with `question`, `answer`, `answer_aliases`, `paragraphs`, ...
+    """Reads MuSiQue as its authors publish it: JSON lines with `question`, `answer`, `paragraphs`, ...
 
     Args:
         text: the file, such as `musique_ans_v1.0_dev.jsonl`. Behind '#' may stand `supporting` (the paragraphs that the

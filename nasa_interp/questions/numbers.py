@@ -47,13 +47,13 @@ def same_number(first: str, second: str) -> bool:
 
     Caveat: units are left out of account, so that "3 km" is "3 m": too much is taken for right rather than too little.
     """
-    values = number_of(first), number_of(second)
-    if values[0] is None or values[1] is None:
+    one, other = number_of(first), number_of(second)
+    if one is None or other is None:
         return _bare(first) == _bare(second)
     if _is_percent(first) != _is_percent(second):
-        percent, plain = values if _is_percent(first) else values[::-1]
+        percent, plain = (one, other) if _is_percent(first) else (other, one)
         return plain in (percent, percent / 100)
-    return values[0] == values[1]
+    return one == other
 
 
 def _bare(text: str) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import QuestionError, warn_user
+from .ar_lsat import load_ar_lsat
 from .files import SUFFIXES, load_file
 from .gsm8k import load_gsm8k
+from .hub import load_hub
 from .math_problems import load_math
 from .musique import load_musique
 from .question import BinaryQuestion, QuestionList
@@ -23,7 +25,10 @@ from .verify import load_verify
 CONTENT_FREE = "builtin:content-free"
 CONTENT_FREE_TEXTS = ("N/A", "[MASK]", "...", "None", "?")
 
-KNOWN = "builtin:verify#SPLIT, strategyqa:PATH, gsm8k:PATH, or a .jsonl/.csv file with the columns question and label"
+KNOWN = (
+    "builtin:verify#SPLIT, strategyqa:PATH, gsm8k:PATH, math:PATH, musique:PATH (#supporting, #all), ar_lsat:PATH, "
+    "hub:ID#SPLIT, or a .jsonl/.csv file with the columns question and label"
+)
 
 
 def load_questions(
@@ -32,10 +37,12 @@ def load_questions(
     """Loads the questions that a data specification names.
 
     Args:
-        data: `builtin:verify#probe` (or `#val`, `#test`), `strategyqa:PATH`, or a `.jsonl`/`.csv` file, where
-            `#split` keeps the rows with that `split`. A file whose own name holds '#' works too.
+        data: `builtin:verify#probe` (or `#val`, `#test`); `strategyqa:PATH`, `gsm8k:PATH`, `math:PATH`,
+            `musique:PATH` or `ar_lsat:PATH` in their authors' formats; `hub:ID#split`; or a `.jsonl`/`.csv` file, where
+            `#split` keeps the rows with that `split`. A file whose own name holds '#' works too. Of short answers, the
+            right one is proposed and a wrong one, which `#seed=3` draws anew: it is part of which data these are.
         limit: keep about this many, drawn by `seed` evenly from the groups, twins together (see `sample_questions`).
-        seed: of that draw.
+        seed: of that draw alone.
         unlabeled: leave the labels out, of all rows.
         skip_bad: leave out rows that can't be read; where False, the first of them is an error.
 
@@ -109,6 +116,8 @@ SOURCES: dict[str, Source] = {
     "gsm8k": load_gsm8k,
     "math": load_math,
     "musique": load_musique,
+    "ar_lsat": load_ar_lsat,
+    "hub": load_hub,
 }
 """The names that may precede the colon of a data specification. To add a source, add an entry."""
 

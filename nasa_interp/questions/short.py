@@ -1,5 +1,6 @@
 """Questions with a short answer, and two yes-no questions from each: the right answer proposed, and a wrong one."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
@@ -11,6 +12,11 @@ GIVEN = "given"
 
 ASK = "{question}\nProposed answer: {answer}\nIs the proposed answer right?"
 """How an answer is proposed. Source: ours."""
+
+
+def digest(question: str) -> str:
+    """An id for a question without one: its place isn't its own, and in another file it is the same question."""
+    return hashlib.sha256(question.encode("utf-8", "replace")).hexdigest()[:10]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Spans of text as answers: names, dates, numbers and phrases; when two say the same, and wrong ones of the same kind."""
+"""Spans of text as answers: names, dates, numbers, phrases; when two say the same, and wrong ones of the same kind."""
 
 import re
 import unicodedata
@@ -82,7 +82,7 @@ def _overlap(text: str, gold: str) -> bool:
     if set(words) <= set(golds) or set(golds) <= set(words):
         return True
     # Michael Rogers and Mike Rogers, J. Smith and John Smith.
-    names = 1 < len(words) < 5 and 1 < len(golds) < 5 and words[-1] == golds[-1] and words[-1].isalpha()
+    names = 1 < len(words) < 5 and 1 < len(golds) < 5 and words[-1] == golds[-1] and (words[0] + words[-1]).isalpha()
     return names and words[0][0] == golds[0][0] and words[0] != golds[0]
 
 
@@ -176,7 +176,7 @@ def _numbers(answer: str, texts: Sequence[str], rng: Random) -> Iterator[Candida
 def _words(answer: str, rng: Random) -> Iterator[Candidate]:
     """Another counting word, or the opposite of a word."""
     for row in (*_COUNTED, *_OPPOSED):
-        words = row.split()
+        words: Sequence[str] = row.split()
         for found in re.finditer(rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)", answer, re.IGNORECASE):
             place = words.index(found[0].lower())
             near = words[max(0, place - 2) : place + 3] if row in _COUNTED else words
