@@ -68,6 +68,8 @@ _NO_NAME = set(_SMALL.split())
 _OF_PLACES = {"New", "North", "South", "East", "West", "San", "Los", "Saint", "St", "United", "Great", "Northern",
               "Southern", "Eastern", "Western", "Central", "Upper", "Lower", "Fort", "Port"}  # fmt: skip
 _BEHIND = re.compile(r"\b(?:of|in|from|who|which|that|located|on|at|by|for|near|to|where|with)\b|[,.(;]")
+_NOT_PEOPLE = {"Conservative", "Liberal", "Democratic", "Republican", "Labour", "National", "Royal", "World", "War",
+               "Award", "Awards", "Prize", "Festival", "Olympic", "Games", "Cup", "Championship", "Series"}  # fmt: skip
 _SPAN = r"\([^()]*(?:\bborn\b|\d{3,4}\s*[\u2013-]\s*[^()]*\d{3,4})[^()]*\)"
 
 
@@ -97,7 +99,8 @@ class Passage:
 
 
 def _may_be_person(name: str) -> bool:
-    return not re.search(r"\d|\b(?:of|the|and|in|List)\b", name) and len(name.split()) <= 4
+    words = name.split()
+    return not re.search(r"\d|\b(?:of|the|and|in|List)\b", name) and len(words) <= 4 and not _NOT_PEOPLE & set(words)
 
 
 def _own_family(name: str) -> str:
@@ -175,8 +178,11 @@ def named(
         tiers += [[n for n, kind in pairs if broad and kind.startswith(broad)] for pairs in (titles, said)]
         beside = {n for p in passages if name in p.text for n, _ in _in_texts([p])}
         tiers += [_as_long(name, [n for n, kind in said if not kind], beside)]
-    least = 2 if broad == "person" and len(name.split()) > 1 else 1
-    return [n for tier in tiers for n in shuffled(dict.fromkeys(tier), rng) if len(n.split()) >= least]
+    ordered = [n for tier in tiers for n in shuffled(dict.fromkeys(tier), rng)]
+    if broad != "person":
+        return ordered
+    least = min(2, len(name.split()))
+    return [n for n in ordered if len(n.split()) >= least and _may_be_person(n)]
 
 
 def _is_title_a_name(title: str) -> bool:

@@ -36,7 +36,8 @@ def checked_text(place: str, name: str, text: str) -> str:
         raise QuestionError(
             f"{place}: the {name} has {len(text):,} characters, more than {LONGEST:,}; cut it or drop the row"
         )
-    control = next((c for c in text if unicodedata.category(c) == "Cc" and c not in _LINES), None)
+    # Cs are halves of surrogate pairs, which are no text.
+    control = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in _LINES), None)
     if control is not None:
         raise QuestionError(f"{place}: the {name} holds the control character {control!r}; take it out or drop the row")
     return text.strip()
@@ -55,8 +56,8 @@ def field_of(place: str, row: Any, name: str, source: str) -> Any:
 
 
 def list_field(place: str, row: Any, name: str, source: str) -> list[Any]:
-    """A field that must be a list; raises QuestionError where it is missing or something else."""
+    """A field that must be a list with something in it; raises QuestionError where it is missing or something else."""
     value = field_of(place, row, name, source)
-    if not isinstance(value, list):
-        raise QuestionError(f"{place}: the {name} is {shown(value)}, not a list; is it {source}?")
+    if not isinstance(value, list) or not value:
+        raise QuestionError(f"{place}: the {name} is {shown(value)}, not a list of some; is it {source}?")
     return value

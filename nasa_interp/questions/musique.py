@@ -51,7 +51,7 @@ def read_musique(place: str, row: Any, context: str = "closed") -> ShortQuestion
     gold = Gold((answer, *aliases))
     # Those that matter come first.
     passages = [p for p, matters in sorted(paragraphs, key=lambda pair: not pair[1])]
-    last, others = (steps[-1][0], [(said, its) for its, said in steps[:-1]]) if steps else (question, [])
+    last, others = steps[-1][0], [(said, its) for its, said in steps[:-1]]
     return ShortQuestion(
         question=question,
         answer=answer,

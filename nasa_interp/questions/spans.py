@@ -176,7 +176,7 @@ def _numbers(answer: str, texts: Sequence[str], rng: Random) -> Iterator[Candida
 def _words(answer: str, rng: Random) -> Iterator[Candidate]:
     """Another counting word, or the opposite of a word."""
     for row in (*_COUNTED, *_OPPOSED):
-        words: Sequence[str] = row.split()
+        words = [str(word) for word in row.split()]
         for found in re.finditer(rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)", answer, re.IGNORECASE):
             place = words.index(found[0].lower())
             near = words[max(0, place - 2) : place + 3] if row in _COUNTED else words
