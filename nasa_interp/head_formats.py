@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import HeadError
+from .errors import HeadError, first_line
 from .results import check_place
 from .run import write_bytes, write_text
 
 Pairs = Sequence[tuple[int, int]]
-MAGIC = b"\x93NUMPY"
 _MANY = 1_000_000  # more heads than any model has: a file of another kind
 
 
@@ -37,18 +36,19 @@ def read_npy(path: str | Path) -> list[tuple[int, int]]:
         HeadError: naming the file, where it is no such array, or holds Python objects (a pickle), which aren't loaded.
     """
     try:
-        array = np.load(path, mmap_mode=None, allow_pickle=False)
-    except FileNotFoundError:
-        raise HeadError(f"{path} does not exist; check the path") from None
-    except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
-        reason = "it holds Python objects, which aren't loaded" if "pickle" in str(error).lower() else str(error)
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise HeadError(f"{path} can't be read ({error.strerror}); check the path") from None
+    try:
+        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError, OverflowError) as error:
+        pickled = "Object arrays" in str(error)
+        reason = "it holds Python objects, which aren't loaded" if pickled else first_line(error)
         raise HeadError(f"{path} is not a NumPy array of heads ({reason}); save integers with numpy.save") from error
     return _checked(path, array)
 
 
-def _checked(path: str | Path, array: object) -> list[tuple[int, int]]:
-    if not isinstance(array, np.ndarray):
-        raise HeadError(f"{path} holds several arrays; save one integer array [heads, 2] with numpy.save")
+def _checked(path: str | Path, array: np.ndarray) -> list[tuple[int, int]]:
     if array.ndim != 2 or array.shape[1] != 2 or len(array) > _MANY:
         raise HeadError(f"{path} holds an array of shape {array.shape}; save one of [heads, 2]: layer and head")
     if not np.issubdtype(array.dtype, np.integer):
