@@ -152,8 +152,9 @@ class BinaryReport:
 
     @property
     def parts(self) -> dict[str, Estimates]:
-        """All, then each order, then each group."""
-        return {"all": self.overall, **{f"order {o}": e for o, e in self.orders.items()}, **self.groups}
+        """All, then each order, then each group, then each rule that made wrong candidates, where there are several."""
+        rules = {f"made by {rule}": e for rule, e in self.made.items()} if len(self.made) > 1 else {}
+        return {"all": self.overall, **{f"order {o}": e for o, e in self.orders.items()}, **self.groups, **rules}
 
     accuracy = property(lambda self: self.overall.accuracy, doc="Rate of right decisions.")
     precision = property(lambda self: self.overall.precision, doc="Of the answers Yes; NaN without any.")
@@ -250,7 +251,7 @@ class BinaryReport:
         return frame.assign(made=[q.made for q in self.questions]) if any(q.made for q in self.questions) else frame
 
     def summary_dataframe(self) -> pd.DataFrame:
-        """One row for all, for each order and for each group; one column a measure, and the AUC within each order.
+        """One row for each of `parts`; one column a measure, and the AUC within each order.
 
         The pooled AUC asks for one threshold in both orders; where the orders shift d apart, the AUC within an order
         tells better what the model knows.
