@@ -18,8 +18,8 @@ from .numbers import wrong_numbers
 from .short import Candidate
 
 LONGEST = 200  # characters; the longest answer of MATH-500 has 60
-# Powers that would take for ever to be multiplied out.
-_TOWER = re.compile(r"\^\s*\{?\s*-?\d{4,}|\^[^+\-,=]*\^|!\s*!|\d{4,}\s*!")
+# What would take for ever to be worked out: towers of powers, large factorials, sums and integrals.
+_TOWER = re.compile(r"\\(?:int|sum|prod|lim|binom)(?![a-z])|\^\s*\{?\s*-?\d{4,}|\^[^+\-,=]*\^|!\s*!|\d{4,}\s*!")
 _TRIES = 40
 
 # Words that stand for each other; the first list that holds a word counts.

@@ -65,10 +65,26 @@ def _turned(text: str) -> bool:
     return any(int(a) >= int(b) for a, b in ends) or flat != sorted(flat)
 
 
+def _no_width(text: str) -> bool:
+    """A pair in brackets whose two parts are one: an interval without width."""
+    return re.search(r"[\[(]\s*([^,()\[\]]+?)\s*,\s*\1\s*[)\]]", text) is not None
+
+
 def _repeats(text: str) -> bool:
     """A list of numbers in which one stands twice."""
     parts = [re.sub(r"\\[{}]|[{}\s]", "", part) for part in text.split(",")]
     return len(parts) > 1 and not re.search(r"[()\[\]]", text) and len(set(parts)) < len(parts)
 
 
-_FAULTS = (_reducible, _above_one, _wide_angle, _improper, _root_to_take, _idle_factor, _zero_term, _turned, _repeats)
+_FAULTS = (
+    _reducible,
+    _above_one,
+    _wide_angle,
+    _improper,
+    _root_to_take,
+    _idle_factor,
+    _zero_term,
+    _turned,
+    _no_width,
+    _repeats,
+)

@@ -114,12 +114,15 @@ def test_what_gives_itself_away_is_not_proposed():
             ("1,2", r"^(\d),\1$"),
             (r"145^\circ", r"^(18|19|[2-9]\d)\d"),
             (r"(-\infty, 0]", r"\(\\infty"),
+            (r"(-\sqrt{3}, \sqrt{3})", r"^\((.+), \1\)$"),
         ):
             for candidate in wrong_expressions(answer, rng):
                 assert not re.search(silly, candidate.answer), candidate
 
 
-@pytest.mark.parametrize("answer", [r"\text{Evelyn}", r"\text{a long way}", "", r"\{\}", r"7^{7^{7^7}}", "x" * 300])
+@pytest.mark.parametrize(
+    "answer", [r"\text{Evelyn}", r"\text{a long way}", "", r"\{\}", r"7^{7^{7^7}}", r"\sum_{k=1}^9 k", "x" * 300]
+)
 def test_where_nothing_can_be_made_nothing_is(answer):
     assert list(wrong_expressions(answer, Random(0))) == []
 
