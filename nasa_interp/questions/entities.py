@@ -162,27 +162,32 @@ def named(
     """
     family = family_of(name, asked, passages)
     broad, last = family.partition("/")[0], name.split()[-1].lower()
-    found = _in_texts(passages)
     titles = [(_short(p.name, name), p.family) for p in passages if _is_title_a_name(p.name)]
-    said = [(n, _told(n, before)) for n, before in found]
     if broad != "area":  # Where the answer lies in it, an area is half right.
         titles += [(other, family_of(other, its, passages)) for other, its in others if is_name(other)]
-    not_people = {n for n, kind in said if not kind.startswith("person")}
-    said = [(n, kind) for n, kind in said if not kind.startswith("person") or n not in not_people]
-    tiers = [
-        [n for n, _ in (*said, *titles) if last in _OWN and n.split()[-1].lower() == last and len(n.split()) > 1],
-        [n for n, kind in titles if family and kind == family],
-        [n for n, kind in said if family and kind == family],
-    ]
+    said = _said(passages)
+    alike = [n for n, _ in (*said, *titles) if last in _OWN and n.split()[-1].lower() == last and len(n.split()) > 1]
+    tiers = [alike, _of(family, titles), _of(family, said)]
     if not sure:
-        tiers += [[n for n, kind in pairs if broad and kind.startswith(broad)] for pairs in (titles, said)]
         beside = {n for p in passages if name in p.text for n, _ in _in_texts([p])}
-        tiers += [_as_long(name, [n for n, kind in said if not kind], beside)]
+        tiers += [_of(broad, titles), _of(broad, said), _as_long(name, [n for n, kind in said if not kind], beside)]
     ordered = [n for tier in tiers for n in shuffled(dict.fromkeys(tier), rng)]
     if broad != "person":
         return ordered
     least = min(2, len(name.split()))
     return [n for n in ordered if len(n.split()) >= least and _may_be_person(n)]
+
+
+def _of(family: str, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """The names of a family, or of all families of a broad kind."""
+    return [name for name, own in pairs if family and own.startswith(family)]
+
+
+def _said(passages: Sequence[Passage]) -> list[tuple[str, str]]:
+    """The names in all texts with what they name; who is called something else anywhere is no person."""
+    said = [(name, _told(name, before)) for name, before in _in_texts(passages)]
+    not_people = {name for name, family in said if not family.startswith("person")}
+    return [(name, family) for name, family in said if not family.startswith("person") or name not in not_people]
 
 
 def _is_title_a_name(title: str) -> bool:

@@ -55,17 +55,7 @@ def load_questions(
         QuestionError: for an unknown source or split, an empty file, a wrong row, doubled ids, a negative seed.
     """
     check_seed(seed)
-    source, colon, rest = str(data).partition(":")
-    if colon and source in SOURCES:
-        try:
-            items = SOURCES[source](rest)
-        except ValueError as error:
-            raise QuestionError(f"{data}: {error}; correct what stands behind {source}:") from error
-    else:
-        path, split = path_and_split(str(data))
-        if Path(path).suffix.lower() not in SUFFIXES:
-            raise QuestionError(f"unknown data {str(data)!r}; known: {KNOWN}")
-        items = load_file(path, split, unlabeled)
+    items = _items(str(data), unlabeled)
     name = items.name if isinstance(items, (QuestionList, NamedRows)) else str(data)
     questions, skipped = sort_items(items, skip_bad)
     if skipped and not questions:
@@ -79,6 +69,20 @@ def load_questions(
     for note in loaded.notes:
         warn_user(note)
     return loaded
+
+
+def _items(data: str, unlabeled: bool) -> Sequence[Item]:
+    """What the source of these data returns for their rows."""
+    source, colon, rest = data.partition(":")
+    if colon and source in SOURCES:
+        try:
+            return SOURCES[source](rest)
+        except ValueError as error:
+            raise QuestionError(f"{data}: {error}; correct what stands behind {source}:") from error
+    path, split = path_and_split(data)
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise QuestionError(f"unknown data {data!r}; known: {KNOWN}")
+    return load_file(path, split, unlabeled)
 
 
 def _builtin(name: str) -> QuestionList:

@@ -101,7 +101,10 @@ def wrong_spans(
 
     Returns:
         Candidates made by "date", "number" or "entity", all from the passages; else by changing a digit or a counting
-        word ("digit", "off by one", "word"); and of phrases by changing the date, number or name within ("... within").
+        word ("digit", "off by one", "word"); and of phrases by changing the name within ("entity within").
+
+    Caveat: checked against the answer and its aliases, not the world: who has two brothers may have one proposed that is
+    right and not in the data.
     """
     answer, texts = gold.texts[0], [passage.text for passage in passages]
     candidates = [*_dates(answer, texts, rng), *_numbers(answer, texts, rng)]
