@@ -38,12 +38,12 @@ _FAMILIES = {
     "work/work": """film album song novel series book episode game musical magazine opera poem soundtrack sitcom
         documentary show manga comic painting sculpture""",
     "person/person": """actor actress singer politician player writer author king queen musician rapper composer
-        director poet president minister scientist physicist footballer artist painter emperor empress prince princess
-        duke bishop pope general officer journalist lawyer businessman businesswoman entrepreneur comedian model
-        producer songwriter historian philosopher mathematician engineer architect novelist nobleman statesman explorer
-        saint screenwriter coach driver wrestler boxer swimmer economist theologian monk judge diplomat ruler sultan
-        baronet guitarist pianist inventor professor activist socialite dancer filmmaker soldier wife daughter son
-        brother sister cricketer athlete""",
+        director poet president leader captain minister scientist physicist footballer artist painter emperor empress
+        prince princess duke bishop pope general officer journalist lawyer businessman businesswoman entrepreneur
+        comedian model producer songwriter historian philosopher mathematician engineer architect novelist nobleman
+        statesman explorer saint screenwriter coach driver wrestler boxer swimmer economist theologian monk judge
+        diplomat ruler sultan baronet guitarist pianist inventor professor activist socialite dancer filmmaker soldier
+        wife daughter son brother sister cricketer athlete""",
 }
 _FAMILY_OF = {word: family for family, words in _FAMILIES.items() for word in words.split()}
 _OWN = {word: family for word, family in _FAMILY_OF.items() if not family.startswith(("person", "work"))}

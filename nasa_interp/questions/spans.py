@@ -103,8 +103,8 @@ def wrong_spans(
         Candidates made by "date", "number" or "entity", all from the passages; else by changing a digit or a counting
         word ("digit", "off by one", "word"); and of phrases by changing the name within ("entity within").
 
-    Caveat: checked against the answer and its aliases, not the world: who has two brothers may have one proposed that is
-    right and not in the data.
+    Caveat: checked against the answer and its aliases, not the world: of two brothers, the one whom the data don't name
+    may be proposed.
     """
     answer, texts = gold.texts[0], [passage.text for passage in passages]
     candidates = [*_dates(answer, texts, rng), *_numbers(answer, texts, rng)]
