@@ -80,7 +80,7 @@ class HeadTable:
         """
         ids, pairs = tuple(q.id for q in questions), tuple(q.pair for q in questions)
         columns, intervals = cls._summarize(per_prompt, ids, pairs, run, draws)
-        asked = digest_of(q.question for q in questions)
+        asked = digest_of(q.asked for q in questions)
         return cls(columns, intervals, run, dict(per_prompt), ids, pairs, asked, **fields)
 
     @property

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from .errors import HeadError
+from .head_formats import read_npy, write_npy, write_pairs
 from .reading import read_table, shown
 from .results import check_place, write_result, write_table
 from .run import read_json, write_json
@@ -48,7 +49,7 @@ class Head:
             return value
         if isinstance(value, str) and (match := _NAME.fullmatch(value.strip())):
             return cls(int(match[1]), int(match[2]))
-        if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, int) and v >= 0 for v in value):
+        if isinstance(value, (tuple, list)) and len(value) == 2 and all(_counts(v) for v in value):
             return cls(*value)
         raise HeadError(f"{shown(value)} does not name a head; write it as '17.7', 'L17H7' or (17, 7)")
 
@@ -129,8 +130,10 @@ class HeadList:
         return frame.assign(score=self.scores) if self.scores else frame
 
     def save(self, path: str | Path) -> Path:
-        """Writes JSON, or CSV where the name ends in .csv (which keeps heads and scores, not the run)."""
+        """Writes JSON; in .csv CSV, without the run; in .npy NumPy's array [heads, 2], without scores, too."""
         path = Path(path)
+        if path.suffix.lower() == ".npy":
+            return write_npy(path, self._pairs)
         if path.suffix.lower() == ".csv":
             return write_table(path, self.to_dataframe().assign(by=self.by, toward=self.toward))
         rows = [{"layer": h.layer, "index": h.index} for h in self.heads]
@@ -138,6 +141,14 @@ class HeadList:
             rows = [{**row, "score": score} for row, score in zip(rows, self.scores, strict=True)]
         content = {"kind": "heads", "by": self.by, "toward": self.toward, "heads": rows, "run": self.run}
         return write_result(path, content)
+
+    def save_pairs(self, path: str | Path) -> Path:
+        """Writes JSON `[[layer, head], ...]`, best first."""
+        return write_pairs(path, self._pairs)
+
+    @property
+    def _pairs(self) -> list[tuple[int, int]]:
+        return [(head.layer, head.index) for head in self.heads]
 
     def save_pasta(self, path: str | Path) -> Path:
         """Writes the head configuration that PASTA-style steering tools read: {"layer": [index, ...]}."""
@@ -149,9 +160,10 @@ class HeadList:
 
     @classmethod
     def load(cls, path: str | Path) -> "HeadList":
-        """Reads JSON or CSV as `save` writes them, PASTA JSON, or a JSON list of names such as ["17.7", "22.8"].
+        """Reads what `save` writes, PASTA JSON, or a JSON list of names or pairs, such as ["17.7", [22, 8]].
 
-        A CSV file needs the columns layer and index, may have score, by and toward, and may have ';' between them.
+        The suffix says which: .csv, .npy (an integer array [heads, 2]), else JSON. A CSV file needs the columns layer
+        and index, may have score, by and toward, and may have ';' between them.
 
         Raises:
             HeadError: naming the file, and in CSV the line, where the file is none of these or lists a head twice.
@@ -159,6 +171,8 @@ class HeadList:
         path = Path(path)
         if path.suffix.lower() == ".csv":
             return cls._from_csv(path)
+        if path.suffix.lower() == ".npy":
+            return cls._from_pairs(path, read_npy(path))
         content = read_json(path, HeadError)
         try:
             if isinstance(content, dict) and content.get("kind") == "heads":
@@ -180,6 +194,13 @@ class HeadList:
             raise HeadError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise HeadError(f"{path} is not a head list ({error}); {_WRITE}") from error
+
+    @classmethod
+    def _from_pairs(cls, path: Path, pairs: Iterable[tuple[int, int]]) -> "HeadList":
+        try:
+            return cls.of(pairs)
+        except HeadError as error:
+            raise HeadError(f"{path}: {error}") from error
 
     @classmethod
     def _from_csv(cls, path: Path) -> "HeadList":
@@ -213,6 +234,11 @@ class HeadList:
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>{self.to_dataframe().to_html(index=False)}"
+
+
+def _counts(value: Any) -> bool:
+    """Whether a value is a whole number from 0 on; true and false aren't."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _number(value: float | None) -> float:

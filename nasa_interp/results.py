@@ -209,17 +209,21 @@ def check_folder(path: str | Path) -> None:
 
 
 def kind_of(path: str | Path) -> str | None:
-    """What a file of ours holds, by its content: its result's kind, "pasta", "page", or a table's first line."""
+    """What a file holds, by its content: a result's kind, "pasta", "pairs", "npy", "page", or a table's first line."""
     try:
         with Path(path).open("rb") as file:
             head = file.read(4096)
     except OSError:
         return None
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
     # A tensor file starts with the length of its header, in eight bytes.
     if b"\0" in head[:8]:
         return _kind_of_tensors(Path(path))
     if head.lstrip().startswith(b"{"):
         return _kind_of_json(Path(path))
+    if head.lstrip().startswith(b"["):
+        return _kind_of_list(Path(path))
     if head.lstrip()[:14].lower() == b"<!doctype html":
         return "page"
     first = head.partition(b"\n")[0].decode("utf-8", "replace").strip()
@@ -244,6 +248,16 @@ def _kind_of_json(path: Path) -> str | None:
         return content["kind"] if isinstance(content["kind"], str) else None
     steers = content and all(re.fullmatch(r"\d+", name) and isinstance(heads, list) for name, heads in content.items())
     return "pasta" if steers else None
+
+
+def _kind_of_list(path: Path) -> str | None:
+    """A list of pairs of whole numbers is a head list of another tool."""
+    try:
+        content = read_json(path)
+    except ResultError:
+        return None
+    pairs = [isinstance(item, list) and len(item) == 2 and all(isinstance(n, int) for n in item) for item in content]
+    return "pairs" if all(pairs) else None
 
 
 def _kind_of_tensors(path: Path) -> str | None:

@@ -136,5 +136,5 @@ def describe_run(
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         seconds=round(time.perf_counter() - start, 3),
-        notes=(*first.notes, *model.state_notes(), *notes),
+        notes=(*prompts.questions.notes, *first.notes, *model.state_notes(), *notes),
     )

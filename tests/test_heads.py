@@ -2,12 +2,14 @@
 
 import json
 import math
+import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from nasa_interp import Head, HeadList
-from nasa_interp.errors import HeadError
+from nasa_interp.errors import HeadError, ResultError
 
 
 @pytest.mark.parametrize("name", ["17.7", "L17H7", " 17.7 ", (17, 7), [17, 7], Head(17, 7)])
@@ -64,6 +66,73 @@ def test_pasta_json_is_read_and_written(listed, tmp_path):
     assert set(HeadList.load(path)) == set(listed)
 
 
+def test_numpy_files_are_read_and_written(listed, tmp_path):
+    path = listed.save(tmp_path / "heads.npy")
+    np.testing.assert_array_equal(np.load(path, allow_pickle=False), [[17, 7], [2, 1]])
+    assert HeadList.load(path) == HeadList(listed.heads)
+    assert HeadList.load(HeadList(()).save(tmp_path / "none.NPY")) == HeadList(())
+    np.save(path, np.array([[3, 4]], dtype=np.uint8))
+    assert HeadList.load(path).heads == (Head(3, 4),)
+
+
+def test_pairs_are_read_and_written(listed, tmp_path):
+    path = listed.save_pairs(tmp_path / "pairs.json")
+    assert json.loads(path.read_text()) == [[17, 7], [2, 1]]
+    assert HeadList.load(path) == HeadList(listed.heads)
+    assert HeadList.load(HeadList(()).save_pairs(tmp_path / "none.json")) == HeadList(())
+
+
+def test_each_format_is_written_over_itself_alone(listed, tmp_path):
+    writers = {
+        "a.npy": listed.save,
+        "a.json": listed.save,
+        "a.csv": listed.save,
+        "b.json": listed.save_pairs,
+        "c.json": listed.save_pasta,
+    }
+    for name, write in writers.items():
+        assert write(write(tmp_path / name)).exists()
+    for name in ("a.json", "c.json", "a.npy"):
+        with pytest.raises(ResultError, match="exists and holds something else"):
+            listed.save_pairs(tmp_path / name)
+    (tmp_path / "b.json").rename(tmp_path / "b.npy")
+    with pytest.raises(ResultError, match=r"exists and holds something else .pairs, not npy"):
+        listed.save(tmp_path / "b.npy")
+
+
+@pytest.mark.parametrize(
+    ("array", "says"),
+    [
+        (np.array([1, 2]), r"shape \(2,\); save one of \[heads, 2\]"),
+        (np.zeros((2, 3), dtype=int), r"shape \(2, 3\)"),
+        (np.zeros((2, 2, 1), dtype=int), r"shape \(2, 2, 1\)"),
+        (np.array(5), r"shape \(\)"),
+        (np.array([[1.0, 2.0]]), r"holds float64, not integers; save it as array\.astype\(int\)"),
+        (np.array([[True, False]]), "holds bool, not integers"),
+        (np.array([["1", "2"]]), "holds <U1, not integers"),
+        (np.array([[1, 2], [3, -4]]), "row 2 is layer 3, head -4, and both count from 0"),
+        (np.array([[1, 2], [1, 2]]), "head 1.2 is listed more than once"),
+        (np.array([[1, None]], dtype=object), "holds Python objects, which aren't loaded"),
+    ],
+)
+def test_a_numpy_file_of_something_else_is_one_clear_line(tmp_path, array, says):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(HeadError, match=says) as error:
+        HeadList.load(tmp_path / "a.npy")
+    assert str(error.value).startswith(str(tmp_path / "a.npy"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY", b"[[1, 2]]", pickle.dumps([[1, 2]]), b"PK\x03\x04", b"\x93NUMPY\x01\x00v\x00{"]
+)
+def test_bytes_that_are_no_array_are_one_clear_line(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(HeadError, match="is not a NumPy array of heads") as error:
+        HeadList.load(tmp_path / "a.npy")
+    assert "\n" not in str(error.value)
+
+
 def test_names_alone_are_a_list(tmp_path):
     path = tmp_path / "names.json"
     path.write_text('["17.7", "L2H1"]')
@@ -104,7 +173,12 @@ def test_names_alone_are_a_list(tmp_path):
         ("a.csv", "layer,index\n17.0,\n", "line 2: layer is '17.0', not a whole number"),
         ("a.csv", f"layer,index\n{'9' * 5000},2\n", "line 2: layer is '9999.*', not a whole number"),
         ("a.csv", "layer;index;score\n1;2;0,5\n", "line 2: score is '0,5', not a number with a decimal point"),
+        ("a.json", "[[1, -2]]", r"\[1, -2\] does not name a head"),
+        ("a.json", "[[1.0, 2]]", r"\[1\.0, 2\] does not name a head"),
+        ("a.json", "[[true, 2]]", r"\[True, 2\] does not name a head"),
+        ("a.json", "[[1, 2, 3]]", "does not name a head"),
         ("missing.json", None, "does not exist"),
+        ("missing.npy", None, "can't be read"),
         ("missing.csv", None, "can't be read"),
     ],
 )

@@ -11,12 +11,13 @@ from pathlib import Path
 import families
 import pytest
 import transformers
+from rows_of_sets import MUSIQUE, write_lines
 
 import nasa_interp as ni
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-NEWCOMER, STEPS, OFFSETS, HOOKED = BLOCKS
+NEWCOMER, STEPS, OFFSETS, HOOKED, DATA = BLOCKS
 HUB_ID = r'load_model\("([^"]+/[^"]+)"\)'
 
 
@@ -86,3 +87,13 @@ def test_with_transformer_lens_is_twelve_lines_that_run(hub_cache, tmp_path) -> 
     changed, *engines = done.stdout.split()[-3:]
     assert int(changed) > 0
     assert engines == ["fused", "fused"]
+
+
+def test_the_lines_on_data_run(tmp_path, monkeypatch) -> None:
+    """On rows in the data set's format, written for the tests."""
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "musique_ans_v1.0_dev.jsonl", MUSIQUE)
+    space = {"ni": ni}
+    exec(compile(DATA, "README.md", "exec"), space)
+    assert len(space["questions"]) == 2 * len(MUSIQUE)
+    assert all(question.context for question in space["questions"])

@@ -128,7 +128,7 @@ def _check(prior: float, by: str, style: PromptStyle | None) -> None:
 
 def _check_questions(report: BinaryReport, prior: float) -> None:
     """Refuses questions that can't tell an offset, and warns of few or one-sided ones."""
-    texts = {q.question for q in report.questions}
+    texts = {q.asked for q in report.questions}
     if len(texts) < 2 or len(set(report.clusters.tolist())) < 2:
         raise CalibrationError(
             f"{report.run.data} asks one question, or one pair of twins, over and over; calibrate on many different "

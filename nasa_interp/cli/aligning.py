@@ -16,6 +16,7 @@ from .options import (
     ModelOptions,
     PromptOptions,
     SeedOpt,
+    SkipBadOpt,
     UnlabeledOpt,
     check_out_folder,
     load_data,
@@ -80,6 +81,7 @@ def align(
     probe: ProbeOpt = "builtin:verify#probe",
     val: ValOpt = "builtin:verify#val",
     unlabeled: UnlabeledOpt = False,
+    skip_bad: SkipBadOpt = False,
     tuning: TuningOptions,
     prompt: PromptOptions,
     json_: JsonOpt = False,
@@ -94,7 +96,7 @@ def align(
     recipe, limits = tuning.recipe(limit), tuning.limits()
     check_out_folder(out, {LOG: "alignment", DELTA: "head_delta"})
     chosen, style = load_heads(heads), prompt.style()
-    questions = load_data(probe, None, seed, unlabeled), load_data(val, None, seed, unlabeled)
+    questions = load_data(probe, None, seed, unlabeled, skip_bad), load_data(val, None, seed, unlabeled, skip_bad)
     run = align_heads(
         placement.load(model), chosen, *questions, recipe=recipe, limits=limits, style=style, folder=out, seed=seed
     )
@@ -123,6 +125,7 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="seeds that the heads are tuned with")] = 3,
     random: Annotated[int, typer.Option(min=0, help="random layer-matched head sets")] = 10,
     tuning: TuningOptions,
+    skip_bad: SkipBadOpt = False,
     prompt: PromptOptions,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
@@ -136,7 +139,7 @@ def compare(
     recipe, limits = tuning.recipe(), tuning.limits()
     check_out_folder(out, {NAME: "comparison"})
     chosen, style = load_heads(heads), prompt.style()
-    data = [load_data(name, None, seed) for name in (probe, val, test)]
+    data = [load_data(name, None, seed, skip_bad=skip_bad) for name in (probe, val, test)]
     comparison = compare_methods(
         placement.load(model),
         chosen,
@@ -177,6 +180,7 @@ def transfer(
     random: Annotated[
         str, typer.Option(help="random layer-matched head sets, or with commas one number a condition, such as 19,3,3")
     ] = "3",
+    skip_bad: SkipBadOpt = False,
     tuning: TuningOptions,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
@@ -189,7 +193,7 @@ def transfer(
     recipe, limits = tuning.recipe(), tuning.limits()
     check_out_folder(out, {"transfer.json": "transfer"})
     chosen, (fitted, asked) = load_heads(heads), builtin_conditions(limit, seed)
-    asked += [Condition(name, load_data(name, limit, seed)) for name in data or ()]
+    asked += [Condition(name, load_data(name, limit, seed, skip_bad=skip_bad)) for name in data or ()]
     found = transfer_matrix(
         placement.load(model),
         chosen,

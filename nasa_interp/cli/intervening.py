@@ -20,6 +20,7 @@ from .options import (
     OutOpt,
     PromptOptions,
     SeedOpt,
+    SkipBadOpt,
     check_out,
     intervention_of,
     load_data,
@@ -44,6 +45,7 @@ def ablate(
     ] = None,
     controls: Annotated[int, typer.Option(min=0, help="layer-matched random sets; 99 for a claim")] = 9,
     order: OrderOpt = "both",
+    skip_bad: SkipBadOpt = False,
     prompt: PromptOptions,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
@@ -56,7 +58,7 @@ def ablate(
 
     check_out(out, "ablation_effect")
     chosen, intervention = load_heads(heads), intervention_of(do, positions)
-    style, questions = prompt.style(), load_data(data, limit, seed)
+    style, questions = prompt.style(), load_data(data, limit, seed, skip_bad=skip_bad)
     ablator = Ablator(placement.load(model), questions, order, style, seed=seed)
     effect = ablator.effect(chosen, intervention)
     for message in effect.warnings:
@@ -89,6 +91,7 @@ def patch(
     neutral: Annotated[str | None, typer.Option(help="the word that stands for No in neutral pairs")] = None,
     top: Annotated[int, typer.Option(min=1, help="heads to print")] = 10,
     order: OrderOpt = "both",
+    skip_bad: SkipBadOpt = False,
     prompt: PromptOptions,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
@@ -100,7 +103,7 @@ def patch(
 
     check_out(out, "patch_summary")
     chosen = None if heads is None else load_heads(heads)
-    style, questions = prompt.style(), load_data(data, None, seed)
+    style, questions = prompt.style(), load_data(data, None, seed, skip_bad=skip_bad)
     effects = patch_data(
         placement.load(model),
         questions,

@@ -10,7 +10,14 @@ from ..errors import NasaInterpError
 from ..prompts.style import Orders
 
 ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a hub id, a folder, or a .gguf file")]
-DataOpt = Annotated[str, typer.Option("--data", help="builtin:verify#test, strategyqa:PATH, or a .jsonl/.csv file")]
+DataOpt = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="builtin:verify#test, strategyqa:PATH, gsm8k:PATH, math:PATH, musique:PATH, ar_lsat:PATH, hub:ID#SPLIT, "
+        "or a .jsonl/.csv file",
+    ),
+]
 OrderOpt = Annotated[Orders, typer.Option(help="candidate order in the instruction: both, yes_no or no_yes")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 SeedOpt = Annotated[int, typer.Option(min=0, help="seed of sampling and of the bootstrap")]
@@ -18,7 +25,10 @@ LimitOpt = Annotated[int | None, typer.Option(min=1, help="use so many questions
 BatchOpt = Annotated[int | None, typer.Option(min=1, help="prompts in a forward pass; changes time and memory alone")]
 OutOpt = Annotated[Path | None, typer.Option(help="write the result here, whole or not at all")]
 UnlabeledOpt = Annotated[bool, typer.Option("--unlabeled", help="leave the labels out, if some rows have one")]
-HeadsOpt = Annotated[Path, typer.Option("--heads", help="a head list: what `heads --out` wrote, CSV, or PASTA JSON")]
+SkipBadOpt = Annotated[bool, typer.Option("--skip-bad", help="leave out rows that can't be read, and say how many")]
+HeadsOpt = Annotated[
+    Path, typer.Option("--heads", help="a head list: what `heads --out` wrote, CSV, .npy, PASTA JSON or JSON pairs")
+]
 
 
 @dataclass(frozen=True)
@@ -94,11 +104,11 @@ def check_out_folder(out: Path | None, kinds: dict[str, str] | None = None) -> N
         check_place(out / name, kind)
 
 
-def load_data(data: str, limit: int | None, seed: int, unlabeled: bool = False) -> Any:
+def load_data(data: str, limit: int | None, seed: int, unlabeled: bool = False, skip_bad: bool = False) -> Any:
     # Before the model, so that a mistake in the data shows at once.
     from ..questions import load_questions
 
-    return load_questions(data, limit, seed, unlabeled)
+    return load_questions(data, limit, seed, unlabeled, skip_bad)
 
 
 def load_heads(path: Path) -> Any:

@@ -18,6 +18,7 @@ from .options import (
     OutOpt,
     PromptOptions,
     SeedOpt,
+    SkipBadOpt,
     UnlabeledOpt,
     check_out,
     load_data,
@@ -49,6 +50,7 @@ def decide(
         bool, typer.Option("--average-orders", help="decide each question by the mean d over both orders")
     ] = False,
     unlabeled: UnlabeledOpt = False,
+    skip_bad: SkipBadOpt = False,
     prompt: PromptOptions,
     batch_size: BatchOpt = None,
     json_: JsonOpt = False,
@@ -65,7 +67,7 @@ def decide(
     if average_orders and by == "generation":
         raise typer.BadParameter("answers in words have no d to average", param_hint="--average-orders")
     offsets = None if calibration is None else Calibration.load(calibration)
-    style, questions = prompt.style(), load_data(data, limit, seed, unlabeled)
+    style, questions = prompt.style(), load_data(data, limit, seed, unlabeled, skip_bad)
     options: dict[str, Any] = {"style": style, "seed": seed}
     if batch_size is not None:
         options["batch_size"] = batch_size
@@ -96,6 +98,7 @@ def calibrate(
     by: Annotated[Literal["mean", "quantile"], typer.Option(help="mean or quantile of the logit differences")] = "mean",
     order: OrderOpt = "both",
     unlabeled: UnlabeledOpt = False,
+    skip_bad: SkipBadOpt = False,
     prompt: PromptOptions,
     batch_size: BatchOpt = None,
     json_: JsonOpt = False,
@@ -107,7 +110,7 @@ def calibrate(
     from .. import calibration
 
     check_out(out, "calibration")
-    style, questions = prompt.style(), load_data(data, limit, seed, unlabeled)
+    style, questions = prompt.style(), load_data(data, limit, seed, unlabeled, skip_bad)
     options: dict[str, Any] = {"prior": prior, "by": by, "batch_size": batch_size, "seed": seed}
     found = calibration.calibrate(placement.load(model), questions, order, style, **options)
     rows = found.to_dataframe()
@@ -129,6 +132,7 @@ def score(
     ] = "prompt",
     top: Annotated[int, typer.Option(min=1, help="heads to print")] = 10,
     toward: TowardOpt = "no",
+    skip_bad: SkipBadOpt = False,
     prompt: PromptOptions,
     batch_size: BatchOpt = None,
     json_: JsonOpt = False,
@@ -141,7 +145,7 @@ def score(
     from ..scoring import score_heads
 
     check_out(out, "head_scores")
-    style, questions = prompt.style(), load_data(data, limit, seed)
+    style, questions = prompt.style(), load_data(data, limit, seed, skip_bad=skip_bad)
     scores = score_heads(
         placement.load(model),
         questions,
@@ -165,17 +169,23 @@ def heads(
     ] = "values",
     toward: TowardOpt = "no",
     from_layer: Annotated[int, typer.Option(min=0, help="lowest layer; tuning pays for all above the lowest head")] = 0,
-    out: Annotated[Path | None, typer.Option(help="write JSON, or CSV where the name ends in .csv")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="write JSON, or CSV or NumPy where the name ends in .csv, .npy")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="write the JSON [[layer, head], ...]")] = None,
     pasta: Annotated[Path | None, typer.Option(help="write the JSON that PASTA-style steering reads")] = None,
     json_: JsonOpt = False,
 ) -> None:
     """The top heads of saved scores, as a list to keep; `decide` says to which side the model leans."""
     from ..scoring import HeadScores
 
-    check_out(out, "heads" if out is None or out.suffix.lower() != ".csv" else RANKING)
+    check_out(out, {".csv": RANKING, ".npy": "npy"}.get(out.suffix.lower(), "heads") if out is not None else "heads")
     check_out(pasta, "pasta")
+    check_out(pairs, "pairs")
     all_heads = HeadScores.load(scores)
     chosen = all_heads.top(top, by, from_layer, toward)
     frame = chosen.to_dataframe()
     rows = frame.to_dict(orient="records") if json_ else frame.round(4).to_string(index=False)
-    deliver(partial(print_result, rows, json_), (out, chosen.save), (pasta, chosen.save_pasta))
+    deliver(
+        partial(print_result, rows, json_), (out, chosen.save), (pasta, chosen.save_pasta), (pairs, chosen.save_pairs)
+    )

@@ -103,6 +103,10 @@ class BinaryReport:
         if not rows.any():
             groups = ", ".join(dict.fromkeys(q.group for q in self.questions))
             raise ResultError(f"no decisions in group {group!r}, order {order!r}; the groups: {groups}")
+        return self._estimate(rows)
+
+    def _estimate(self, rows: Bool[np.ndarray, " decision"]) -> Estimates:
+        """Measures with intervals over these decisions, at least one."""
         d, label, mass = self.logit_differences[rows], self.labels_of(rows), self.answer_masses[rows]
         weights = self.weights[:, rows]
         # A draw may miss a small group altogether.
@@ -127,6 +131,16 @@ class BinaryReport:
         return {g: self.estimate(group=g) for g in dict.fromkeys(q.group for q in self.questions)}
 
     @cached_property
+    def made(self) -> dict[str, Estimates]:
+        """Per rule that made wrong candidates ("digit", "entity"): each beside its twin, which holds the right one.
+
+        Empty where nothing is proposed. Questions without a twin count under their own `made`.
+        """
+        rules = {q.pair: q.made for q in self.questions if q.pair is not None and q.label is False}
+        of = [q.made if q.pair is None else rules.get(q.pair, q.made) for q in self.questions]
+        return {rule: self._estimate(np.array([each == rule for each in of])) for rule in dict.fromkeys(of) if rule}
+
+    @cached_property
     def orders(self) -> dict[Order, Estimates]:
         """Per candidate order, all groups together."""
         return {o: self.estimate(order=o) for o in dict.fromkeys(self.order)}
@@ -138,8 +152,9 @@ class BinaryReport:
 
     @property
     def parts(self) -> dict[str, Estimates]:
-        """All, then each order, then each group."""
-        return {"all": self.overall, **{f"order {o}": e for o, e in self.orders.items()}, **self.groups}
+        """All, then each order, then each group, then each rule that made wrong candidates, where there are several."""
+        rules = {f"made by {rule}": e for rule, e in self.made.items()} if len(self.made) > 1 else {}
+        return {"all": self.overall, **{f"order {o}": e for o, e in self.orders.items()}, **self.groups, **rules}
 
     accuracy = property(lambda self: self.overall.accuracy, doc="Rate of right decisions.")
     precision = property(lambda self: self.overall.precision, doc="Of the answers Yes; NaN without any.")
@@ -214,10 +229,13 @@ class BinaryReport:
         return f"No bias shown: the model {answers} ({numbers})."
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a decision: id, group, pair, order, label, logit_difference, answer_mass, answer, right."""
+        """One row a decision: id, group, pair, order, label, logit_difference, answer_mass, answer, right.
+
+        Where answers are proposed there is a column `made`, too.
+        """
         yes = self.logit_differences < 0
         known = self.label is not None
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             {
                 "id": [q.id for q in self.questions],
                 "group": [q.group for q in self.questions],
@@ -230,9 +248,10 @@ class BinaryReport:
                 "right": yes == self.label if known else None,
             }
         )
+        return frame.assign(made=[q.made for q in self.questions]) if any(q.made for q in self.questions) else frame
 
     def summary_dataframe(self) -> pd.DataFrame:
-        """One row for all, for each order and for each group; one column a measure, and the AUC within each order.
+        """One row for each of `parts`; one column a measure, and the AUC within each order.
 
         The pooled AUC asks for one threshold in both orders; where the orders shift d apart, the AUC within an order
         tells better what the model knows.
@@ -247,6 +266,11 @@ class BinaryReport:
         """Writes JSON: the measures for readers, the decisions for `load`; raises as `write_result` does."""
         decisions = self.to_dataframe().drop(columns=["answer", "right"])
         decisions["question"] = [q.question for q in self.questions]
+        # Each context once, as twins and orders share it.
+        contexts = list(dict.fromkeys(q.context for q in self.questions if q.context is not None))
+        place = {text: number for number, text in enumerate(contexts)}
+        if contexts:
+            decisions["context"] = [None if q.context is None else place[q.context] for q in self.questions]
         return write_result(
             path,
             {
@@ -257,6 +281,8 @@ class BinaryReport:
                 "orders": {name: e.to_dict() for name, e in self.orders.items()},
                 "groups": {name: e.to_dict() for name, e in self.groups.items()},
                 "cells": {name: {o: e.to_dict() for o, e in cell.items()} for name, cell in self.cells.items()},
+                **({"made": {name: e.to_dict() for name, e in self.made.items()}} if self.made else {}),
+                **({"contexts": contexts} if contexts else {}),
                 "run": self.run.to_dict(),
                 "decisions": decisions.astype(object).where(decisions.notna(), None).to_dict(orient="records"),
             },
@@ -274,7 +300,7 @@ class BinaryReport:
                 np.array([row["logit_difference"] for row in rows], dtype=np.float64),
                 np.array([row["answer_mass"] for row in rows], dtype=np.float64),
                 tuple(row["order"] for row in rows),
-                tuple(BinaryQuestion(r["question"], r["label"], r["id"], r["group"], r["pair"]) for r in rows),
+                tuple(_question(row, content.get("contexts", [])) for row in rows),
                 RunInfo.from_dict(content["run"]),
             )
 
@@ -286,3 +312,9 @@ class BinaryReport:
     def _repr_html_(self) -> str:
         table = self.summary_dataframe().to_html(index=False, float_format="%.3f")
         return "".join(f"<p>{html.escape(line)}</p>" for line in [self.verdict, *self.warnings]) + table
+
+
+def _question(row: dict[str, Any], contexts: list[str]) -> BinaryQuestion:
+    """The question of a saved decision."""
+    context = None if row.get("context") is None else contexts[int(row["context"])]
+    return BinaryQuestion(row["question"], row["label"], row["id"], row["group"], row["pair"], context, row.get("made"))

@@ -204,16 +204,25 @@ def _named(name: str, style: str = "") -> str:
 
 def _answers(report: GenerationReport) -> list[dict[str, Any]]:
     rows = zip(report.questions, report.order, report.texts, report.answers, strict=True)
-    names = ("question", "label", "id", "group", "pair")
+    names, optional = ("question", "label", "id", "group", "pair"), ("context", "made")
     return [
-        {**{name: getattr(q, name) for name in names}, "order": order, "text": text, "answer": answer}
+        {
+            **{name: getattr(q, name) for name in names},
+            **{name: getattr(q, name) for name in optional if getattr(q, name) is not None},
+            "order": order,
+            "text": text,
+            "answer": answer,
+        }
         for q, order, text, answer in rows
     ]
 
 
 def _report_of(rows: list[dict[str, Any]]) -> GenerationReport:
     order: tuple[Order, ...] = tuple(row["order"] for row in rows)
-    questions = tuple(BinaryQuestion(r["question"], r["label"], r["id"], r["group"], r["pair"]) for r in rows)
+    questions = tuple(
+        BinaryQuestion(r["question"], r["label"], r["id"], r["group"], r["pair"], r.get("context"), r.get("made"))
+        for r in rows
+    )
     return GenerationReport(questions, order, tuple(r["text"] for r in rows), tuple(r["answer"] for r in rows))
 
 

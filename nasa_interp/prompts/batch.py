@@ -20,7 +20,7 @@ class PromptBatch:
     A pad may be any token, and nothing may depend on it; `mask` is False there.
     Positions count the tokens of a prompt from 0; spans are start and end (exclusive). `shared` are the tokens that
     both answers begin with, which the prompts end with. The instruction runs from `instruction_start` to
-    `first_query`, the question's line from there to `question_end` (exclusive). `style` is how they were written,
+    `first_query`, context and question from there to `question_end` (exclusive). `style` is how they were written,
     `labels` is None where the right answers aren't known,
     `data` the name of the questions ("" where they had none), so that results of prompts that are handed over say so.
     """

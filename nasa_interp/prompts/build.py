@@ -76,9 +76,9 @@ def encode_texts(tokenizer: Any, prompts: PromptBatch, texts: Sequence[str]) -> 
     """
     style, instructions, spans = prompts.style, prompts.style.render_instructions(prompts.order), []
     for q, old, new in zip(prompts.questions, prompts.texts, texts, strict=True):
-        starts = [(old.rfind(content(style, text, q.question)), len(content_head(text))) for text in instructions]
+        starts = [(old.rfind(content(style, text, q)), len(content_head(text))) for text in instructions]
         start, head = next((start, head) for start, head in starts if start >= 0)
-        spans.append(question_spans(style, q.question, start + head + len(new) - len(old)))
+        spans.append(question_spans(style, q, start + head + len(new) - len(old)))
     encoded = Encoder(tokenizer, style.allow_special).encode(texts, spans, [q.id for q in prompts.questions])
     return [prompt.tokens for prompt in encoded]
 

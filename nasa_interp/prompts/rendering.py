@@ -13,6 +13,8 @@ from .style import Order, PromptStyle, find_candidates
 
 Kind = Literal["chat", "plain"]
 
+SEPARATOR = "\n\n"
+
 
 @dataclass(frozen=True)
 class Rendered:
@@ -36,13 +38,13 @@ class Rendered:
 
     @cached_property
     def question_spans(self) -> list[Span]:
-        """Where the question's own text stands, as often as its line holds it."""
-        return question_spans(self.style, self.question.question, self.start + len(content_head(self.instruction)))
+        """Where the question's own texts stand, its context's among them, as often as their lines hold them."""
+        return question_spans(self.style, self.question, self.start + len(content_head(self.instruction)))
 
     @property
     def question_end(self) -> int:
         """The character after the question's line."""
-        return self.start + len(content(self.style, self.instruction, self.question.question))
+        return self.start + len(content(self.style, self.instruction, self.question))
 
 
 def render(
@@ -53,7 +55,7 @@ def render(
     candidates = [find_candidates(text, style.yes, style.no) for text in instructions]
     prompts = []
     for q, turn in zip(questions, turns_of(questions, len(instructions)), strict=True):
-        text, start = _render(tokenizer, style, kind, instructions[turn], q.question)
+        text, start = _render(tokenizer, style, kind, instructions[turn], q)
         prompts.append(Rendered(q, instructions[turn], candidates[turn], text, start, style))
     return prompts
 
@@ -72,24 +74,36 @@ def prompt_kind(tokenizer: Any, style: PromptStyle) -> tuple[Kind, tuple[str, ..
     return "plain", (note,)
 
 
-def content(style: PromptStyle, instruction: str, question: str) -> str:
+def content(style: PromptStyle, instruction: str, question: BinaryQuestion) -> str:
     """What the user's turn says."""
-    return content_head(instruction) + style.question.replace("{question}", question.strip())
+    lines = [line.replace(mark, text) for line, mark, text in _lines(style, question)]
+    return content_head(instruction) + SEPARATOR.join(lines)
 
 
 def content_head(instruction: str) -> str:
-    """What the user's turn says before the question's line."""
-    return f"{instruction}\n\n"
+    """What the user's turn says before the context's line, or the question's."""
+    return f"{instruction}{SEPARATOR}"
 
 
-def question_spans(style: PromptStyle, question: str, line: int) -> list[Span]:
-    """Where the question's own text stands in a prompt, as often as its line does that begins at this character."""
-    question, (head, *parts) = question.strip(), style.question.split("{question}")
-    at, spans = line + len(head), []
-    for part in parts:
-        spans.append((at, at + len(question)))
-        at += len(question) + len(part)
+def question_spans(style: PromptStyle, question: BinaryQuestion, at: int) -> list[Span]:
+    """Where the question's own texts stand in a prompt, when their lines begin at this character."""
+    spans = []
+    for line, mark, text in _lines(style, question):
+        head, *parts = line.split(mark)
+        at += len(head)
+        for part in parts:
+            spans.append((at, at + len(text)))
+            at += len(text) + len(part)
+        at += len(SEPARATOR)
     return spans
+
+
+def _lines(style: PromptStyle, question: BinaryQuestion) -> list[tuple[str, str, str]]:
+    """What stands under the instruction: each line, the mark in it, and the text that takes the mark's place."""
+    asked = (style.question, "{question}", question.question.strip())
+    if question.context is None:
+        return [asked]
+    return [(style.context, "{context}", question.context.strip()), asked]
 
 
 def turns_of(questions: Sequence[BinaryQuestion], n: int) -> list[int]:
@@ -106,7 +120,9 @@ def turns_of(questions: Sequence[BinaryQuestion], n: int) -> list[int]:
     return turns
 
 
-def _render(tokenizer: Any, style: PromptStyle, kind: Kind, instruction: str, question: str) -> tuple[str, int]:
+def _render(
+    tokenizer: Any, style: PromptStyle, kind: Kind, instruction: str, question: BinaryQuestion
+) -> tuple[str, int]:
     """The prompt's text and the character at which the instruction starts in it."""
     turn = content(style, instruction, question)
     if kind == "plain":

@@ -13,6 +13,8 @@ Orders = Literal["both", "yes_no", "no_yes"]
 
 ORDERS: tuple[Order, Order] = ("yes_no", "no_yes")
 
+CONTEXT = "Context: {context}"
+
 
 @dataclass(frozen=True)
 class PromptStyle:
@@ -25,6 +27,7 @@ class PromptStyle:
         yes, no: the answer candidates, any two strings (source: the paper uses Yes and No).
         kind: "chat" (the tokenizer's template), "plain", or "auto": chat where there is a template.
         question: how the question is written under the instruction; `{question}` stands for it.
+        context: how a question's context, where it has one, is written before that; `{context}` stands for it.
         allow_special: read control tokens in a question ("<|im_end|>") as control tokens, not as text.
     """
 
@@ -34,6 +37,7 @@ class PromptStyle:
     kind: Literal["auto", "chat", "plain"] = "auto"
     question: str = "Question: {question}"
     allow_special: bool = False
+    context: str = CONTEXT
 
     def __post_init__(self):
         if not isinstance(self.instruction, str):
@@ -46,6 +50,8 @@ class PromptStyle:
             raise PromptError(f"prompt kind {self.kind!r} is unknown; use 'auto', 'chat' or 'plain'")
         if "{question}" not in self.question:
             raise PromptError(f"the question line {self.question!r} has no {{question}} in it; add it")
+        if "{context}" not in self.context:
+            raise PromptError(f"the context line {self.context!r} has no {{context}} in it; add it")
         if not self.instructions:
             raise PromptError("there is no instruction; give one text, or several")
 
@@ -77,8 +83,9 @@ class PromptStyle:
         texts = list(self.instructions)
         values = {name: getattr(self, name) for name in ("yes", "no", "kind", "question")}
         # Named only where it was chosen, so that runs from before there was a choice compare as equal.
-        allowed = {"allow_special": True} if self.allow_special else {}
-        return {"instruction": texts if len(texts) > 1 else texts[0]} | values | allowed
+        chosen: dict[str, Any] = {"allow_special": True} if self.allow_special else {}
+        chosen |= {} if self.context == CONTEXT else {"context": self.context}
+        return {"instruction": texts if len(texts) > 1 else texts[0]} | values | chosen
 
 
 def find_candidates(text: str, yes: str, no: str) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Questions with a yes-no answer, from files, public data sets and the built-in set."""
 
-from .question import BinaryQuestion, QuestionList
+from .question import BinaryQuestion, QuestionList, Skipped
 from .registry import (
     SOURCES,
     check_apart,
@@ -18,6 +18,7 @@ __all__ = [
     "SOURCES",
     "BinaryQuestion",
     "QuestionList",
+    "Skipped",
     "check_apart",
     "check_labeled",
     "check_questions",

@@ -7,16 +7,17 @@ from typing import Any
 
 from ..errors import QuestionError
 from ..reading import parse_json, read_table, read_text
-from .question import BinaryQuestion
+from .reading_rows import Item
 from .rows import questions_of, text_of
 
 SUFFIXES = (".jsonl", ".csv")
 
 
-def load_file(path: str, split: str | None = None, unlabeled: bool = False) -> list[BinaryQuestion]:
+def load_file(path: str, split: str | None = None, unlabeled: bool = False) -> list[Item]:
     """Reads a `.jsonl` or `.csv` file.
 
-    Each row has `question`, has `label` unless no row has one, and may have `id`, `group`, `pair` and `split`.
+    Each row has `question`, has `label` unless no row has one, and may have `id`, `group`, `pair`, `context` and
+    `split`.
 
     Args:
         path: the file; its suffix says which format.
@@ -24,34 +25,51 @@ def load_file(path: str, split: str | None = None, unlabeled: bool = False) -> l
         unlabeled: leave the labels out, whatever the rows have.
 
     Returns:
-        The questions in the file's order.
+        The questions in the file's order, with the bad rows among them: a missing field, a wrong label, no JSON.
 
     Raises:
-        QuestionError: naming file and row, for a missing field, a wrong label or a row that can't be read.
+        QuestionError: naming the file, where it can't be read, is no CSV, or has no rows of this split.
     """
     rows = _rows(Path(path))
-    splits = [text_of(location, row, "split") for location, row in rows]
+    splits = [None if isinstance(row, QuestionError) else text_of(location, row, "split") for location, row in rows]
     if split is not None and split not in splits:
         known = ", ".join(sorted({name for name in splits if name}))
         told = f"it has {known}" if known else f"no row says its split; leave '#{split}' out, or add a column 'split'"
         raise QuestionError(f"{path} has no rows of split {split!r}; {told}")
-    return questions_of([row for row, own in zip(rows, splits, strict=True) if split in (None, own)], unlabeled)
+    # A row that can't be read may be of any split.
+    pairs = zip(rows, splits, strict=True)
+    return questions_of([r for r, own in pairs if split in (None, own) or isinstance(r[1], QuestionError)], unlabeled)
 
 
-def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Pairs of location and row, the location written as "file, line 3"."""
+def _rows(path: Path) -> list[tuple[str, Any]]:
+    """Pairs of location and row, or the error in its stead."""
     if path.suffix.lower() == ".csv":
         return list(read_table(path, QuestionError)[1])
+    return [(location, _checked(location, row)) for location, row in json_lines(path)]
+
+
+def _checked(location: str, row: Any) -> Any:
+    if isinstance(row, (dict, QuestionError)):
+        return row
+    return QuestionError(f"{location} is {type(row).__name__}; write an object with 'question' and 'label'")
+
+
+def json_lines(path: str | Path) -> list[tuple[str, Any]]:
+    """Pairs of location ("file, line 3") and value of a file with one JSON value a line.
+
+    A line that is no JSON has its error in the value's stead; raises QuestionError where the file can't be read.
+    """
     # Universal newlines: inside a JSON string, a line break is always escaped.
     lines = enumerate(io.StringIO(read_text(path, QuestionError), newline=None), start=1)
-    return [_object(f"{path}, line {number}", line) for number, line in lines if line.strip()]
+    placed = [(f"{path}, line {number}", line) for number, line in lines if line.strip()]
+    return [(place, _value(place, line)) for place, line in placed]
 
 
-def _object(location: str, line: str) -> tuple[str, dict[str, Any]]:
-    row = parse_at(location, line, "write one JSON object a line")
-    if not isinstance(row, dict):
-        raise QuestionError(f"{location} is {type(row).__name__}; write an object with 'question' and 'label'")
-    return location, row
+def _value(location: str, line: str) -> Any:
+    try:
+        return parse_at(location, line, "write one JSON object a line")
+    except QuestionError as error:
+        return error
 
 
 def parse_at(location: str, text: str, wanted: str) -> Any:

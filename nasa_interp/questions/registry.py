@@ -1,6 +1,5 @@
 """One way to name data: `source:path#split`, or a path."""
 
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -9,9 +8,16 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from ..errors import QuestionError
+from ..errors import QuestionError, warn_user
+from .ar_lsat import load_ar_lsat
 from .files import SUFFIXES, load_file
+from .gsm8k import load_gsm8k
+from .hub import load_hub
+from .math_problems import load_math
+from .musique import load_musique
 from .question import BinaryQuestion, QuestionList
+from .reading_rows import Item, NamedRows, sort_items
+from .specification import path_and_split
 from .strategyqa import load_strategyqa
 from .verify import load_verify
 
@@ -19,42 +25,64 @@ from .verify import load_verify
 CONTENT_FREE = "builtin:content-free"
 CONTENT_FREE_TEXTS = ("N/A", "[MASK]", "...", "None", "?")
 
-KNOWN = "builtin:verify#SPLIT, strategyqa:PATH, or a .jsonl/.csv file with the columns question and label"
+KNOWN = (
+    "builtin:verify#SPLIT, strategyqa:PATH, gsm8k:PATH, math:PATH, musique:PATH (#supporting, #all), ar_lsat:PATH, "
+    "hub:ID#SPLIT, or a .jsonl/.csv file with the columns question and label"
+)
 
 
-def load_questions(data: str | Path, limit: int | None = None, seed: int = 0, unlabeled: bool = False) -> QuestionList:
+def load_questions(
+    data: str | Path, limit: int | None = None, seed: int = 0, unlabeled: bool = False, skip_bad: bool = False
+) -> QuestionList:
     """Loads the questions that a data specification names.
 
     Args:
-        data: `builtin:verify#probe` (or `#val`, `#test`), `strategyqa:PATH`, or a `.jsonl`/`.csv` file, where
-            `#split` keeps the rows with that `split`. A file whose own name holds '#' works too.
+        data: `builtin:verify#probe` (or `#val`, `#test`); `strategyqa:PATH`, `gsm8k:PATH`, `math:PATH`,
+            `musique:PATH` or `ar_lsat:PATH` in their authors' formats; `hub:ID#split`; or a `.jsonl`/`.csv` file, where
+            `#split` keeps the rows with that `split`. A file whose own name holds '#' works too. Of short answers, the
+            right one is proposed and a wrong one, which `#seed=3` draws anew: it is part of which data these are.
         limit: keep about this many, drawn by `seed` evenly from the groups, twins together (see `sample_questions`).
-        seed: of that draw.
+        seed: of that draw alone.
         unlabeled: leave the labels out, of all rows.
+        skip_bad: leave out rows that can't be read; where False, the first of them is an error.
 
     Returns:
-        The questions, which remember `data` as their name; ids are unique.
+        The questions, which remember `data` as their name; ids are unique. `skipped` has the rows that gave none, each
+        with its place and reason: bad ones, and those for whose answer no wrong candidate could be made. A warning
+        says how many.
 
     Raises:
         QuestionError: for an unknown source or split, an empty file, a wrong row, doubled ids, a negative seed.
     """
     check_seed(seed)
-    source, colon, rest = str(data).partition(":")
-    if colon and source in SOURCES:
-        try:
-            questions = SOURCES[source](rest)
-        except ValueError as error:
-            raise QuestionError(f"{data}: {error}; correct what stands behind {source}:") from error
-    else:
-        path, split = _file_and_split(str(data))
-        if Path(path).suffix.lower() not in SUFFIXES:
-            raise QuestionError(f"unknown data {str(data)!r}; known: {KNOWN}")
-        questions = load_file(path, split, unlabeled)
-    name = questions.name if isinstance(questions, QuestionList) else str(data)
+    items = _items(str(data), unlabeled)
+    name = items.name if isinstance(items, (QuestionList, NamedRows)) else str(data)
+    questions, skipped = sort_items(items, skip_bad)
+    if skipped and not questions:
+        raise QuestionError(
+            f"{name}: none of {len(skipped)} rows gave a question (the first: {': '.join(skipped[0])}); correct them"
+        )
     questions = check_questions(questions, name)
     if unlabeled:
         questions = [replace(question, label=None) for question in questions]
-    return QuestionList(questions if limit is None else sample_questions(questions, limit, seed), name)
+    loaded = QuestionList(questions if limit is None else sample_questions(questions, limit, seed), name, skipped)
+    for note in loaded.notes:
+        warn_user(note)
+    return loaded
+
+
+def _items(data: str, unlabeled: bool) -> Sequence[Item]:
+    """What the source of these data returns for their rows."""
+    source, colon, rest = data.partition(":")
+    if colon and source in SOURCES:
+        try:
+            return SOURCES[source](rest)
+        except ValueError as error:
+            raise QuestionError(f"{data}: {error}; correct what stands behind {source}:") from error
+    path, split = path_and_split(data)
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise QuestionError(f"unknown data {data!r}; known: {KNOWN}")
+    return load_file(path, split, unlabeled)
 
 
 def _builtin(name: str) -> QuestionList:
@@ -72,8 +100,8 @@ def _builtin(name: str) -> QuestionList:
     return QuestionList(load_verify(split or "test"), f"builtin:verify#{split or 'test'}")
 
 
-def _strategyqa(path: str) -> list[BinaryQuestion]:
-    file, split = _file_and_split(path)
+def _strategyqa(path: str) -> list[Item]:
+    file, split = path_and_split(path)
     if split is not None:
         raise QuestionError(
             f"strategyqa:{path}: StrategyQA files have no splits inside; name the file of the split instead"
@@ -81,19 +109,21 @@ def _strategyqa(path: str) -> list[BinaryQuestion]:
     return load_strategyqa(file)
 
 
-Source = Callable[[str], Sequence[BinaryQuestion]]
-"""Takes the text after the source's name and the colon; a QuestionList keeps its own name."""
+Source = Callable[[str], Sequence[Item]]
+"""Takes the text after the source's name and the colon; a QuestionList or NamedRows keeps its own name.
 
-SOURCES: dict[str, Source] = {"builtin": _builtin, "strategyqa": _strategyqa}
+Among the questions may stand rows that are bad (`BadRow`) or gave none (`Skipped`)."""
+
+SOURCES: dict[str, Source] = {
+    "builtin": _builtin,
+    "strategyqa": _strategyqa,
+    "gsm8k": load_gsm8k,
+    "math": load_math,
+    "musique": load_musique,
+    "ar_lsat": load_ar_lsat,
+    "hub": load_hub,
+}
 """The names that may precede the colon of a data specification. To add a source, add an entry."""
-
-
-def _file_and_split(text: str) -> tuple[str, str | None]:
-    """The whole text where it names a file, else the parts before and after its last '#'."""
-    file, _, split = text.rpartition("#")
-    if not file or os.path.isfile(text):
-        return text, None
-    return file, split or None
 
 
 def check_seed(seed: Any) -> None:
@@ -157,9 +187,12 @@ def check_apart(seen: QuestionList, asked: QuestionList, use: str, other: str) -
         seen: questions that something was made of; `use` says what, such as "to tune on".
         asked: questions that must be others; `other` says for what, such as "validate on".
     """
-    texts, twins = {q.question for q in seen}, {q.pair for q in seen if q.pair is not None}
+    twins, texts = {q.pair for q in seen if q.pair is not None}, {q.asked for q in seen}
+    # A question that is asked with a context and without is one question; under two contexts it is two.
+    closed, opened = {q.question for q in seen if q.context is None}, {q.question for q in seen if q.context}
     for q in asked:
-        if q.question in texts or q.pair in twins:
+        same = q.asked in texts or q.question in (opened if q.context is None else closed)
+        if same or q.pair in twins:
             raise QuestionError(
                 f"question {q.id!r} of {asked.name} (or its twin) is among those {use} ({seen.name}); "
                 f"{other} other questions, such as another split"

@@ -12,7 +12,7 @@ from .rows import read_rows
 def resolve_questions(data: Any, limit: int | None = None, seed: Any = 0) -> QuestionList:
     """Named questions from a data specification, a sequence of questions, a list of dicts or a pandas DataFrame.
 
-    Dicts and DataFrames have `question` and `label`, and may have `id`, `group` and `pair` (see `read_rows`).
+    Dicts and DataFrames have `question` and `label`, and may have `id`, `group`, `pair`, `context` (see `read_rows`).
 
     Raises:
         QuestionError: for any other type, a wrong row, or a negative seed.
@@ -24,7 +24,8 @@ def resolve_questions(data: Any, limit: int | None = None, seed: Any = 0) -> Que
         data = read_rows(data)
     questions = check_questions(data, "the list of questions")
     name = data.name if isinstance(data, QuestionList) else describe_questions(questions)
-    return QuestionList(questions if limit is None else sample_questions(questions, limit, seed), name)
+    skipped = data.skipped if isinstance(data, QuestionList) else ()
+    return QuestionList(questions if limit is None else sample_questions(questions, limit, seed), name, skipped)
 
 
 def describe_questions(questions: list[BinaryQuestion]) -> str:

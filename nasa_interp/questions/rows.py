@@ -7,13 +7,14 @@ from ..errors import QuestionError
 from ..reading import shown
 from .labels import parse_label
 from .question import BinaryQuestion
+from .reading_rows import Item, read_each, sort_items
 
 
 def read_rows(data: Any) -> list[BinaryQuestion]:
     """Questions from a list of dicts or a pandas DataFrame, in its order.
 
-    Each row has `question`, has `label` unless no row has one, and may have `id`, `group` and `pair`; None, NaN and NA
-    count as missing.
+    Each row has `question`, has `label` unless no row has one, and may have `id`, `group`, `pair` and `context`; None,
+    NaN and NA count as missing.
 
     Raises:
         QuestionError: naming the row, counted from 1; or saying which types are accepted, for any other type.
@@ -37,25 +38,22 @@ def read_rows(data: Any) -> list[BinaryQuestion]:
             raise QuestionError(f"row {number} is of type {type(row).__name__}; {wanted}")
         given = {name: None if pd.api.types.is_scalar(cell) and pd.isna(cell) else cell for name, cell in row.items()}
         rows.append((f"row {number}", given))
-    return questions_of(rows)
+    return sort_items(questions_of(rows), skip_bad=False)[0]
 
 
-def questions_of(rows: Sequence[tuple[str, Mapping[Any, Any]]], unlabeled: bool = False) -> list[BinaryQuestion]:
-    """The question of each row, in their order; where no row has a label, all are without.
+def questions_of(rows: Sequence[tuple[str, Any]], unlabeled: bool = False) -> list[Item]:
+    """The question of each row, or what is wrong with it, in their order; where no row has a label, all are without.
 
     Args:
-        rows: pairs of location, such as "file, line 3", and fields by name.
-        unlabeled: leave the labels out, whatever the rows have.
-
-    Raises:
-        QuestionError: naming the location of a wrong row, or of one without a label where others have one.
+        rows: pairs of location, such as "file, line 3", and fields by name, or an error in their stead.
+        unlabeled: leave the labels out, whatever the rows have; else a row without one, where others have one, is bad.
     """
     labeled = not unlabeled and any(_has_label(row) for _, row in rows)
-    return [read_row(location, row, labeled) for location, row in rows]
+    return read_each(rows, lambda location, row: [read_row(location, row, labeled)])
 
 
-def _has_label(row: Mapping[Any, Any]) -> bool:
-    return row.get("label") not in (None, "")
+def _has_label(row: Any) -> bool:
+    return isinstance(row, Mapping) and row.get("label") not in (None, "")
 
 
 def read_row(location: str, row: Mapping[Any, Any], labeled: bool = True) -> BinaryQuestion:
@@ -87,7 +85,9 @@ def read_row(location: str, row: Mapping[Any, Any], labeled: bool = True) -> Bin
     )
     identifier = text_of(location, row, "id") or location.rpartition(" ")[2]
     try:
-        return BinaryQuestion(question.strip(), label, identifier, group or "all", pair)
+        return BinaryQuestion(
+            question.strip(), label, identifier, group or "all", pair, text_of(location, row, "context")
+        )
     except QuestionError as error:
         raise QuestionError(f"{location}: {error}") from None
 

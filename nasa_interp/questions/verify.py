@@ -20,12 +20,11 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from itertools import zip_longest
 from random import Random
-from typing import TypeVar
 
 from ..errors import QuestionError
+from .drawing import Item, pick, shuffled
 from .question import BinaryQuestion
 
-Item = TypeVar("Item")
 Pair = tuple[str, str]  # the text whose right answer is yes, the text whose right answer is no
 
 SPLITS = ("probe", "val", "test")
@@ -55,7 +54,7 @@ def load_verify(split: str) -> list[BinaryQuestion]:
 def _questions(group: str, split: str) -> list[list[BinaryQuestion]]:
     """The pairs of one group and split as twins; the yes comes first in every other pair."""
     rng = Random(f"verify/{group}/{split}")
-    pairs = _shuffled(_GROUP_PAIRS[group](split, rng), rng)
+    pairs = shuffled(_GROUP_PAIRS[group](split, rng), rng)
     twins = []
     for index, (yes, no) in enumerate(pairs):
         pair = f"verify/{group}/{split}/{index:03d}"
@@ -82,7 +81,7 @@ def _stated_fact(split: str, rng: Random) -> list[Pair]:
 
 
 def _same_word(split: str, rng: Random) -> list[Pair]:
-    words = iter(_shuffled(_share(_lines("words.txt"), split), rng))
+    words = iter(shuffled(_share(_lines("words.txt"), split), rng))
     pairs = []
     for index in range(PAIRS[split]):
         word, other = next(words), next(words)
@@ -108,7 +107,7 @@ def _presence(split: str, rng: Random) -> list[Pair]:
     things = _share(_lines("things.txt"), split)
     pairs = []
     for index in range(PAIRS[split]):
-        absent, *present = _shuffled(things, rng)[:3]
+        absent, *present = shuffled(things, rng)[:3]
         question = f"There was {_a(present[0])} and {_a(present[1])}. Would you say there was "
         pairs.append((f"{question}{_a(present[index % 2])}?", f"{question}{_a(absent)}?"))
     return pairs
@@ -118,19 +117,19 @@ def _sum(split: str, rng: Random) -> list[Pair]:
     numbers = _share(_numbers("sum"), split)
     pairs: dict[tuple[int, int], Pair] = {}
     while len(pairs) < PAIRS[split]:
-        left, right = _pick(numbers, rng), _pick(numbers, rng)
+        left, right = pick(numbers, rng), pick(numbers, rng)
         total = left + right
         near = [number for number in numbers if 0 < abs(number - total) <= 20]
         if total not in numbers or not near:
             continue
         question = "Is {0} plus {1} equal to {2}?" if len(pairs) % 2 else "Is {2} equal to {0} plus {1}?"
-        wrong = _pick(near, rng)
+        wrong = pick(near, rng)
         pairs[left, right] = question.format(left, right, total), question.format(left, right, wrong)
     return list(pairs.values())
 
 
 def _capital(split: str, rng: Random) -> list[Pair]:
-    rows = _shuffled(_share(_table("capitals.tsv"), split), rng)[: PAIRS[split]]
+    rows = shuffled(_share(_table("capitals.tsv"), split), rng)[: PAIRS[split]]
     # Each city is asked of its own country and of the next one's: every country is right once and wrong once.
     pairs = []
     for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
@@ -140,7 +139,7 @@ def _capital(split: str, rng: Random) -> list[Pair]:
 
 
 def _larger(split: str, rng: Random) -> list[Pair]:
-    numbers = iter(_shuffled(_share(_numbers("larger"), split), rng))
+    numbers = iter(shuffled(_share(_numbers("larger"), split), rng))
     pairs = []
     for _ in range(PAIRS[split]):
         low, high = sorted((next(numbers), next(numbers)))
@@ -176,22 +175,12 @@ def _table(name: str, split: str | None = None) -> list[dict[str, str]]:
 
 def _numbers(group: str) -> list[int]:
     """The numbers of `sum` (two thirds, since its results must be among them) or of `larger`: none is in both."""
-    numbers = _shuffled(range(2, 1000), Random("verify/numbers"))
+    numbers = shuffled(range(2, 1000), Random("verify/numbers"))
     return numbers[:660] if group == "sum" else numbers[660:]
 
 
 def _share(items: Sequence[Item], split: str) -> list[Item]:
     """The items that belong to this split: all are dealt out once, in the proportion of SHARES."""
-    dealt, index = _shuffled(items, Random("verify/shares")), SPLITS.index(split)
+    dealt, index = shuffled(items, Random("verify/shares")), SPLITS.index(split)
     start, end = (len(items) * sum(SHARES[:cut]) // sum(SHARES) for cut in (index, index + 1))
     return dealt[start:end]
-
-
-# Python promises the same sequence for the same seed across versions for `Random.random` alone, not for `shuffle` and
-# `choice`; the set has to be the same everywhere, so both are built on it.
-def _shuffled(items: Sequence[Item], rng: Random) -> list[Item]:
-    return sorted(items, key=lambda _: rng.random())
-
-
-def _pick(items: Sequence[Item], rng: Random) -> Item:
-    return items[int(rng.random() * len(items))]

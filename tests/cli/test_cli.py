@@ -102,6 +102,22 @@ def test_bad_input_is_one_clear_line_and_status_1(place):
     assert not list(place.glob(".half*"))
 
 
+def test_bad_rows_are_an_error_or_are_skipped_and_counted(place):
+    rows = [
+        json.dumps({"question": f"{i}+1?", "answer": f"{i}+1=<<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"}) for i in (3, 5)
+    ]
+    (place / "gsm8k.jsonl").write_text("\n".join([rows[0], "{", rows[1], '{"question": null}']))
+    asked = ["decide", "tiny", "--data", "gsm8k:gsm8k.jsonl", "--out", "skipped.json"]
+    refused, skipped = call(asked, [*asked, "--skip-bad"], cwd=place)
+    assert refused[0] == 1
+    assert "error: gsm8k.jsonl, line 2 is not JSON" in refused[2]
+    assert skipped[0] == 0, skipped[2]
+    assert skipped[2].count("2 rows are left out (gsm8k.jsonl, line 2: is not JSON") == 1
+    content = json.loads((place / "skipped.json").read_text())
+    assert len({row["id"] for row in content["decisions"]}) == 4
+    assert any("2 rows are left out" in note for note in content["run"]["notes"])
+
+
 WORDS = {
     ("decide", "--order"): ("both", "yes_no", "no_yes"),
     ("decide", "--by"): ("logits", "generation"),
@@ -338,6 +354,7 @@ def test_a_result_is_written_again_over_its_own_kind(place):
         ["score", *good, "--out", "again/scores.json"],
         ["heads", "again/scores.json", "--out", "again/heads.json", "--pasta", "again/pasta.json"],
         ["heads", "again/scores.json", "--out", "again/heads.csv"],
+        ["heads", "again/scores.json", "--out", "again/heads.npy", "--pairs", "again/pairs.json"],
         ["ablate", *good, "--heads", "inside.json", "--controls", "0", "--out", "again/effect.json"],
         ["patch", *good, "--pairs", "order", "--out", "again/patch.json"],
         ["report", "again", "--out", "again/page.html"],
