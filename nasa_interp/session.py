@@ -16,6 +16,7 @@ from .questions import (
 )
 from .reference import reference_order
 from .run import RunInfo
+from .thinking import think
 
 
 def orders_of(order: Orders) -> tuple[Order, ...]:
@@ -48,8 +49,10 @@ class PromptSet:
         seed: int = 0,
         draws: int = DRAWS,
     ) -> "PromptSet":
-        """Writes the prompts, in both candidate orders or the named one."""
+        """Writes the prompts, in both candidate orders or the named one; the model thinks, where the style lets it."""
         batches = tuple(build_prompts(model, questions, order, style) for order in orders_of(order))
+        if style is not None and style.think:
+            batches = tuple(think(model, prompts) for prompts in batches)
         return cls(questions, batches, seed, draws)
 
     def __iter__(self) -> Iterator[PromptBatch]:

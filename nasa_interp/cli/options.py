@@ -1,6 +1,6 @@
 """Options of several commands, and how they become models, questions, styles and interventions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +35,13 @@ HeadsOpt = Annotated[
 class PromptOptions:
     """How questions are asked, as given."""
 
+    form: Annotated[
+        str | None,
+        typer.Option(
+            help="yes-no, true-false, correct-incorrect, meaning, reversed, after, unsure, think, few-shot, plain, "
+            "system, or a .toml file; the options below change it"
+        ),
+    ] = None
     instruction: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,16 +49,21 @@ class PromptOptions:
         ),
     ] = None
     candidates: Annotated[str | None, typer.Option(help="the answer candidates, the yes one first: True,False")] = None
-    kind: Annotated[Literal["auto", "chat", "plain"], typer.Option("--prompt", help="auto, chat or plain")] = "auto"
+    kind: Annotated[Literal["auto", "chat", "plain"] | None, typer.Option("--prompt", help="auto, chat or plain")] = (
+        None
+    )
     allow_special: Annotated[
         bool, typer.Option("--allow-special", help="read control tokens in questions (<|im_end|>) as such, not as text")
     ] = False
 
     def style(self) -> Any:
         """The style of the prompts; an unusable instruction raises PromptError before any model is loaded."""
-        from ..prompts import ORDERS, PromptStyle
+        from ..prompts import ORDERS, PromptStyle, load_form
 
-        given: dict[str, Any] = {"kind": self.kind, "allow_special": self.allow_special}
+        form = PromptStyle() if self.form is None else load_form(self.form)
+        given: dict[str, Any] = {} if self.kind is None else {"kind": self.kind}
+        if self.allow_special:
+            given["allow_special"] = True
         if self.instruction:
             given["instruction"] = tuple(self.instruction)
         if self.candidates is not None:
@@ -60,7 +72,7 @@ class PromptOptions:
                 message = f"{self.candidates!r} is not two texts with a comma between"
                 raise typer.BadParameter(message, param_hint="--candidates")
             given |= {"yes": yes.strip(), "no": no.strip()}
-        style = PromptStyle(**given)
+        style = replace(form, **given)
         for order in ORDERS:
             style.render_instructions(order)
         return style

@@ -2,11 +2,11 @@
 
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -24,8 +24,17 @@ from .report import BinaryReport
 # Prompts in a batch of models that don't go through the fused engine.
 PLAIN_BATCH = 16
 
-Answered = tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " prompt"]]
-"""d = logit(No) - logit(Yes), and P(Yes) + P(No), at the first answer position of each prompt."""
+
+class Answered(NamedTuple):
+    """The answer to each prompt at its first position.
+
+    d = logit(No) - logit(Yes); the answer mass P(Yes) + P(No), the third candidate's with it where there is one;
+    whether the third is likelier than both, None without one.
+    """
+
+    d: Float[np.ndarray, " prompt"]
+    mass: Float[np.ndarray, " prompt"]
+    unsure: Bool[np.ndarray, " prompt"] | None = None
 
 
 @under_torch_defaults
@@ -102,14 +111,16 @@ def report_decisions(
         engine, notes = "plain", (f"decided by plain passes, as the fused pass refused: {refusal}",)
         answers = [answers_without_fusing(model, prompts, refusal, **options) for prompts in asked]
     run = describe_run(model, asked, start, engine, notes, model_hash)
+    unsure = [answered.unsure for answered in answers if answered.unsure is not None]
     if engine == "fused" and model.arithmetic != model.dtype:
         run = replace(run, dtype="mixed")
     return BinaryReport(
-        np.concatenate([d for d, _ in answers]),
-        np.concatenate([mass for _, mass in answers]),
+        np.concatenate([answered.d for answered in answers]),
+        np.concatenate([answered.mass for answered in answers]),
         tuple(order for order in asked.orders for _ in asked.questions),
         tuple(asked.questions) * len(asked),
         run,
+        np.concatenate(unsure) if unsure else None,
     )
 
 
@@ -149,11 +160,12 @@ def fused_answers(
     reference: bool = False,
 ) -> Answered:
     """d and the answer mass of each prompt from the fused pass; arguments as for `run_fused`."""
-    d, mass = torch.empty(len(prompts)), torch.empty(len(prompts))
+    d, mass, lead = torch.empty(len(prompts)), torch.empty(len(prompts)), torch.empty(len(prompts))
     bar = f"deciding, {prompts.order}" if progress else None
     for batch in run_fused(model, prompts, edits=edits, batch_size=batch_size, reference=reference, bar=bar):
         d[batch.places], mass[batch.places] = compare_answers(batch.logits, prompts)
-    return _finite(model, prompts, d, mass)
+        lead[batch.places] = unsure_lead(batch.logits, prompts)
+    return _finite(model, prompts, d, mass, lead)
 
 
 @torch.no_grad()
@@ -165,21 +177,27 @@ def plain_answers(
     Raises:
         DisagreementError: where a prompt's answer beside others of its length isn't the one that it has alone.
     """
-    d, mass = torch.empty(len(prompts)), torch.empty(len(prompts))
+    d, mass, lead = torch.empty(len(prompts)), torch.empty(len(prompts)), torch.empty(len(prompts))
     batches = list(equal_length(prompts, PLAIN_BATCH if batch_size is None else batch_size))
     plain = PlainReference(model, prompts, batches)
     with tqdm(total=len(prompts), desc=f"deciding, {prompts.order}", unit="prompt", disable=not progress) as bar:
         for rows in plain.first(batches):
             batch = prompts.select(rows)
-            d[rows], mass[rows] = compare_answers(model.answer_logits(batch.tokens, batch.mask), prompts)
+            logits = model.answer_logits(batch.tokens, batch.mask)
+            d[rows], mass[rows] = compare_answers(logits, prompts)
+            lead[rows] = unsure_lead(logits, prompts)
             if len(rows) > 1:
                 plain.compare(rows, d[rows])
             bar.update(len(rows))
-    return _finite(model, prompts, d, mass)
+    return _finite(model, prompts, d, mass, lead)
 
 
 def _finite(
-    model: Model, prompts: PromptBatch, d: Float[Tensor, " prompt"], mass: Float[Tensor, " prompt"]
+    model: Model,
+    prompts: PromptBatch,
+    d: Float[Tensor, " prompt"],
+    mass: Float[Tensor, " prompt"],
+    lead: Float[Tensor, " prompt"],
 ) -> Answered:
     broken = ~(d.isfinite() & mass.isfinite())
     if bool(broken.any()):
@@ -188,13 +206,21 @@ def _finite(
             f"question {where!r}: the logits are no numbers in {model.dtype}, so there is no decision; "
             f"load the model in float32"
         )
-    return d.double().numpy(), mass.double().numpy()
+    unsure = None if prompts.unsure_token is None else (lead > 0).numpy()
+    return Answered(d.double().numpy(), mass.double().numpy(), unsure)
 
 
 def compare_answers(
     logits: Float[Tensor, "batch d_vocab"], prompts: PromptBatch
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """The logit difference of the two candidates, and the probability of all their variants together."""
-    variants = [*prompts.yes_variants, *prompts.no_variants]
+    variants = [*prompts.yes_variants, *prompts.no_variants, *prompts.unsure_variants]
     mass = (logits[:, variants].logsumexp(-1) - logits.logsumexp(-1)).exp()
     return logits[:, prompts.no_token] - logits[:, prompts.yes_token], mass
+
+
+def unsure_lead(logits: Float[Tensor, "batch d_vocab"], prompts: PromptBatch) -> Float[Tensor, " batch"]:
+    """By how much the third candidate's logit exceeds that of the likelier of the two; -inf where there is none."""
+    if prompts.unsure_token is None:
+        return torch.full((len(logits),), -torch.inf)
+    return logits[:, prompts.unsure_token] - logits[:, [prompts.yes_token, prompts.no_token]].amax(-1)

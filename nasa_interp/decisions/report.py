@@ -2,7 +2,8 @@
 
 import html
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +63,8 @@ class BinaryReport:
         order: the candidate order of each decision.
         questions: the question of each decision (each occurs once an order).
         run: where it came from.
+        unsure: where there is a third candidate ("I don't know"), for which decisions it is the likeliest. They are
+            counted apart: no measure is over them, and what d would say is never guessed from.
     """
 
     logit_differences: Float[np.ndarray, " decision"]
@@ -69,13 +72,32 @@ class BinaryReport:
     order: tuple[Order, ...]
     questions: tuple[BinaryQuestion, ...]
     run: RunInfo = field(repr=False)
+    unsure: Bool[np.ndarray, " decision"] | None = None
 
     @cached_property
     def label(self) -> Bool[np.ndarray, " decision"] | None:
-        """True where yes is right; None where nobody knows."""
+        """True where the yes candidate is the right word; None where nobody knows."""
         if any(q.label is None for q in self.questions):
             return None
-        return np.array([bool(q.label) for q in self.questions])
+        return np.array([bool(q.label) != self.reversed for q in self.questions])
+
+    @property
+    def reversed(self) -> bool:
+        """Whether the yes candidate stood for no, and the no candidate for yes."""
+        return bool(self.run.template.get("reversed", False))
+
+    @property
+    def meaning_imbalance(self) -> float:
+        """Rate of questions whose answer is yes - rate of answers that mean yes, whichever word says so.
+
+        The imbalance is about the words; with the candidates' meaning reversed, this is its opposite.
+        """
+        return -self.imbalance if self.reversed else self.imbalance
+
+    @property
+    def unsure_rate(self) -> float:
+        """How often the third candidate was the likeliest; NaN where there was none."""
+        return math.nan if self.unsure is None else float(self.unsure.mean())
 
     def labels_of(self, rows: Any) -> Bool[np.ndarray, " row"] | None:
         """`label` of these decisions."""
@@ -106,7 +128,12 @@ class BinaryReport:
         return self._estimate(rows)
 
     def _estimate(self, rows: Bool[np.ndarray, " decision"]) -> Estimates:
-        """Measures with intervals over these decisions, at least one."""
+        """Measures with intervals over these decisions; NaN where the third candidate leads in all of them."""
+        if self.unsure is not None:
+            rows = rows & ~self.unsure
+        if not rows.any():
+            nothing = Measures(**dict.fromkeys(Measures.names(), math.nan))
+            return Estimates(**nothing.numbers(), low=nothing, high=nothing, n=0)
         d, label, mass = self.logit_differences[rows], self.labels_of(rows), self.answer_masses[rows]
         weights = self.weights[:, rows]
         # A draw may miss a small group altogether.
@@ -115,6 +142,18 @@ class BinaryReport:
         ends = {name: cluster_interval(values, clusters) for name, values in samples.items()}
         low, high = (Measures(**{name: float(ends[name][i]) for name in ends}) for i in (0, 1))
         return Estimates(**measure(d, label, mass).numbers(), low=low, high=high, n=int(rows.sum()))
+
+    def select(self, rows: Sequence[int]) -> "BinaryReport":
+        """The report of these decisions alone, in this order."""
+        rows = list(rows)
+        return replace(
+            self,
+            logit_differences=self.logit_differences[rows],
+            answer_masses=self.answer_masses[rows],
+            order=tuple(self.order[row] for row in rows),
+            questions=tuple(self.questions[row] for row in rows),
+            unsure=None if self.unsure is None else self.unsure[rows],
+        )
 
     def calibrated(self, calibration: Any) -> "BinaryReport":
         """The decisions less a calibration's offsets; CalibrationError where it is of another model or wording."""
@@ -203,7 +242,18 @@ class BinaryReport:
 
     @property
     def verdict(self) -> str:
-        """The base-rate line: is the model one-sided, or are the data?"""
+        """The base-rate line: is the model one-sided, or are the data? Then a third candidate, and turned words."""
+        told = [] if self.unsure is not None and self.unsure.all() else [self._verdict]
+        if self.unsure is not None:
+            told.append(f"It takes the third candidate on {self.unsure_rate:.0%} of the decisions, counted apart.")
+        if self.reversed:
+            told.append(
+                f"The words are turned around: of what they mean, the imbalance is {self.meaning_imbalance:+.2f}."
+            )
+        return " ".join(told)
+
+    @property
+    def _verdict(self) -> str:
         e = self.overall
         if self.label is None:
             return (
@@ -235,6 +285,7 @@ class BinaryReport:
         """
         yes = self.logit_differences < 0
         known = self.label is not None
+        apart = {} if self.unsure is None else {"unsure": self.unsure}
         frame = pd.DataFrame(
             {
                 "id": [q.id for q in self.questions],
@@ -246,6 +297,7 @@ class BinaryReport:
                 "answer_mass": self.answer_masses,
                 "answer": yes,
                 "right": yes == self.label if known else None,
+                **apart,
             }
         )
         return frame.assign(made=[q.made for q in self.questions]) if any(q.made for q in self.questions) else frame
@@ -259,13 +311,21 @@ class BinaryReport:
         rows = []
         for name, e in self.parts.items():
             within = {f"auc_{order}": cell.auc for order, cell in self.cells.get(name, {}).items()}
-            rows.append({"part": name, "n": e.n, **e.numbers(), **within})
+            rows.append({"part": name, "n": e.n, **e.numbers(), **within, **self._unsure(name)})
         return pd.DataFrame(rows)
+
+    def _unsure(self, part: str) -> dict[str, float]:
+        """How often the third candidate was the likeliest in a part, where there is one."""
+        if self.unsure is None:
+            return {}
+        named = [part in ("all", f"order {o}", q.group) for q, o in zip(self.questions, self.order, strict=True)]
+        return {"unsure": float(self.unsure[named].mean())}
 
     def save(self, path: str | Path) -> Path:
         """Writes JSON: the measures for readers, the decisions for `load`; raises as `write_result` does."""
         decisions = self.to_dataframe().drop(columns=["answer", "right"])
         decisions["question"] = [q.question for q in self.questions]
+        decisions["label"] = [q.label for q in self.questions]
         # Each context once, as twins and orders share it.
         contexts = list(dict.fromkeys(q.context for q in self.questions if q.context is not None))
         place = {text: number for number, text in enumerate(contexts)}
@@ -302,6 +362,7 @@ class BinaryReport:
                 tuple(row["order"] for row in rows),
                 tuple(_question(row, content.get("contexts", [])) for row in rows),
                 RunInfo.from_dict(content["run"]),
+                np.array([bool(row["unsure"]) for row in rows]) if "unsure" in rows[0] else None,
             )
 
     def __repr__(self) -> str:

@@ -3,23 +3,14 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any
 
 import pandas as pd
-import torch
-from tqdm.auto import tqdm
-from transformers import GenerationConfig
 
-from ..batches import equal_length
 from ..errors import PromptError
+from ..generating import check_room, generate
 from ..models import Model, as_model
-from ..models.positions import switching_length
-from ..models.quiet import quiet_transformers
-from ..models.ready import check_ready
 from ..prompts import Order, Orders, PromptBatch, PromptStyle
 from ..questions import BinaryQuestion
 from ..session import describe_run, resolve_prompts
@@ -117,7 +108,7 @@ def decide_by_generation(
     if calibration is not None:
         calibration.check(describe_run(model, asked, 0.0), asked.orders)
     for prompts in asked:
-        _check_room(model, prompts, max_new_tokens)
+        check_room(model, (prompts.last_pos + 1).tolist(), [q.id for q in prompts.questions], max_new_tokens)
     texts: list[str] = []
     for prompts in asked:
         texts.extend(_generate(model, prompts, max_new_tokens, batch_size, progress, calibration))
@@ -137,75 +128,18 @@ def first_candidate(text: str, style: PromptStyle) -> bool | None:
     return None if match is None else match[0].casefold() == style.yes.casefold()
 
 
-def _check_room(model: Model, prompts: PromptBatch, max_new_tokens: int) -> None:
-    longest = int(prompts.last_pos.argmax())
-    length, limit = int(prompts.last_pos[longest]) + 1, model.context_length
-    if limit is not None and length + max_new_tokens > limit:
-        raise PromptError(
-            f"question {prompts.questions[longest].id!r} makes a prompt of {length} tokens, which leaves room for "
-            f"{limit - length} of {max_new_tokens} new tokens in the model's context of {limit}; shorten it, leave it "
-            f"out, or lower max_new_tokens"
-        )
-
-
-@torch.no_grad()
 def _generate(
     model: Model, prompts: PromptBatch, max_new_tokens: int, batch_size: int, progress: bool, calibration: Any
 ) -> list[str]:
-    network = model.network
-    check_ready(network)
-    tokenizer, ends, texts = model.tokenizer, _end_tokens(model), [""] * len(prompts)
-    # An answer is cut at its end token, so its padding is never read; every embedding has a row 0.
-    greedy = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=ends or None, pad_token_id=0
+    """The answer to each prompt; what both candidates begin with, which prompts end with, is a part of it."""
+    rows = [row[: int(last) + 1].tolist() for row, last in zip(prompts.tokens, prompts.last_pos, strict=True)]
+    begun = model.tokenizer.decode(prompts.shared)
+    answers = generate(
+        model,
+        rows,
+        max_new_tokens,
+        batch_size=batch_size,
+        processors=None if calibration is None else lambda length: [calibration.processor(prompts.order, length)],
+        bar=f"generating, {prompts.order}" if progress else None,
     )
-    begun = tokenizer.decode(prompts.shared)
-
-    def answers(indices: list[int]) -> list[list[int]]:
-        tokens = prompts.select(indices).tokens.to(model.device)
-        greedy.use_cache = not _passes_switch(model, tokens.shape[1], max_new_tokens)
-        offset = [] if calibration is None else [calibration.processor(prompts.order, tokens.shape[1])]
-        out = network.generate(
-            tokens, attention_mask=torch.ones_like(tokens), generation_config=greedy, logits_processor=offset
-        )
-        return [list(takewhile(lambda token: token not in ends, row)) for row in out[:, tokens.shape[1] :].tolist()]
-
-    with (
-        tqdm(total=len(prompts), desc=f"generating, {prompts.order}", unit="prompt", disable=not progress) as bar,
-        quiet_transformers(),
-        _generating_by(network, greedy),
-    ):
-        batches = list(equal_length(prompts, batch_size))
-        # Where another prompt in a batch changes an answer, prompts run one by one: the fullest batch's last row tells.
-        fullest = max(batches, key=len)
-        if len(fullest) > 1 and answers(fullest)[-1] != answers(fullest[-1:])[0]:
-            batches = [[index] for indices in batches for index in indices]
-        for indices in batches:
-            for index, answer in zip(indices, answers(indices), strict=True):
-                texts[index] = begun + tokenizer.decode(answer, skip_special_tokens=True)
-            bar.update(len(indices))
-    return texts
-
-
-def _passes_switch(model: Model, length: int, max_new_tokens: int) -> bool:
-    """Whether an answer may cross the length where LongRoPE changes all positions, which makes a cache stale."""
-    switch = switching_length(model.config)
-    return switch is not None and length <= switch < length + max_new_tokens
-
-
-def _end_tokens(model: Model) -> list[int]:
-    """The tokens that end an answer: the model's, or the tokenizer's where the model names none."""
-    ends = getattr(model.network.generation_config, "eos_token_id", None)
-    ends = model.tokenizer.eos_token_id if ends is None else ends
-    return [] if ends is None else torch.as_tensor(ends).flatten().tolist()
-
-
-@contextmanager
-def _generating_by(hf: Any, config: GenerationConfig) -> Iterator[None]:
-    """Makes this the model's generation_config: `generate` takes from it whatever its own argument leaves unset."""
-    own = hf.generation_config
-    hf.generation_config = config
-    try:
-        yield
-    finally:
-        hf.generation_config = own
+    return [begun + model.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]

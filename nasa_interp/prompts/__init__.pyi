@@ -2,10 +2,13 @@
 
 from .batch import PromptBatch, labels_of
 from .build import build_prompts, encode_texts
+from .forms import FORM_NAMES, FORMS, load_form, with_examples
 from .pairs import PromptPairs, instruction_pairs, question_pairs
 from .style import ORDERS, Order, Orders, PromptStyle, find_candidates
 
 __all__ = [
+    "FORMS",
+    "FORM_NAMES",
     "ORDERS",
     "Order",
     "Orders",
@@ -17,5 +20,7 @@ __all__ = [
     "find_candidates",
     "instruction_pairs",
     "labels_of",
+    "load_form",
     "question_pairs",
+    "with_examples",
 ]

@@ -1,7 +1,7 @@
 """The tokens that a model would answer with, right after a prompt."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import PromptError
@@ -18,6 +18,7 @@ class AnswerTokens:
         shared: tokens that both begin with, which prompts then end with.
         yes, no: the first tokens that differ.
         yes_variants, no_variants: these, and single tokens that say the same in another case or behind a space.
+        unsure, unsure_variants: the same of the third candidate, where the style has one.
     """
 
     shared: tuple[int, ...]
@@ -25,13 +26,16 @@ class AnswerTokens:
     no: int
     yes_variants: tuple[int, ...]
     no_variants: tuple[int, ...]
+    unsure: int | None = None
+    unsure_variants: tuple[int, ...] = ()
 
     @classmethod
     def of(
         cls, encoder: Encoder, kind: Kind, prompts: Sequence[Rendered], encoded: Sequence[Encoded]
     ) -> "AnswerTokens":
         """As the tokenizer writes them behind these prompts; raises PromptError where they can't be told apart."""
-        words = (prompts[0].style.yes, prompts[0].style.no)
+        style = prompts[0].style
+        words = (style.yes, style.no)
         lead = answer_lead(encoder.tokenizer, kind, prompts[0].text, words[0])
         yes, no = (_continuation(encoder, prompts, encoded, lead + word) for word in words)
         n_shared = next((i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), min(len(yes), len(no)))
@@ -40,8 +44,18 @@ class AnswerTokens:
         variants = [_variants(encoder.tokenizer, word) if not n_shared else set() for word in words]
         yes_set, no_set = variants[0] | {yes[n_shared]}, variants[1] | {no[n_shared]}
         both = yes_set & no_set
-        own = (tuple(sorted(tokens - both)) for tokens in (yes_set, no_set))
-        return cls(tuple(yes[:n_shared]), yes[n_shared], no[n_shared], *own)
+        own_yes, own_no = (tuple(sorted(tokens - both)) for tokens in (yes_set, no_set))
+        answers = cls(tuple(yes[:n_shared]), yes[n_shared], no[n_shared], own_yes, own_no)
+        if style.unsure is None:
+            return answers
+        unsure = _continuation(encoder, prompts, encoded, lead + style.unsure)[0]
+        if n_shared or unsure in (*answers.yes_variants, *answers.no_variants):
+            raise PromptError(
+                f"{style.unsure!r} begins with the same token as {words[0]!r} or {words[1]!r}, or these two begin "
+                f"alike, so that three answers can't be told apart by one token; reword them"
+            )
+        variants = _variants(encoder.tokenizer, style.unsure.split()[0]) | {unsure}
+        return replace(answers, unsure=unsure, unsure_variants=tuple(sorted(variants)))
 
 
 def _continuation(encoder: Encoder, prompts: Sequence[Rendered], encoded: Sequence[Encoded], answer: str) -> list[int]:

@@ -20,8 +20,10 @@ class PromptBatch:
     A pad may be any token, and nothing may depend on it; `mask` is False there.
     Positions count the tokens of a prompt from 0; spans are start and end (exclusive). `shared` are the tokens that
     both answers begin with, which the prompts end with. The instruction runs from `instruction_start` to
-    `first_query`, context and question from there to `question_end` (exclusive). `style` is how they were written,
-    `labels` is None where the right answers aren't known,
+    `first_query`, context and question from there (or before it, where the style says so) to `question_end`
+    (exclusive). `style` is how they were written,
+    `labels` say for which the yes candidate is the right word, and are None where nobody knows;
+    `unsure_token` begins the third candidate, where the style has one, `thought` says that the model reasoned first,
     `data` the name of the questions ("" where they had none), so that results of prompts that are handed over say so.
     """
 
@@ -46,6 +48,9 @@ class PromptBatch:
     data: str = ""
     notes: tuple[str, ...] = ()
     shared: tuple[int, ...] = ()
+    unsure_token: int | None = None
+    unsure_variants: tuple[int, ...] = ()
+    thought: bool = False
 
     @property
     def position_ids(self) -> Int[Tensor, "batch pos"]:
@@ -56,6 +61,11 @@ class PromptBatch:
     def n_queries(self) -> Int[Tensor, " batch"]:
         """Positions after the instruction, the last prompt token included."""
         return self.last_pos - self.first_query + 1
+
+    @property
+    def template_only(self) -> bool:
+        """Whether nothing but the template's own tokens follows the candidates: no question, no thought."""
+        return self.style.after and not self.thought
 
     def __len__(self) -> int:
         return len(self.tokens)

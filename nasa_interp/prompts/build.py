@@ -6,7 +6,7 @@ in a question is text; padding is on the right, so that each prompt keeps its ow
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,13 +19,17 @@ from ..torch_defaults import under_torch_defaults
 from .answers import AnswerTokens
 from .batch import PromptBatch
 from .encoding import Encoded, Encoder, Span
-from .rendering import Rendered, content, content_head, prompt_kind, question_spans, render
+from .rendering import Kind, Rendered, content, places, prompt_kind, question_spans, render
 from .style import Order, PromptStyle
 
 
 @under_torch_defaults
 def build_prompts(
-    model: Any, questions: Sequence[BinaryQuestion], order: Order = "yes_no", style: PromptStyle | None = None
+    model: Any,
+    questions: Sequence[BinaryQuestion],
+    order: Order = "yes_no",
+    style: PromptStyle | None = None,
+    thoughts: Sequence[str] | None = None,
 ) -> PromptBatch:
     """Writes and tokenizes one prompt a question.
 
@@ -34,6 +38,9 @@ def build_prompts(
         questions: what to ask.
         order: "yes_no" names the yes candidate first, "no_yes" the other one.
         style: wording, candidates, chat or plain; the default is ours, not the paper's.
+        thoughts: what the model thought about each question, where the style lets it; without them such a prompt ends
+            where it would begin to think. Of examples that don't fit into the model's context, as many as must be are
+            left out, the first ones first, and counted in the notes.
 
     Returns:
         The batch, right-padded to its longest prompt, in the order of the questions.
@@ -45,25 +52,47 @@ def build_prompts(
 
     Source: instruction before question as in the paper (section on NAS); the wording and all checks are ours.
     """
-    style = style or PromptStyle()
+    asked_style = style = style or PromptStyle()
     data = questions.name if isinstance(questions, QuestionList) else ""
     questions = tuple(check_questions(questions, "the list of questions"))
     tokenizer = _fast_tokenizer(model)
     kind, notes = prompt_kind(tokenizer, style)
-    rendered = render(tokenizer, style, kind, order, questions)
     encoder = Encoder(tokenizer, style.allow_special)
-    encoded = encoder.encode(
-        [prompt.text for prompt in rendered], [prompt.question_spans for prompt in rendered], [q.id for q in questions]
-    )
+    room = getattr(model, "context_length", None)
+    style, rendered, encoded = _fitting(encoder, kind, order, questions, style, thoughts, room)
+    notes += _left_out_notes(len(asked_style.examples) - len(style.examples), len(asked_style.examples))
     notes += _control_notes(questions, encoded, style)
     parts = [_locate(tokenizer, *pair) for pair in zip(rendered, encoded, strict=True)]
-    answers = AnswerTokens.of(encoder, kind, rendered, encoded)
+    # Behind a thought stands the style's cue, which an answer follows as it does in a plain prompt.
+    answers = AnswerTokens.of(encoder, kind if thoughts is None else "plain", rendered, encoded)
     rows = [prompt.tokens + list(answers.shared) for prompt in encoded]
     _check_context(model, rows, questions)
     _check_vocabulary(model, rows, questions)
     texts = tuple(prompt.text for prompt in rendered)
-    facts = {"order": order, "kind": kind, "texts": texts, "style": style, "data": data, "notes": notes}
-    return _to_batch(rows, parts, answers, questions, **facts)
+    facts = {"order": order, "kind": kind, "texts": texts, "data": data, "notes": notes}
+    facts |= {"thought": thoughts is not None}
+    return _to_batch(rows, parts, answers, questions, asked_style, **facts)
+
+
+def _fitting(
+    encoder: Encoder,
+    kind: Kind,
+    order: Order,
+    questions: Sequence[BinaryQuestion],
+    style: PromptStyle,
+    thoughts: Sequence[str] | None,
+    room: int | None,
+) -> tuple[PromptStyle, list[Rendered], list[Encoded]]:
+    """The prompts with as many of the style's examples as all of them have room for."""
+    while True:
+        rendered = render(encoder.tokenizer, style, kind, order, questions, thoughts)
+        spans = [prompt.question_spans for prompt in rendered]
+        encoded = encoder.encode([prompt.text for prompt in rendered], spans, [q.id for q in questions])
+        longest = max(len(prompt.tokens) for prompt in encoded) + style.think * (thoughts is None)
+        if room is None or longest <= room or not style.examples:
+            return style, rendered, encoded
+        # Two at a time, which are one of each answer where examples were drawn by `with_examples`.
+        style = replace(style, examples=style.examples[2:])
 
 
 def encode_texts(tokenizer: Any, prompts: PromptBatch, texts: Sequence[str]) -> list[list[int]]:
@@ -76,9 +105,10 @@ def encode_texts(tokenizer: Any, prompts: PromptBatch, texts: Sequence[str]) -> 
     """
     style, instructions, spans = prompts.style, prompts.style.render_instructions(prompts.order), []
     for q, old, new in zip(prompts.questions, prompts.texts, texts, strict=True):
-        starts = [(old.rfind(content(style, text, q)), len(content_head(text))) for text in instructions]
-        start, head = next((start, head) for start, head in starts if start >= 0)
-        spans.append(question_spans(style, q, start + head + len(new) - len(old)))
+        starts = [(old.rfind(content(style, text, q)), places(style, text, q)[1]) for text in instructions]
+        start, line = next((start, line) for start, line in starts if start >= 0)
+        moved = 0 if style.after else len(new) - len(old)
+        spans.append(question_spans(style, q, start + line + moved))
     encoded = Encoder(tokenizer, style.allow_special).encode(texts, spans, [q.id for q in prompts.questions])
     return [prompt.tokens for prompt in encoded]
 
@@ -138,22 +168,27 @@ def _to_batch(
     parts: Sequence[Parts],
     answers: AnswerTokens,
     questions: tuple[BinaryQuestion, ...],
+    style: PromptStyle,
     **facts: Any,
 ) -> PromptBatch:
     """The prompts as tensors; `facts` are the fields that hold none."""
+    labels = None if questions[0].label is None else [style.right_word(bool(q.label)) for q in questions]
     tokens, mask = _pad(rows)
     return PromptBatch(
         tokens=tokens,
         mask=mask,
         **_stacked(parts),
         last_pos=mask.sum(1) - 1,
-        labels=None if questions[0].label is None else torch.tensor([bool(q.label) for q in questions]),
+        labels=None if labels is None else torch.tensor(labels),
         yes_token=answers.yes,
         no_token=answers.no,
         yes_variants=answers.yes_variants,
         no_variants=answers.no_variants,
+        unsure_token=answers.unsure,
+        unsure_variants=answers.unsure_variants,
         shared=answers.shared,
         questions=questions,
+        style=style,
         **facts,
     )
 
@@ -162,6 +197,15 @@ def _stacked(parts: Sequence[Parts]) -> dict[str, Int[Tensor, "batch ..."]]:
     """Each part of all prompts as one tensor."""
     names = ("yes_span", "no_span", "instruction_start", "first_query", "question_end")
     return {name: torch.tensor([getattr(part, name) for part in parts]) for name in names}
+
+
+def _left_out_notes(n: int, of: int) -> tuple[str, ...]:
+    """How many examples there was no room for; a warning too."""
+    if not n:
+        return ()
+    note = f"{n} of {of} examples were left out, as the model's context has no room for them"
+    warn_user(note)
+    return (note,)
 
 
 def _control_notes(

@@ -26,6 +26,7 @@ class Rendered:
         candidates: where the yes and the no candidate stand in the instruction.
         text: the whole prompt.
         start: the character at which the instruction begins in it.
+        line: the character at which the question's line begins.
         style: how it was written.
     """
 
@@ -34,29 +35,37 @@ class Rendered:
     candidates: tuple[Span, Span]
     text: str
     start: int
+    line: int
     style: PromptStyle
 
     @cached_property
     def question_spans(self) -> list[Span]:
         """Where the question's own texts stand, its context's among them, as often as their lines hold them."""
-        return question_spans(self.style, self.question, self.start + len(content_head(self.instruction)))
+        return question_spans(self.style, self.question, self.line)
 
     @property
     def question_end(self) -> int:
         """The character after the question's line."""
-        return self.start + len(content(self.style, self.instruction, self.question))
+        return self.line + len(question_lines(self.style, self.question))
 
 
 def render(
-    tokenizer: Any, style: PromptStyle, kind: Kind, order: Order, questions: Sequence[BinaryQuestion]
+    tokenizer: Any,
+    style: PromptStyle,
+    kind: Kind,
+    order: Order,
+    questions: Sequence[BinaryQuestion],
+    thoughts: Sequence[str] | None = None,
 ) -> list[Rendered]:
-    """The prompt of each question."""
+    """The prompt of each question, with what was thought about it behind, where the style lets the model think."""
     instructions = style.render_instructions(order)
     candidates = [find_candidates(text, style.yes, style.no) for text in instructions]
     prompts = []
-    for q, turn in zip(questions, turns_of(questions, len(instructions)), strict=True):
-        text, start = _render(tokenizer, style, kind, instructions[turn], q)
-        prompts.append(Rendered(q, instructions[turn], candidates[turn], text, start, style))
+    for number, (q, turn) in enumerate(zip(questions, turns_of(questions, len(instructions)), strict=True)):
+        text, at = _render(tokenizer, style, kind, instructions[turn], q)
+        text += "" if thoughts is None else thoughts[number] + style.cue
+        start, line = (at + offset for offset in places(style, instructions[turn], q))
+        prompts.append(Rendered(q, instructions[turn], candidates[turn], text, start, line, style))
     return prompts
 
 
@@ -76,13 +85,20 @@ def prompt_kind(tokenizer: Any, style: PromptStyle) -> tuple[Kind, tuple[str, ..
 
 def content(style: PromptStyle, instruction: str, question: BinaryQuestion) -> str:
     """What the user's turn says."""
-    lines = [line.replace(mark, text) for line, mark, text in _lines(style, question)]
-    return content_head(instruction) + SEPARATOR.join(lines)
+    parts = (instruction, question_lines(style, question))
+    return SEPARATOR.join(reversed(parts) if style.after else parts)
 
 
-def content_head(instruction: str) -> str:
-    """What the user's turn says before the context's line, or the question's."""
-    return f"{instruction}{SEPARATOR}"
+def places(style: PromptStyle, instruction: str, question: BinaryQuestion) -> tuple[int, int]:
+    """The characters of the user's turn at which the instruction and the question's lines begin."""
+    if style.after:
+        return len(question_lines(style, question)) + len(SEPARATOR), 0
+    return 0, len(instruction) + len(SEPARATOR)
+
+
+def question_lines(style: PromptStyle, question: BinaryQuestion) -> str:
+    """How the question is written, behind its context where it has one."""
+    return SEPARATOR.join(line.replace(mark, text) for line, mark, text in _lines(style, question))
 
 
 def question_spans(style: PromptStyle, question: BinaryQuestion, at: int) -> list[Span]:
@@ -123,17 +139,17 @@ def turns_of(questions: Sequence[BinaryQuestion], n: int) -> list[int]:
 def _render(
     tokenizer: Any, style: PromptStyle, kind: Kind, instruction: str, question: BinaryQuestion
 ) -> tuple[str, int]:
-    """The prompt's text and the character at which the instruction starts in it."""
+    """The prompt's text and the character at which the user's turn starts in it."""
     turn = content(style, instruction, question)
+    asked = [(content(style, instruction, q), q.label) for q in style.examples]
+    answered = [(said, style.yes if style.right_word(bool(label)) else style.no) for said, label in asked]
     if kind == "plain":
-        text = f"{turn}\nAnswer:"
+        head = "" if style.system is None else f"{style.system}{SEPARATOR}"
+        head += "".join(f"{said}\nAnswer: {word}{SEPARATOR}" for said, word in answered)
+        text = f"{head}{turn}" if style.think else f"{head}{turn}\nAnswer:"
     else:
-        text = write_chat(tokenizer, [{"role": "user", "content": turn}], generate=True)
-    # A template may hold the BOS token itself, a tokenizer may add one: the prompt gets exactly one.
-    bos = getattr(tokenizer, "bos_token", None)
-    if bos is not None and not text.startswith(bos):
-        adds_bos = tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
-        text = bos + text if adds_bos else text
+        text = write_chat(tokenizer, _messages(style, answered, turn), generate=True)
+    text = with_bos(tokenizer, text)
     # The user's turn is the last place where the content stands: a template's own text comes before it.
     start = text.rfind(turn)
     if start < 0:
@@ -141,3 +157,20 @@ def _render(
             f"the chat template rewrites the user's turn, so positions in it are unknown; use kind='plain' ({text!r})"
         )
     return text, start
+
+
+def with_bos(tokenizer: Any, text: str) -> str:
+    """A template may hold the BOS token itself, a tokenizer may add one: the prompt gets exactly one."""
+    bos = getattr(tokenizer, "bos_token", None)
+    if bos is None or text.startswith(bos):
+        return text
+    adds_bos = tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [tokenizer.bos_token_id]
+    return bos + text if adds_bos else text
+
+
+def _messages(style: PromptStyle, answered: Sequence[tuple[str, str]], turn: str) -> list[dict[str, str]]:
+    """A chat: the system prompt, examples with their answers, and the user's turn."""
+    messages = [] if style.system is None else [{"role": "system", "content": style.system}]
+    for said, word in answered:
+        messages += [{"role": "user", "content": said}, {"role": "assistant", "content": word}]
+    return [*messages, {"role": "user", "content": turn}]

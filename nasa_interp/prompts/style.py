@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from ..errors import PromptError
+from ..questions import BinaryQuestion
 
 Order = Literal["yes_no", "no_yes"]
 
@@ -29,6 +30,16 @@ class PromptStyle:
         question: how the question is written under the instruction; `{question}` stands for it.
         context: how a question's context, where it has one, is written before that; `{context}` stands for it.
         allow_special: read control tokens in a question ("<|im_end|>") as control tokens, not as text.
+        yes_means, no_means: what each candidate says, where the instruction has `{first_means}` and `{second_means}`.
+        reversed: the yes candidate says no, and the no candidate yes. Decisions, labels and measures are about the
+            words then; `BinaryReport.meaning_imbalance` is about what they mean.
+        after: the instruction stands behind the question, the candidates with it.
+        unsure: a third candidate for who doesn't know ("I don't know"), where the instruction has `{unsure}`; answers
+            that take it are counted apart.
+        system: a system prompt, for a chat template that takes one.
+        examples: questions that are asked and answered before, each with its instruction, in the same order.
+        think: the most tokens in which the model may reason before it answers (chain of thought); 0 doesn't let it.
+        cue: what stands between its reasoning and its answer.
     """
 
     instruction: str | Sequence[str] = "You are given a question and you MUST answer {first} or {second}."
@@ -38,6 +49,15 @@ class PromptStyle:
     question: str = "Question: {question}"
     allow_special: bool = False
     context: str = CONTEXT
+    yes_means: str = ""
+    no_means: str = ""
+    reversed: bool = False
+    after: bool = False
+    unsure: str | None = None
+    system: str | None = None
+    examples: tuple[BinaryQuestion, ...] = ()
+    think: int = 0
+    cue: str = "\n\nAnswer:"
 
     def __post_init__(self):
         if not isinstance(self.instruction, str):
@@ -54,6 +74,28 @@ class PromptStyle:
             raise PromptError(f"the context line {self.context!r} has no {{context}} in it; add it")
         if not self.instructions:
             raise PromptError("there is no instruction; give one text, or several")
+        object.__setattr__(self, "examples", tuple(self.examples))
+        if unlabeled := [example.id for example in self.examples if example.label is None]:
+            raise PromptError(f"the example {unlabeled[0]!r} has no label, so it can't be answered; give it one")
+        if self.unsure is not None and not (self.unsure.strip() and self.unsure not in (self.yes, self.no)):
+            raise PromptError(f"the third candidate {self.unsure!r} is empty or one of the others; give another text")
+        if self.think < 0:
+            raise PromptError(f"think is {self.think}; give the most tokens to reason in, or 0")
+        for text in self.instructions:
+            self._check_placeholders(text)
+
+    def _check_placeholders(self, text: str) -> None:
+        """An instruction names meanings and the third candidate just where there are any."""
+        parts = ("{first_means}" in text, "{second_means}" in text, bool(self.yes_means), bool(self.no_means))
+        if any(parts) and not all(parts):
+            raise PromptError(
+                f"what the candidates mean is said by yes_means, no_means, {{first_means}} and {{second_means}} "
+                f"together; give all of them or none ({text!r})"
+            )
+        if ("{unsure}" in text) != (self.unsure is not None):
+            raise PromptError(
+                f"a third candidate takes unsure= and {{unsure}} in the instruction; give both or none ({text!r})"
+            )
 
     @property
     def instructions(self) -> tuple[str, ...]:
@@ -68,6 +110,9 @@ class PromptStyle:
 
     def _render(self, text: str, order: Order) -> str:
         first, second = (self.yes, self.no) if order == "yes_no" else (self.no, self.yes)
+        first_means, second_means = (self.yes_means, self.no_means)[:: 1 if order == "yes_no" else -1]
+        text = text.replace("{first_means}", first_means).replace("{second_means}", second_means)
+        text = text.replace("{unsure}", self.unsure or "")
         if "{first}" in text or "{second}" in text:
             text = text.replace("{first}", first).replace("{second}", second)
             find_candidates(text, self.yes, self.no)
@@ -78,13 +123,19 @@ class PromptStyle:
         left, right = sorted((yes, no))
         return text[: left[0]] + first + text[left[1] : right[0]] + second + text[right[1] :]
 
+    def right_word(self, label: bool) -> bool:
+        """Whether the yes candidate is the right word for a question with this label."""
+        return label != self.reversed
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a run's details: a text, or a list of texts where there are several instructions."""
         texts = list(self.instructions)
         values = {name: getattr(self, name) for name in ("yes", "no", "kind", "question")}
-        # Named only where it was chosen, so that runs from before there was a choice compare as equal.
-        chosen: dict[str, Any] = {"allow_special": True} if self.allow_special else {}
-        chosen |= {} if self.context == CONTEXT else {"context": self.context}
+        # Named only where they were chosen, so that runs from before there was a choice compare as equal.
+        others = [f for f in fields(self) if f.name not in ("instruction", *values)]
+        chosen = {f.name: getattr(self, f.name) for f in others if getattr(self, f.name) != f.default}
+        if self.examples:
+            chosen["examples"] = [{"question": q.question, "label": q.label} for q in self.examples]
         return {"instruction": texts if len(texts) > 1 else texts[0]} | values | chosen
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 
 from ..bootstrap import DRAWS
-from ..errors import FusedRefusedError, ModelError, warn_user
+from ..errors import FusedRefusedError, ModelError, PromptError, warn_user
 from ..models import Model, as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
 from ..session import PromptSet, describe_run, resolve_prompts
@@ -56,6 +56,9 @@ def score_heads(
     Returns:
         The scores with intervals and each prompt's own, of the model as it is now.
 
+    Raises:
+        PromptError: where the only queries behind the candidates are the template's own.
+
     Source: the paper, section on NAS; both orders and `per="query"` are ours.
     """
     model = as_model(model)
@@ -63,6 +66,11 @@ def score_heads(
         raise ModelError(f"per={per!r} is unknown; use 'prompt' or 'query'")
     start = time.perf_counter()
     asked = resolve_prompts(model, data, order, style, limit, seed, draws)
+    if asked.batches[0].template_only:
+        raise PromptError(
+            "nothing but the template's own tokens follows the candidates, so NAS isn't defined for this form; put the "
+            "instruction before the question"
+        )
     choice = choose_engine(model, asked.batches[0], engine)
     try:
         per_prompt = _score_orders(model, asked, choice, per, batch_size, progress)
