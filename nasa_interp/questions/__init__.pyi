@@ -13,8 +13,10 @@ from .registry import (
 )
 from .resolve import describe_questions, resolve_questions
 from .rows import read_rows
+from .short_sources import SHORT, load_short
 
 __all__ = [
+    "SHORT",
     "SOURCES",
     "BinaryQuestion",
     "QuestionList",
@@ -26,6 +28,7 @@ __all__ = [
     "check_two_sided",
     "describe_questions",
     "load_questions",
+    "load_short",
     "read_rows",
     "resolve_questions",
     "sample_questions",

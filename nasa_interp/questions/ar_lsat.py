@@ -9,8 +9,9 @@ from ..reading import read_text, shown
 from .drawing import shuffled
 from .fields import list_field, text_field
 from .files import parse_at
-from .reading_rows import Item, read_each
+from .reading_rows import Item
 from .short import Candidate, ShortQuestion
+from .short_rows import ShortRows
 from .specification import parse_specification
 
 NAME = "AR-LSAT"
@@ -30,12 +31,17 @@ def load_ar_lsat(text: str) -> list[Item]:
     Raises:
         QuestionError: naming the file, where it is no JSON list.
     """
+    return ar_lsat_rows(text).twins()
+
+
+def ar_lsat_rows(text: str) -> ShortRows:
+    """Its rows; `text` as for `load_ar_lsat`."""
     asked = parse_specification("ar_lsat", text)
     path = asked.path
     passages = parse_at(path, read_text(path, QuestionError), "AR-LSAT files are one JSON list")
     if not isinstance(passages, list):
         raise QuestionError(f"{path} holds {type(passages).__name__}, not a list of passages; is it AR-LSAT?")
-    return read_each(_rows(path, passages), lambda place, row: read_ar_lsat(place, row).twins(place, asked.seed))
+    return ShortRows(_rows(path, passages), read_ar_lsat, asked.seed)
 
 
 def _rows(path: str, passages: list[Any]) -> Iterator[tuple[str, Any]]:

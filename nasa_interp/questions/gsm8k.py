@@ -8,8 +8,9 @@ from ..reading import shown
 from .fields import text_field
 from .files import json_lines
 from .numbers import number_of, same_number, wrong_numbers
-from .reading_rows import Item, read_each
+from .reading_rows import Item
 from .short import ShortQuestion, digest
+from .short_rows import ShortRows
 from .specification import parse_specification
 
 NAME = "GSM8K"
@@ -28,8 +29,13 @@ def load_gsm8k(text: str) -> list[Item]:
     Raises:
         QuestionError: naming the file, where it can't be read.
     """
+    return gsm8k_rows(text).twins()
+
+
+def gsm8k_rows(text: str) -> ShortRows:
+    """Its rows; `text` as for `load_gsm8k`."""
     asked = parse_specification("gsm8k", text)
-    return read_each(json_lines(asked.path), lambda place, row: read_gsm8k(place, row).twins(place, asked.seed))
+    return ShortRows(json_lines(asked.path), read_gsm8k, asked.seed)
 
 
 def read_gsm8k(place: str, row: Any) -> ShortQuestion:

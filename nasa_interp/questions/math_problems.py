@@ -10,8 +10,9 @@ from ..reading import read_text
 from .expressions import comparer, last_boxed, wrong_expressions
 from .fields import field_of, text_field
 from .files import json_lines, parse_at
-from .reading_rows import Item, read_each
+from .reading_rows import Item
 from .short import ShortQuestion
+from .short_rows import ShortRows
 from .specification import parse_specification
 
 NAME = "MATH"
@@ -32,10 +33,14 @@ def load_math(text: str) -> list[Item]:
     Raises:
         QuestionError: naming the file or folder, where it can't be read or holds no problems.
     """
+    return math_rows(text).twins()
+
+
+def math_rows(text: str) -> ShortRows:
+    """Its rows; `text` as for `load_math`."""
     asked = parse_specification("math", text)
     path = Path(asked.path)
-    rows = _problems(path) if path.is_dir() else json_lines(path)
-    return read_each(rows, lambda place, row: read_math(place, row).twins(place, asked.seed))
+    return ShortRows(_problems(path) if path.is_dir() else json_lines(path), read_math, asked.seed)
 
 
 def _problems(folder: Path) -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """MuSiQue: questions that take several steps through paragraphs; a short span is the answer (Trivedi et al., 2022)."""
 
+from functools import partial
 from typing import Any
 
 from ..errors import QuestionError
@@ -7,8 +8,9 @@ from ..reading import shown
 from .entities import Passage
 from .fields import checked_text, field_of, list_field, text_field
 from .files import json_lines
-from .reading_rows import Item, read_each
+from .reading_rows import Item
 from .short import ShortQuestion
+from .short_rows import ShortRows
 from .spans import Gold, wrong_spans
 from .specification import parse_specification
 
@@ -31,11 +33,13 @@ def load_musique(text: str) -> list[Item]:
     Raises:
         QuestionError: naming the file, where it can't be read, or a word behind '#' that isn't known.
     """
+    return musique_rows(text).twins()
+
+
+def musique_rows(text: str) -> ShortRows:
+    """Its rows; `text` as for `load_musique`."""
     asked = parse_specification("musique", text, CONTEXTS)
-    context = asked.word or "closed"
-    return read_each(
-        json_lines(asked.path), lambda place, row: read_musique(place, row, context).twins(place, asked.seed)
-    )
+    return ShortRows(json_lines(asked.path), partial(read_musique, context=asked.word or "closed"), asked.seed)
 
 
 def read_musique(place: str, row: Any, context: str = "closed") -> ShortQuestion:
