@@ -8,6 +8,7 @@ from .grids import head_heatmap, patch_heatmap
 from .methods import method_comparison
 from .rankings import contest_curves, overlap_scatter, polarity_against_recency
 from .save import save_figure
+from .survey import form_matrix_heatmap, settling_curve
 from .theme import themed
 from .transfer import transfer_heatmap
 from .validation import validation_curves
@@ -20,6 +21,7 @@ __all__ = [
     "contest_curves",
     "cost_curves",
     "decision_histogram",
+    "form_matrix_heatmap",
     "head_heatmap",
     "method_comparison",
     "overlap_scatter",
@@ -27,6 +29,7 @@ __all__ = [
     "polarity_against_recency",
     "precision_recall",
     "save_figure",
+    "settling_curve",
     "themed",
     "transfer_heatmap",
     "validation_curves",
