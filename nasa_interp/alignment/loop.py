@@ -122,7 +122,7 @@ class _Loop:
         self.setting, self.record, self.progress = setting, record, progress
         model, layers = setting.model, sorted({head.layer for head in setting.heads})
         self.reference = TextReference.of(model, texts, progress=False)
-        self.validation = Validation(model, setting.val, layers, setting.recipe.prior)
+        self.validation = Validation(model, setting.val, layers, setting.recipe)
         self.base, answers = self.validation.measure(setting.heads, reference=True)
         self.now = self.base
         text, untuned = KeptText(model) if setting.recipe.keep_text else None, None

@@ -17,6 +17,9 @@ class Recipe:
     Args:
         objective: what a step pulls toward; None takes `Answer()`, or `OwnDecisions()` where there are no labels.
         prior: how often yes is expected to be right among questions without labels.
+        recentre: what the model's own decisions lose their lean within, where there are no labels: "kind" takes it off
+            each kind of question (group) by itself, which also sorts better than the model does, as kinds lean
+            differently; "wording" takes one offset for all kinds. Yes is expected as often in each.
         projections: which of a head's slices change: letters out of "qkvo"; by default query rows and output columns.
         heads_at_once: 1 tunes heads one after another, as the paper does, each kept or rolled back by itself; more
             tunes so many together, None all of them, which is faster and lets the heads share the work.
@@ -42,6 +45,7 @@ class Recipe:
 
     objective: Objective | None = None
     prior: float = 0.5
+    recentre: str = "kind"
     projections: str = "qo"
     heads_at_once: int | None = None
     steps: int = 40
@@ -68,6 +72,8 @@ class Recipe:
             raise AlignmentError(f"averaging is {self.averaging}; give a number from 0 to below 1")
         if not self.keep_text >= 0:
             raise AlignmentError(f"keep_text is {self.keep_text}; give a weight of 0 or more")
+        if self.recentre not in ("kind", "wording"):
+            raise AlignmentError(f"recentre is {self.recentre!r}; take 'kind' or 'wording'")
         if not 0 < self.prior < 1:
             raise AlignmentError(f"a prior of {self.prior} is no rate between 0 and 1; say how often yes is right")
         if not self.learning_rate > 0:

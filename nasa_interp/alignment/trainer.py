@@ -18,7 +18,7 @@ from ..restartable import RestartablePrompts
 from ..session import PromptSet
 from .kept_text import KeptText
 from .recipe import Recipe
-from .targets import own_decisions, wordings_of
+from .targets import own_decisions, strata_of, wordings_of
 from .tuned import Tuned
 
 NO_HEADS = HeadList(())
@@ -60,7 +60,7 @@ class Trainer:
         self.refresh(reference=True)
         # Before anything is tuned: whoever goes on with tuned heads hands over what the untuned model decided.
         before = {order: d.double().numpy() for order, d in self.d.items()} if untuned is None else dict(untuned)
-        own = own_decisions(before, wordings_of(asked), recipe.prior)
+        own = own_decisions(before, strata_of(asked, recipe.recentre), recipe.prior)
         self.d_before, self.own = ({o: torch.from_numpy(d).float() for o, d in each.items()} for each in (before, own))
 
     def refresh(self, layer: int = 0, reference: bool = False) -> None:

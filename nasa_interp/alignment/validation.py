@@ -17,7 +17,7 @@ from ..models import Model
 from ..restartable import Answers, Entering, RestartablePrompts
 from ..session import PromptSet
 from .recipe import Limits, Recipe
-from .targets import own_decisions, wordings_of
+from .targets import own_decisions, strata_of
 
 # Prompts of which the log gives the tuned heads' NAS.
 NAS_PROMPTS = 32
@@ -39,7 +39,8 @@ class ValidationMetrics:
             stopping goes by, as it falls with the bias and rises where the model sorts worse. Without labels the
             squared distance from the untuned model's own decisions less their lean, of which the same is true.
         nas: mean over orders and heads of the tuned heads' NAS, their polarity; NaN where it was not read.
-        ranks: by order: rank correlation of d with the untuned model's; empty where that isn't known.
+        ranks: by order: rank correlation of d with the untuned model's own decisions less their lean; empty where these
+            aren't known.
         agreement: share of the questions with one answer in both orders.
     """
 
@@ -75,7 +76,7 @@ class ValidationMetrics:
             float(np.mean([m.accuracy for m in measures.values()])),
             _loss(labels, answers, untuned),
             nas,
-            {order: _rank_correlation(untuned.d[order], a.d) for order, a in answers.items()} if untuned else {},
+            {order: _rank_correlation(untuned.own[order], a.d) for order, a in answers.items()} if untuned else {},
             float(np.all(list(yes.values()) == next(iter(yes.values())), axis=0).mean()),
         )
 
@@ -170,10 +171,11 @@ class Untuned:
     prior: float
 
     @classmethod
-    def of(cls, asked: PromptSet, answers: Mapping[str, Answers], prior: float) -> "Untuned":
+    def of(cls, asked: PromptSet, answers: Mapping[str, Answers], recipe: Recipe) -> "Untuned":
         """From the untuned model's answers to these questions."""
+        prior = recipe.prior
         d = {order: answered.d for order, answered in answers.items()}
-        return cls(d, own_decisions(d, wordings_of(asked), prior), prior)
+        return cls(d, own_decisions(d, strata_of(asked, recipe.recentre), prior), prior)
 
 
 def _loss(
@@ -296,8 +298,8 @@ def read_text(
 class Validation:
     """The validation questions, asked again and again from the tuned layer on."""
 
-    def __init__(self, model: Model, asked: PromptSet, layers: Sequence[int], prior: float = 0.5):
-        self.asked, self.prior = asked, prior
+    def __init__(self, model: Model, asked: PromptSet, layers: Sequence[int], recipe: Recipe):
+        self.asked, self.recipe = asked, recipe
         # What the first answers are, which are the untuned model's.
         self.untuned: Untuned | None = None
         self.orders = {prompts.order: RestartablePrompts(model, prompts, layers) for prompts in asked}
@@ -312,7 +314,7 @@ class Validation:
         `reference` holds the answers to the plain model: for the first time, of the model as it was handed over.
         """
         answers = {order: restarted.decide(layer, reference) for order, restarted in self.orders.items()}
-        self.untuned = self.untuned or Untuned.of(self.asked, answers, self.prior)
+        self.untuned = self.untuned or Untuned.of(self.asked, answers, self.recipe)
         return ValidationMetrics.of(self.labels, answers, self.nas(heads, answers), self.untuned), answers
 
     def nas(self, heads: HeadList, answers: Mapping[str, Answers] | None = None) -> float:

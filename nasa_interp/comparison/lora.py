@@ -159,7 +159,7 @@ def fit_lora(
     """
     start, modules = time.perf_counter(), projections_of(setting.model)
     answers = _asked(setting.model, setting, reference=True)
-    untuned = Untuned.of(setting.val, answers, setting.recipe.prior)
+    untuned = Untuned.of(setting.val, answers, setting.recipe)
     base = ValidationMetrics.of(_labels(setting), answers, untuned=untuned)
     tried, text = [], KeptText(setting.model) if setting.recipe.keep_text else None
     with tqdm(total=len(learning_rates), desc="training LoRA", unit="rate", disable=not progress) as bar:

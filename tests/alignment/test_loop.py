@@ -128,7 +128,7 @@ def test_without_labels_the_models_own_ranking_is_the_target(model, tmp_path) ->
 def test_the_own_decisions_have_no_lean_in_any_order_and_wording(model) -> None:
     style = PromptStyle(("Answer {first} or {second}.", "Is it so? Reply with {first}, or else with {second}."))
     setting = loop_module.Setting.of(model, ["1.0"], asked(0), asked(100), replace(RECIPE, prior=0.5), OPEN, style, 0)
-    trainer = loop_module.Trainer(model, setting.probe, [1], RECIPE)
+    trainer = loop_module.Trainer(model, setting.probe, [1], replace(RECIPE, recentre="wording"))
     assert set(trainer.wording.tolist()) == {0, 1}
     for order, own in trainer.own.items():
         for wording in (0, 1):
@@ -136,6 +136,20 @@ def test_the_own_decisions_have_no_lean_in_any_order_and_wording(model) -> None:
             assert float(own[rows].mean()) == pytest.approx(0, abs=1e-5)
             shift = trainer.d_before[order][rows] - own[rows]
             assert float(shift.max() - shift.min()) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_own_decisions_have_no_lean_in_any_kind_that_has_enough_questions(model) -> None:
+    questions = [replace(q, group=("many", "few")[n % 5 == 0]) for n, q in enumerate(asked(0) + asked(200))]
+    setting = loop_module.Setting.of(model, ["1.0"], questions, asked(100), RECIPE, OPEN, None, 0)
+    trainer = loop_module.Trainer(model, setting.probe, [1], RECIPE)
+    many = np.array([q.group == "many" for q in setting.probe.questions])
+    assert many.sum() >= 8
+    assert 0 < (~many).sum() < 8
+    for own in trainer.own.values():
+        assert float(own[many].mean()) == pytest.approx(0, abs=1e-5)
+        assert float(own[~many].mean()) == pytest.approx(0, abs=1e-5)
+    with pytest.raises(AlignmentError, match="recentre is 'group'"):
+        replace(RECIPE, recentre="group")
 
 
 @pytest.mark.parametrize("kill_after", [1, 2])

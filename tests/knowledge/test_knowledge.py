@@ -80,7 +80,9 @@ def test_a_model_is_asked_greedily_and_by_draws_of_its_seed(model, tmp_path) -> 
 
 def test_questions_are_parted_by_what_is_known_of_them(run) -> None:
     states = {"a": (True, 0), "b": (False, 2), "c": (False, 0)}
-    known = tuple(Known(id, "x", "y", right, ("z", "z"), (right, right), agree) for id, (right, agree) in states.items())
+    known = tuple(
+        Known(id, "x", "y", right, ("z", "z"), (right, right), agree) for id, (right, agree) in states.items()
+    )
     value = Knowledge(known, run)
     questions = [BinaryQuestion("Is it?", label, f"{id}/{label}", pair=id) for id in "abcd" for label in (True, False)]
     assert {state: [q.pair for q in part] for state, part in value.split(questions, "mine").items()} == {
@@ -113,14 +115,12 @@ def test_the_shortcut_is_the_difference_of_imbalances(run) -> None:
 
 def test_short_questions_are_those_behind_the_yes_no_questions(shared_data) -> None:
     for data in (f"gsm8k:{shared_data}/gsm8k/test.jsonl", f"musique:{shared_data}/musique/dev_sample.jsonl#supporting"):
-        with pytest.warns(UserWarning) if "musique" in data else nullcontext():
+        with pytest.warns(UserWarning, match="rows") if "musique" in data else nullcontext():
             pairs = {q.pair for q in ni.load_questions(data)}
         asked = load_short(data, 5)
         assert len(asked) == 5
         assert pairs <= {q.id for q in load_short(data)}
     assert asked[0].context is not None
-
-
 
 
 def test_data_without_short_answers_are_one_clear_error() -> None:
