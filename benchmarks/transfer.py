@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=3)
     parser.add_argument("--limit", type=int, default=192, help="questions of each condition, 64 of which are set aside")
     parser.add_argument("--dtype", default="mixed", help="float32 asks exactly, and takes twice as long")
+    parser.add_argument("--questions", type=int, default=16, help="in a step of tuning; the default recipe takes 32")
+    parser.add_argument("--val", type=int, default=128, help="validation questions; the default recipe takes 256")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs/transfer"))
     options = parser.parse_args()
@@ -49,6 +51,7 @@ def main() -> None:
         methods=methods,
         seeds=range(options.seeds),
         n_random=options.random,
+        recipe=ni.Recipe(questions=options.questions, val_questions=options.val),
         folder=options.folder / name,
     )
     out = Path(__file__).with_name(f"transfer_{name}.json")
