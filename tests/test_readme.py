@@ -17,7 +17,7 @@ import nasa_interp as ni
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-NEWCOMER, STEPS, OFFSETS, HOOKED, DATA = BLOCKS
+NEWCOMER, STEPS, OFFSETS, FORMS, HOOKED, DATA = BLOCKS
 HUB_ID = r'load_model\("([^"]+/[^"]+)"\)'
 
 
@@ -65,8 +65,10 @@ def test_the_steps_run(tiny, tmp_path, monkeypatch) -> None:
         warnings.simplefilter("ignore")
         exec(compile(source, "README.md", "exec"), space)
         exec(compile(OFFSETS, "README.md", "exec"), space)
+        exec(compile(FORMS, "README.md", "exec"), space)
     assert abs(space["report"].calibrated(space["offsets"]).yes_rate - 0.5) < abs(space["report"].yes_rate - 0.5)
     assert isinstance(space["report"], ni.decisions.BinaryReport)
+    assert list(space["found"].grid().columns) == ["yes-no", "reversed", "unsure"]
     assert ni.HeadList.load("heads.json") == space["heads"]
     cured = transformers.AutoModelForCausalLM.from_pretrained("cured")
     changed = sum(int((a != b).sum()) for a, b in zip(cured.parameters(), tiny.hf.parameters(), strict=True))

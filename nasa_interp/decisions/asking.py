@@ -124,12 +124,15 @@ def report_decisions(
     )
 
 
-def answer_differences(model: Model, prompts: PromptBatch, batch_size: int | None = None) -> Answered:
+def answer_differences(
+    model: Model, prompts: PromptBatch, batch_size: int | None = None
+) -> tuple[Float[np.ndarray, " prompt"], Float[np.ndarray, " prompt"]]:
     """d = logit(No) - logit(Yes) and P(Yes) + P(No) at the first answer position of each prompt, by whichever pass."""
     try:
-        return fused_answers(model, prompts, batch_size=batch_size, reference=True, progress=False)
+        answered = fused_answers(model, prompts, batch_size=batch_size, reference=True, progress=False)
     except FusedRefusedError as refusal:
-        return answers_without_fusing(model, prompts, refusal, batch_size=batch_size, progress=False)
+        answered = answers_without_fusing(model, prompts, refusal, batch_size=batch_size, progress=False)
+    return answered.d, answered.mass
 
 
 def answers_without_fusing(

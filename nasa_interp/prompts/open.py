@@ -30,7 +30,10 @@ def open_prompts(model: Any, texts: Sequence[str], ids: Sequence[str], room: int
     written = [with_bos(tokenizer, prompt) for prompt in written]
     places = [prompt.rfind(text) for prompt, text in zip(written, texts, strict=True)]
     if min(places) < 0:
-        raise PromptError("the chat template rewrites the user's turn, so what the question says in it is unknown")
+        raise PromptError(
+            "the chat template rewrites the user's turn, so what the question says in it is unknown; set "
+            "tokenizer.chat_template to one that keeps it"
+        )
     spans = [[(at, at + len(text))] for at, text in zip(places, texts, strict=True)]
     rows = [prompt.tokens for prompt in Encoder(tokenizer).encode(written, spans, ids)]
     limit = model.context_length

@@ -43,6 +43,7 @@ PARTS = (
     _rows("alignment of heads", "align.json", "Alignment of heads"),
     _rows("the alignment beside its baselines", "compare.json", "Alignment beside its baselines"),
     _rows("what a cure is worth where it was not fitted", "transfer.json", "Where a cure holds"),
+    _rows("data sets in several forms", "matrix.json", "Data and forms"),
     Part("what a change cost in general abilities", CHANGE_FILES, change_section),
 )
 # Only the demo's folder has it, so it is never listed as missing.

@@ -14,6 +14,7 @@ from ..figures import (
     ablation_curve,
     alignment_log,
     contest_curves,
+    form_matrix_heatmap,
     head_heatmap,
     method_comparison,
     patch_heatmap,
@@ -135,6 +136,11 @@ def _transfer(frame: pd.DataFrame, run: Any, location: str) -> go.Figure:
     return transfer_heatmap(_numbers(frame).assign(**texts), run=run)
 
 
+def _forms(frame: pd.DataFrame, run: Any, location: str) -> go.Figure:
+    texts = frame[["data", "form", "known"]].fillna("")
+    return form_matrix_heatmap(_numbers(frame).assign(**texts), run=run)
+
+
 def _curve(frame: pd.DataFrame, run: Any, location: str) -> go.Figure:
     return ablation_curve(_numbers(frame), run=run)
 
@@ -171,6 +177,7 @@ def _is_text(value: Any) -> bool:
 # The first line whose columns are all present says what to draw. To add a figure, add a line.
 DRAWN: list[tuple[set[str], Figure]] = [
     ({"fitted_on", "asked", "method", "runs", "accuracy"}, _transfer),
+    ({"data", "form", "known", "imbalance", "auc_low"}, _forms),
     ({"ranking", "k", "data", "order", "mean_logit_difference_change", "auc_change"}, _contest),
     ({"head", "accepted"}, _log),
     ({"head", "step", "kept", "auc", "answer_mass"}, _checkpoints),

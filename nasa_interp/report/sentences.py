@@ -130,4 +130,5 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "price": _change,
     "comparison": _comparison,
     "transfer": lambda content: [str(content["verdict"])],
+    "form_matrix": lambda content: [str(sentence) for sentence in content["verdict"]],
 }

@@ -93,9 +93,14 @@ def form_matrix(
             rows += [row_of(questions.name, form, state, part, facts | {"heads": []}) for state, part in parts]
             shortcuts[questions.name, form] = _shortcut(report, knowledge)
     details = {"base": cells.base, "seed": seed, "limit": limit, "n_heads": model.n_layers * model.n_heads}
-    run = replace(next(iter(reports.values())).run, seconds=round(time.perf_counter() - start, 3)) if reports else None
-    if run is None:
+    if not reports:
         raise ResultError(f"no cell could be asked; the first: {rows[0]['note']}")
+    run = replace(
+        next(iter(reports.values())).run,
+        data=f"{len(data)} data x {len(styles)} forms",
+        n_questions=sum(row["n"] for row in rows if row["known"] == "all"),
+        seconds=round(time.perf_counter() - start, 3),
+    )
     found = FormMatrix.of(rows, reports, run, details, [each for each in shortcuts.values() if each is not None])
     if folder is not None:
         found.save(Path(folder) / "matrix.json")

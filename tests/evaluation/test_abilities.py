@@ -89,8 +89,9 @@ def test_the_passages_are_many_short_and_split_once():
     assert val == everything[::3]
     assert sorted(val + test) == sorted(everything)
     assert not set(val) & set(test)
-    with pytest.raises(PromptError, match="no part 'probe'"):
-        plain_text("probe")
+    assert not set(plain_text("probe")) & set(everything)
+    with pytest.raises(PromptError, match="no part 'train'"):
+        plain_text("train")
 
 
 def test_the_questions_tell_their_answer_by_nothing_else():
