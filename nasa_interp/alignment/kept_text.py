@@ -8,6 +8,7 @@ from ..evaluation.likelihood import leading_tokens, unembed_at
 from ..evaluation.text import plain_text
 from ..models import Model
 from ..models.model import device_of
+from .recipe import Recipe
 
 # One of this many positions is compared.
 EVERY = 8
@@ -31,6 +32,11 @@ class KeptText:
         self.rows = [row for row in rows if row.shape[1] > 1]
         with torch.no_grad():
             self.before = [self._predicted(model, row).cpu() for row in self.rows]
+
+    @classmethod
+    def of(cls, model: Model, recipe: Recipe) -> "KeptText | None":
+        """What this recipe's steps keep; None where it keeps no text, or its objective runs no answers."""
+        return cls(model) if recipe.keep_text and "answer" in recipe.loss().reads else None
 
     def divergence(self, model: Model, turn: int) -> Float[Tensor, ""]:
         """KL(before || now) in nats, the mean over the positions of one passage, in the graph; passages take turns."""

@@ -125,7 +125,7 @@ class _Loop:
         self.validation = Validation(model, setting.val, layers, setting.recipe)
         self.base, answers = self.validation.measure(setting.heads, reference=True)
         self.now = self.base
-        text, untuned = KeptText(model) if setting.recipe.keep_text else None, None
+        text, untuned = KeptText.of(model, setting.recipe), None
         if record.values:
             untuned = {
                 prompts.order: RestartablePrompts(model, prompts, layers).decide().d for prompts in setting.probe

@@ -39,6 +39,11 @@ class RankOverlap:
         )
 
 
+def chance_overlap(n: int, first: int, second: int, shared: int) -> tuple[float, float]:
+    """How many of n heads two random lists of these lengths share on average, and how likely they share as many."""
+    return first * second / n, float(hypergeom.sf(shared - 1, n, first, second))
+
+
 def rank_overlap(a: HeadScores, b: HeadScores, k: int = 10, by: str = "values", toward: Toward = "no") -> RankOverlap:
     """Compares the rankings of the same model's heads on two data sets; `k`, `by` and `toward` as for `top`.
 
@@ -55,6 +60,6 @@ def rank_overlap(a: HeadScores, b: HeadScores, k: int = 10, by: str = "values", 
     top_a, top_b = (scores.top(k, by, toward=toward) for scores in (a, b))
     shared = tuple(head for head in top_a if head in top_b)
     n = int(measured.sum())
-    p = float(hypergeom.sf(len(shared) - 1, n, len(top_a), len(top_b)))
+    expected, p = chance_overlap(n, len(top_a), len(top_b), len(shared))
     rho = np.asarray(spearmanr(a.get(by)[measured], b.get(by)[measured]))[0]
-    return RankOverlap(k, shared, len(top_a) * len(top_b) / n, p, float(rho), by, toward)
+    return RankOverlap(k, shared, expected, p, float(rho), by, toward)

@@ -73,7 +73,7 @@ def form_matrix(
     }
     given = dict(limits or {})
     plan = [
-        (_questions(each, _least(limit, given, str(getattr(each, "name", each)), form), seed), form, style)
+        (resolve_questions(each, _least(limit, given, str(getattr(each, "name", each)), form), seed), form, style)
         for each in data
         for form, style in styles.items()
     ]
@@ -111,10 +111,6 @@ def _least(limit: int | None, limits: Mapping[str, int], *names: str) -> int | N
     """The smallest of the numbers that hold for a cell."""
     holding = [n for n in (limit, *(limits.get(name) for name in names)) if n is not None]
     return min(holding, default=None)
-
-
-def _questions(data: Any, limit: int | None, seed: int) -> QuestionList:
-    return resolve_questions(data, limit, seed)
 
 
 def _shortcut(report: BinaryReport, knowledge: Knowledge) -> Shortcut | None:
@@ -202,8 +198,8 @@ class _Cells:
         try:
             report = decide(self.model, questions, style=style, **options)
         except PromptError as error:
-            return {"heads": [], "left_out": 0, "seconds": 0.0, "note": str(error)}, None
-        facts: dict[str, Any] = {"heads": [], "left_out": 0, "note": ""}
+            return {"heads": [], "seconds": 0.0, "note": str(error)}, None
+        facts: dict[str, Any] = {"heads": [], "note": ""}
         if self.heads:
             try:
                 scores = score_heads(self.model, questions, style=style, **options)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import hypergeom
 
 from ..decisions import BinaryReport
 from ..knowledge import Shortcut
 from ..results import parsing_result, read_result, write_result
 from ..run import RunInfo, jsonable
+from ..scoring.overlap import chance_overlap
 from .claims import Claim, claims_of
 
 KEYS = ("data", "form", "known")
@@ -167,8 +167,7 @@ def _shared(reference: Sequence[str], heads: Sequence[str], n: int) -> tuple[flo
     if not reference or not heads:
         return math.nan, math.nan, math.nan
     count = len(set(reference) & set(heads))
-    p = float(hypergeom.sf(count - 1, n, len(reference), len(heads)))
-    return float(count), len(reference) * len(heads) / n, p
+    return float(count), *chance_overlap(n, len(reference), len(heads), count)
 
 
 def _claim(row: Mapping[str, Any]) -> Claim:
