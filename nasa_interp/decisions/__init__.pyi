@@ -10,12 +10,14 @@ from .asking import (
     report_decisions,
 )
 from .averaged import average_orders, without_mass
-from .report import LOW_MASS, BinaryReport, Estimates
+from .measured import LOW_MASS, Estimates, MeasuredDecisions
+from .report import BinaryReport
 
 __all__ = [
     "LOW_MASS",
     "BinaryReport",
     "Estimates",
+    "MeasuredDecisions",
     "answer_differences",
     "answers_without_fusing",
     "average_orders",

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from ..bootstrap import DRAWS, cluster_interval, draw_weights
-from ..decisions import LOW_MASS, BinaryReport, report_decisions
+from ..bootstrap import DRAWS, cluster_interval
+from ..decisions import LOW_MASS, BinaryReport, MeasuredDecisions, report_decisions
 from ..errors import FusedRefusedError, ModelError, warn_user
 from ..forward import EditsOf, intervenable
 from ..heads import HeadList, Side
@@ -51,16 +51,15 @@ class AblationEffect:
 
     heads: HeadList
     intervention: Intervention
-    base: BinaryReport
-    changed: BinaryReport
+    base: MeasuredDecisions
+    changed: MeasuredDecisions
 
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the changed decisions."""
-        groups = np.array([q.group for q in self.base.questions])
         masses = np.stack([self.base.answer_masses, self.changed.answer_masses])
         # The means alone: a report's estimates would draw the bootstrap for every group.
-        means = {g: masses[:, groups == g].mean(1) for g in dict.fromkeys(groups.tolist())}
+        means = {g: masses[:, self.base.rows_of(g)].mean(1) for g in self.base.group_of.categories}
         fell = {g: pair for g, pair in means.items() if pair[1] < LOW_MASS <= pair[0]}
         if not fell:
             return []
@@ -91,16 +90,20 @@ class AblationEffect:
 
     def points(self, order: str | None = None) -> dict[str, tuple[float, float]]:
         """Each measure before and after, without intervals: cheap enough for many random sets."""
-        once = np.ones((1, len(self.base.questions)), dtype=np.float32)
-        before, after = (_measured(report, order, once) for report in (self.base, self.changed))
+        rows = self.base.rows_of(order=order)
+        once = np.ones((1, int(rows.sum())), dtype=np.float32)
+        before, after = (_measured(report, rows, once) for report in (self.base, self.changed))
         return {name: (float(before[name][0]), float(after[name][0])) for name in MEASURES}
 
     def draws(self, order: str | None = None) -> dict[str, Float[np.ndarray, " draw"]]:
         """Each measure's change in every bootstrap draw, before and after paired question by question."""
-        run = self.base.run
-        weights = draw_weights(self.base.clusters, run.draws, run.seed)
-        before, after = (_measured(report, order, weights) for report in (self.base, self.changed))
-        return {name: after[name] - before[name] for name in MEASURES}
+        rows = self.base.rows_of(order=order)
+
+        def found(weights: Float[np.ndarray, "draw row"]) -> dict[str, Float[np.ndarray, " kept"]]:
+            before, after = (_measured(report, rows, weights) for report in (self.base, self.changed))
+            return {name: after[name] - before[name] for name in MEASURES}
+
+        return self.base.drawn(rows, found)
 
     def change(self, name: str, order: str | None = None) -> float:
         """The change of one measure over both orders, or in one."""
@@ -150,21 +153,18 @@ class AblationEffect:
 
 
 def _measured(
-    report: BinaryReport, order: str | None, weights: Float[np.ndarray, "draw decision"]
+    report: MeasuredDecisions, rows: Bool[np.ndarray, " decision"], weights: Float[np.ndarray, "draw row"]
 ) -> dict[str, Float[np.ndarray, " draw"]]:
-    """All of `MEASURES` in each draw, over both candidate orders or in one."""
-    rows = np.array([order in (None, each) for each in report.order])
-    d, label, mass, weights = (
-        report.logit_differences[rows],
-        report.labels_of(rows),
-        report.answer_masses[rows],
-        weights[:, rows],
-    )
-    asked = [(q.group, each) for q, each in zip(report.questions, report.order, strict=True) if order in (None, each)]
+    """All of `MEASURES` of these decisions, in each draw of their weights."""
+    d, label, mass = report.logit_differences[rows], report.labels_of(rows), report.answer_masses[rows]
+    orders, groups = np.array(report.order)[rows], report.group_of[rows]
     aucs = []
-    for cell in dict.fromkeys(asked):
-        some = np.array([place == cell for place in asked])
-        aucs.append(measure_draws(d[some], None if label is None else label[some], mass[some], weights[:, some])["auc"])
+    for order in dict.fromkeys(orders.tolist()):
+        for group in groups.categories:
+            some = np.asarray(groups == group) & (orders == order)
+            if some.any():
+                few = None if label is None else label[some]
+                aucs.append(measure_draws(d[some], few, mass[some], weights[:, some])["auc"])
     within, defined = np.array(aucs), ~np.isnan(aucs)
     with np.errstate(invalid="ignore"):
         mean = np.where(defined, within, 0.0).sum(0) / defined.sum(0)
