@@ -183,7 +183,9 @@ class _Loop:
             tuned.write()
             self.now = best.metrics
             self.validation.restart_from(best.answers or self.validation.measure(heads, lowest)[1])
-            self.trainer.refresh(lowest)
+            if first + len(heads) < len(setting.heads):
+                # All questions once more, for the heads that are left.
+                self.trainer.refresh(lowest)
         kept = read_slices(model, slices) if refusal is None else {}
         self.record.finish(first + len(heads), [row], kept)
 
