@@ -1,9 +1,11 @@
 """Intervals by resampling questions, twins and both orders of a question always drawn together."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt64
 
 from .errors import ResultError
 
@@ -34,6 +36,49 @@ def draw_weights(
     n = int(clusters.max()) + 1
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
     return counts[:, clusters].astype(np.float32)
+
+
+# Poisson(1) as thresholds on 64 random bits: a draw is the number of thresholds at or below them.
+_POISSON = np.array(
+    [int(sum(math.exp(-1) / math.factorial(k) for k in range(n + 1)) * 2**64) for n in range(16)], dtype=np.uint64
+)
+
+
+def cluster_keys(ids: Sequence[str], pairs: Sequence[str | None]) -> UInt64[np.ndarray, " question"]:
+    """A number for each question's cluster that depends on the cluster's name alone, as `cluster_index` groups them."""
+    names = [f"id {id_}" if pair is None else f"pair {pair}" for id_, pair in zip(ids, pairs, strict=True)]
+    return _hashes(names)
+
+
+def poisson_weights(keys: UInt64[np.ndarray, " item"], draws: range, seed: int = 0) -> Float[np.ndarray, "draw item"]:
+    """How often each item counts in these draws of a Poisson bootstrap: Poisson(1), whatever the other items are.
+
+    Unlike `draw_weights` it needs neither the number of clusters nor all of them at once: a weight follows from the
+    cluster's key, the draw and the seed alone, so that parts of a sample can be weighted in any order and place.
+
+    Args:
+        keys: of the items' clusters, from `cluster_keys`.
+        draws: which draws.
+
+    Source: the Poisson bootstrap of Hanley and MacGibbon (2006); the bits are mixed as in SplitMix64 (Steele et al.
+    2014).
+    """
+    own = _hashes(f"draw {draw} of seed {seed}" for draw in draws)
+    bits = _mixed(keys[None] ^ own[:, None])
+    return np.searchsorted(_POISSON, bits, side="right").astype(np.float32)
+
+
+def _hashes(texts: Iterable[str]) -> UInt64[np.ndarray, " text"]:
+    """The first 64 bits of each text's BLAKE2b."""
+    whole = (blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.array([int.from_bytes(digest) for digest in whole], dtype=np.uint64)
+
+
+def _mixed(bits: UInt64[np.ndarray, "*rest"]) -> UInt64[np.ndarray, "*rest"]:
+    """Each number's bits mixed, so that neighbours have nothing in common."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
+    return bits ^ (bits >> np.uint64(31))
 
 
 def scatters(clusters: Int[np.ndarray, " item"]) -> bool:

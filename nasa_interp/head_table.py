@@ -325,16 +325,16 @@ class HeadTable:
         """The columns, and their intervals."""
         clusters = cluster_index(ids, pairs)
         weights = draw_weights(clusters, draws or run.draws or DRAWS, run.seed)
-        samples = cls._combine({order: _weighted_mean(numbers, weights) for order, numbers in per_prompt.items()})
+        samples = cls.combine({order: _weighted_mean(numbers, weights) for order, numbers in per_prompt.items()})
         return cls._means(per_prompt), {name: cluster_interval(drawn, clusters) for name, drawn in samples.items()}
 
     @classmethod
     def _means(cls, per_prompt: Mapping[str, Float[np.ndarray, "prompt layer head"]]) -> dict[str, Any]:
         means = {o: _weighted_mean(x, np.ones((1, len(x)), dtype=np.float32)) for o, x in per_prompt.items()}
-        return {name: grids[0] for name, grids in cls._combine(means).items()}
+        return {name: grids[0] for name, grids in cls.combine(means).items()}
 
     @classmethod
-    def _combine(
+    def combine(
         cls, means: dict[str, Float[np.ndarray, "draw layer head"]]
     ) -> dict[str, Float[np.ndarray, "draw layer head"]]:
         """The columns from the means in each order; NaN where an order is missing."""

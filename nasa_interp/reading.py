@@ -5,9 +5,9 @@ import io
 import json
 import math
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import NasaInterpError
 
@@ -36,6 +36,38 @@ def read_text(path: str | Path, error: type[NasaInterpError]) -> str:
     except OSError as problem:
         raise error(f"{path} can't be read ({problem.strerror}); check the path") from problem
     except ValueError as problem:  # A path with NUL or half a surrogate pair in it.
+        raise error(f"{str(path)!r} can't be read ({problem}); check the path") from problem
+
+
+class Line(NamedTuple):
+    """One line of a file, its end included: its number from 1 on, and the byte behind it."""
+
+    number: int
+    text: str
+    end: int
+
+
+def read_lines(path: str | Path, error: type[NasaInterpError], start: int = 0, number: int = 1) -> Iterator[Line]:
+    """The lines of a UTF-8 file one by one, as `read_text` reads them whole; raises as it does.
+
+    Args:
+        start, number: the byte at which to begin, and the number of the line there.
+    """
+    end = start
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(start)
+            for line in file:
+                # A lone carriage return ends a line, too.
+                for raw in line.splitlines(keepends=True):
+                    end += len(raw)
+                    yield Line(number, raw.decode("utf-8-sig" if number == 1 else "utf-8"), end)
+                    number += 1
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}, line {number} is not UTF-8 text ({problem.reason}); convert the file") from problem
+    except OSError as problem:
+        raise error(f"{path} can't be read ({problem.strerror}); check the path") from problem
+    except ValueError as problem:
         raise error(f"{str(path)!r} can't be read ({problem}); check the path") from problem
 
 
@@ -96,18 +128,26 @@ def read_table(
         delimiters: the accepted ones, of `DELIMITERS`.
     """
     text = read_text(path, error)
-    lines = _lines(path, text, _delimiter(path, text, error, delimiters), error)
-    location, header = next(lines, ("", []))
+    header = next(filter(str.strip, io.StringIO(text, newline=None)), "")
+    delimiter = delimiter_of(path, header, error, delimiters)
+    lines = table_lines(path, io.StringIO(text, newline=""), delimiter, error)
+    names = column_names(*next(lines, ("", [])), error)
+    return list(filter(None, names)), [
+        (location, table_row(location, names, cells, error)) for location, cells in lines
+    ]
+
+
+def column_names(location: str, header: list[str], error: type[NasaInterpError]) -> list[str]:
+    """The names in a table's first line, "" for a column without one; raises `error` where one is there twice."""
     names = [name.strip() for name in header]
     for name in filter(None, names):
         if names.count(name) > 1:
             raise error(f"{location} names the column {shown(name)} twice; keep one")
-    return list(filter(None, names)), [(location, _row(location, names, cells, error)) for location, cells in lines]
+    return names
 
 
-def _delimiter(path: Path, text: str, error: type[NasaInterpError], known: str) -> str:
-    """The delimiter between the names of the header."""
-    header = next(filter(str.strip, io.StringIO(text, newline=None)), "")
+def delimiter_of(path: Path, header: str, error: type[NasaInterpError], known: str = ",") -> str:
+    """The delimiter between the names of the header; raises `error` where it is none of the known ones."""
     delimiter = next((sign for sign in DELIMITERS if sign in header), ",")
     if delimiter not in known:
         wanted = " or ".join(DELIMITERS[sign] for sign in known)
@@ -118,11 +158,17 @@ def _delimiter(path: Path, text: str, error: type[NasaInterpError], known: str) 
     return delimiter
 
 
-def _lines(path: Path, text: str, delimiter: str, error: type[NasaInterpError]) -> Iterator[tuple[str, list[str]]]:
-    """The cells of each row, with the location where it begins."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+def table_lines(
+    path: Path, lines: Iterable[str], delimiter: str, error: type[NasaInterpError], number: int = 1
+) -> Iterator[tuple[str, list[str]]]:
+    """The cells of each row, with the location where it begins; no line behind a row is read before its next one.
+
+    Args:
+        lines: with their ends; number: of the first.
+    """
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        location = f"{path}, line {reader.line_num + 1}"
+        location = f"{path}, line {number + reader.line_num}"
         try:
             cells = next(reader)
         except StopIteration:
@@ -135,7 +181,7 @@ def _lines(path: Path, text: str, delimiter: str, error: type[NasaInterpError]) 
             yield location, cells
 
 
-def _row(location: str, names: list[str], cells: list[str], error: type[NasaInterpError]) -> dict[str, str]:
+def table_row(location: str, names: list[str], cells: list[str], error: type[NasaInterpError]) -> dict[str, str]:
     """The cells by column name."""
     if len(cells) != len(names):
         raise error(

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from .errors import NasaInterpError, ResultError
-from .run import file_sha256, json_text, read_json, try_place, whole, write_json, write_text
+from .run import file_sha256, json_text, jsonable, read_json, try_place, whole, write_json, write_text
 
 # The only entry of a tensor file's metadata: safetensors writes several in an order that varies between runs.
 ENTRY = "nasa_interp"
@@ -60,6 +60,26 @@ def read_result(path: str | Path, kind: str, what: str, how: str, earlier: Itera
         raise ResultError(f"{path} does not hold {what}; {how}")
     check_files(path, content)
     return content
+
+
+def hold_setting(
+    path: Path, setting: Mapping[str, Any], folder: Any, error: type[NasaInterpError] = ResultError
+) -> None:
+    """Writes what must be the same for a run in a folder to go on, or compares it with what was written.
+
+    Args:
+        path: of the file; setting: plain values; folder: what the error names.
+
+    Raises:
+        error: the folder holds a run with another setting.
+    """
+    now = jsonable(dict(setting))
+    if not path.exists():
+        write_json(path, now)
+        return
+    saved = read_json(path)
+    if other := sorted(name for name in now if not isinstance(saved, dict) or saved.get(name) != now[name]):
+        raise error(f"{folder} holds a run with another {', '.join(other)}; name another folder, or delete it")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ from .options import (
     ModelOptions,
     OrderOpt,
     OutOpt,
+    PartsOpt,
     PromptOptions,
     SeedOpt,
     SkipBadOpt,
@@ -25,6 +26,7 @@ from .options import (
     intervention_of,
     load_data,
     load_heads,
+    open_stream,
 )
 from .shared import with_shared_options
 from .show import deliver, print_result
@@ -44,6 +46,7 @@ def ablate(
         typer.Option(help="all, after (the instruction), or last; by default all, for edges after"),
     ] = None,
     controls: Annotated[int, typer.Option(min=0, help="layer-matched random sets; 99 for a claim")] = 9,
+    parts: PartsOpt = None,
     order: OrderOpt = "both",
     skip_bad: SkipBadOpt = False,
     prompt: PromptOptions,
@@ -55,15 +58,27 @@ def ablate(
     """Do these heads make the model say No, or Yes? The effect of changing them, against random heads."""
     from ..interventions import Ablator, random_controls
     from ..results import write_result
+    from ..streams import stream_ablation
 
     check_out(out, "ablation_effect")
     chosen, intervention = load_heads(heads), intervention_of(do, positions)
-    style, questions = prompt.style(), load_data(data, limit, seed, skip_bad=skip_bad)
-    ablator = Ablator(placement.load(model), questions, order, style, seed=seed)
-    effect = ablator.effect(chosen, intervention)
-    for message in effect.warnings:
-        warn_user(message)
-    control = random_controls(ablator, chosen, intervention, controls, seed=seed).of() if controls else None
+    style = prompt.style()
+    if parts is not None:
+        stream = open_stream(parts, data, limit, seed, skip_bad=skip_bad)
+        options: dict[str, Any] = {"n_random": controls, "seed": seed}
+        done = stream_ablation(
+            placement.load(model, shared=True), stream, chosen, parts, intervention, order, style, **options
+        )
+        if done is None:  # another process shows it
+            return
+        effect, control = done.effect, done.controls.of() if done.controls else None
+    else:
+        questions = load_data(data, limit, seed, skip_bad=skip_bad)
+        ablator = Ablator(placement.load(model), questions, order, style, seed=seed)
+        effect = ablator.effect(chosen, intervention)
+        for message in effect.warnings:
+            warn_user(message)
+        control = random_controls(ablator, chosen, intervention, controls, seed=seed).of() if controls else None
     result = {**effect.to_dict(), "control": None if control is None else asdict(control)}
     text = effect.changes.to_string(float_format=lambda x: f"{x:+.3f}", na_rep="undefined")
     text += "" if control is None else f"\n\nmean logit difference: {control}"

@@ -24,6 +24,13 @@ SeedOpt = Annotated[int, typer.Option(min=0, help="seed of sampling and of the b
 LimitOpt = Annotated[int | None, typer.Option(min=1, help="use so many questions only, evenly from the groups")]
 BatchOpt = Annotated[int | None, typer.Option(min=1, help="prompts in a forward pass; changes time and memory alone")]
 OutOpt = Annotated[Path | None, typer.Option(help="write the result here, whole or not at all")]
+PartsOpt = Annotated[
+    Path | None,
+    typer.Option(
+        help="a folder for parts that are kept as they finish: a file of any length is never read whole, a killed run "
+        "goes on, and torchrun shares the work among processes"
+    ),
+]
 UnlabeledOpt = Annotated[bool, typer.Option("--unlabeled", help="leave the labels out, if some rows have one")]
 SkipBadOpt = Annotated[bool, typer.Option("--skip-bad", help="leave out rows that can't be read, and say how many")]
 HeadsOpt = Annotated[
@@ -85,10 +92,20 @@ class ModelOptions:
     device: Annotated[str | None, typer.Option(help="such as cpu or cuda:0; auto spreads over all devices")] = None
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, mixed or auto")] = None
 
-    def load(self, name: str) -> Any:
-        """The model of this name."""
-        from ..models import load_model
+    def load(self, name: str, shared: bool = False) -> Any:
+        """The model of this name; `shared` says that several processes share the command's work.
 
+        Raises:
+            NasaInterpError: where several processes were started, and they would all do the same.
+        """
+        from ..models import load_model
+        from ..streams import world_size
+
+        if not shared and (size := world_size()) > 1:
+            raise NasaInterpError(
+                f"{size} processes would all do the same; start one, or let them share the questions: score, decide or "
+                f"ablate with --parts FOLDER"
+            )
         return load_model(name, device=self.device, dtype=self.dtype)
 
 
@@ -121,6 +138,17 @@ def load_data(data: str, limit: int | None, seed: int, unlabeled: bool = False, 
     from ..questions import load_questions
 
     return load_questions(data, limit, seed, unlabeled, skip_bad)
+
+
+def open_stream(
+    parts: Path, data: str, limit: int | None, seed: int, unlabeled: bool = False, skip_bad: bool = False
+) -> Any:
+    """The questions as a stream, checked before the model is loaded."""
+    from ..questions import QuestionStream
+    from ..results import check_folder
+
+    check_folder(parts)
+    return QuestionStream.open(data, limit=limit, seed=seed, unlabeled=unlabeled, skip_bad=skip_bad)
 
 
 def load_heads(path: Path) -> Any:

@@ -16,12 +16,14 @@ from .options import (
     ModelOptions,
     OrderOpt,
     OutOpt,
+    PartsOpt,
     PromptOptions,
     SeedOpt,
     SkipBadOpt,
     UnlabeledOpt,
     check_out,
     load_data,
+    open_stream,
 )
 from .shared import with_shared_options
 from .show import deliver, print_report, print_result, print_scores
@@ -49,6 +51,7 @@ def decide(
     average_orders: Annotated[
         bool, typer.Option("--average-orders", help="decide each question by the mean d over both orders")
     ] = False,
+    parts: PartsOpt = None,
     unlabeled: UnlabeledOpt = False,
     skip_bad: SkipBadOpt = False,
     prompt: PromptOptions,
@@ -59,18 +62,29 @@ def decide(
     limit: LimitOpt = None,
 ) -> None:
     """Does the model say No, or Yes, too often? Precision, recall, imbalance, AUC, calibration, by group and order."""
-    from .. import decisions, evaluation
+    from .. import decisions, evaluation, streams
     from ..calibration import Calibration
     from ..results import write_table
 
-    check_out(out, ANSWERS if by == "generation" else "binary_report")
+    kind = "streamed_report" if parts is not None else ANSWERS if by == "generation" else "binary_report"
+    check_out(out, kind)
+    if parts is not None and (by == "generation" or average_orders or calibration is not None):
+        message = "goes with plain decisions; leave --by, --average-orders and --calibration out"
+        raise typer.BadParameter(message, param_hint="--parts")
     if average_orders and by == "generation":
         raise typer.BadParameter("answers in words have no d to average", param_hint="--average-orders")
     offsets = None if calibration is None else Calibration.load(calibration)
-    style, questions = prompt.style(), load_data(data, limit, seed, unlabeled, skip_bad)
-    options: dict[str, Any] = {"style": style, "seed": seed}
+    options: dict[str, Any] = {"style": prompt.style(), "seed": seed}
     if batch_size is not None:
         options["batch_size"] = batch_size
+    if parts is not None:
+        stream = open_stream(parts, data, limit, seed, unlabeled, skip_bad)
+        if (
+            streamed := streams.stream_decisions(placement.load(model, shared=True), stream, parts, order, **options)
+        ) is not None:
+            _show_report(streamed, json_, out)
+        return
+    questions = load_data(data, limit, seed, unlabeled, skip_bad)
     if by == "generation":
         answers = evaluation.decide_by_generation(
             placement.load(model), questions, order, calibration=offsets, **options
@@ -82,6 +96,10 @@ def decide(
     report = decisions.decide(placement.load(model), questions, order, **options)
     report = report if offsets is None else report.calibrated(offsets)
     report = decisions.average_orders(report) if average_orders else report
+    _show_report(report, json_, out)
+
+
+def _show_report(report: Any, json_: bool, out: Path | None) -> None:
     measures = {"verdict": report.verdict, **{k: e.to_dict() for k, e in report.parts.items()}}
     show = partial(print_result, measures, True) if json_ else partial(print_report, report)
     deliver(show, (out, report.save))
@@ -132,6 +150,7 @@ def score(
     ] = "prompt",
     top: Annotated[int, typer.Option(min=1, help="heads to print")] = 10,
     toward: TowardOpt = "no",
+    parts: PartsOpt = None,
     skip_bad: SkipBadOpt = False,
     prompt: PromptOptions,
     batch_size: BatchOpt = None,
@@ -142,20 +161,20 @@ def score(
 ) -> None:
     """Which heads look at No, which at Yes? The negative attention score of every head, parted into polarity and
     recency."""
-    from ..scoring import score_heads
+    from ..scoring import HeadScores, score_heads
+    from ..streams import stream_scores
 
     check_out(out, "head_scores")
-    style, questions = prompt.style(), load_data(data, limit, seed, skip_bad=skip_bad)
-    scores = score_heads(
-        placement.load(model),
-        questions,
-        order,
-        style,
-        engine=engine,
-        per=per,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    options: dict[str, Any] = {"style": prompt.style(), "engine": engine, "per": per}
+    options |= {"batch_size": batch_size, "seed": seed}
+    scores: HeadScores | None
+    if parts is not None:
+        stream = open_stream(parts, data, limit, seed, skip_bad=skip_bad)
+        scores = stream_scores(placement.load(model, shared=True), stream, parts, order, **options)
+    else:
+        scores = score_heads(placement.load(model), load_data(data, limit, seed, skip_bad=skip_bad), order, **options)
+    if scores is None:  # another process shows them
+        return
     rows = partial(print_result, scores.to_dataframe().to_dict(orient="records"), True)
     deliver(rows if json_ else partial(print_scores, scores, top, toward), (out, scores.save))
 

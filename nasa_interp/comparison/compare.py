@@ -17,7 +17,8 @@ from ..heads import HeadList
 from ..models import Model, as_model
 from ..prompts import PromptStyle
 from ..questions import QuestionList
-from ..run import jsonable, read_json, write_json
+from ..results import hold_setting
+from ..run import jsonable
 from ..session import describe_run
 from ..torch_defaults import under_torch_defaults
 from .methods import METHODS, ComparisonSetting, Methods, random_sets
@@ -146,14 +147,7 @@ class Finished:
         self.parts = None if folder is None else Path(folder) / parts
         if self.parts is None:
             return
-        path, digest = self.parts / "setting.json", jsonable(digest)
-        if not path.exists():
-            write_json(path, digest)
-        elif (saved := read_json(path)) != digest:
-            other = sorted(key for key in digest if saved.get(key) != digest[key])
-            raise AlignmentError(
-                f"{folder} holds a run with another {', '.join(other)}; name another folder, or delete it"
-            )
+        hold_setting(self.parts / "setting.json", digest, folder, AlignmentError)
 
     def has(self, name: str) -> bool:
         """Whether the entry of this name is there."""

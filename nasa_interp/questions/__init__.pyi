@@ -14,12 +14,14 @@ from .registry import (
 from .resolve import describe_questions, resolve_questions
 from .rows import read_rows
 from .short_sources import SHORT, load_short
+from .stream import QuestionStream
 
 __all__ = [
     "SHORT",
     "SOURCES",
     "BinaryQuestion",
     "QuestionList",
+    "QuestionStream",
     "Skipped",
     "check_apart",
     "check_labeled",

@@ -45,10 +45,10 @@ def _rows(path: Path) -> list[tuple[str, Any]]:
     """Pairs of location and row, or the error in its stead."""
     if path.suffix.lower() == ".csv":
         return list(read_table(path, QuestionError)[1])
-    return [(location, _checked(location, row)) for location, row in json_lines(path)]
+    return [(location, checked_row(location, row)) for location, row in json_lines(path)]
 
 
-def _checked(location: str, row: Any) -> Any:
+def checked_row(location: str, row: Any) -> Any:
     if isinstance(row, (dict, QuestionError)):
         return row
     return QuestionError(f"{location} is {type(row).__name__}; write an object with 'question' and 'label'")
@@ -62,10 +62,10 @@ def json_lines(path: str | Path) -> list[tuple[str, Any]]:
     # Universal newlines: inside a JSON string, a line break is always escaped.
     lines = enumerate(io.StringIO(read_text(path, QuestionError), newline=None), start=1)
     placed = [(f"{path}, line {number}", line) for number, line in lines if line.strip()]
-    return [(place, _value(place, line)) for place, line in placed]
+    return [(place, json_value(place, line)) for place, line in placed]
 
 
-def _value(location: str, line: str) -> Any:
+def json_value(location: str, line: str) -> Any:
     try:
         return parse_at(location, line, "write one JSON object a line")
     except QuestionError as error:

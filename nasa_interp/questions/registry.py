@@ -143,11 +143,7 @@ def check_questions(questions: Iterable[BinaryQuestion], data: str) -> list[Bina
     if count > 1:
         raise QuestionError(f"{data}: {count} questions share the id {identifier!r}; give each its own")
     blank = [q.id for q in questions if q.label is None]
-    if 0 < len(blank) < len(questions):
-        raise QuestionError(
-            f"{data}: question {blank[0]!r} has no label, and others have one; give it one, drop it, or take all as "
-            f"unlabeled (load_questions(..., unlabeled=True))"
-        )
+    check_labeled_alike(data, blank[0] if len(blank) < len(questions) and blank else None)
     pairs = Counter(q.pair for q in questions if q.pair is not None)
     pair, count = max(pairs.items(), key=lambda item: item[1], default=("", 0))
     if count > 2:
@@ -157,6 +153,15 @@ def check_questions(questions: Iterable[BinaryQuestion], data: str) -> list[Bina
             f"or leave it empty where there is no twin"
         )
     return questions
+
+
+def check_labeled_alike(data: str, blank: str | None) -> None:
+    """Raises QuestionError where a question, by its id, has no label and others have one."""
+    if blank is not None:
+        raise QuestionError(
+            f"{data}: question {blank!r} has no label, and others have one; give it one, drop it, or take all as "
+            f"unlabeled (load_questions(..., unlabeled=True))"
+        )
 
 
 def sample_questions(questions: Sequence[BinaryQuestion], n: int, seed: int = 0) -> list[BinaryQuestion]:

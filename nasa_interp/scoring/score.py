@@ -61,30 +61,56 @@ def score_heads(
 
     Source: the paper, section on NAS; both orders and `per="query"` are ours.
     """
-    model = as_model(model)
+    start, model, unit = time.perf_counter(), as_model(model), unit_of(per)
+    asked = resolve_prompts(model, data, order, style, limit, seed, draws)
+    check_defined(asked)
+    choice = choose_engine(model, asked.batches[0], engine)
+    per_prompt, choice = score_chunk(model, asked, choice, per, batch_size, engine == "fused", progress)
+    notes = (choice.note,) if choice.note else ()
+    run = describe_run(model, asked, start, choice.engine, notes)
+    return HeadScores.from_prompts(per_prompt, asked.questions, run, unit=unit)
+
+
+def unit_of(per: str) -> str:
+    """The unit of scores; raises ModelError for another `per` than "prompt" and "query"."""
     if per not in ("prompt", "query"):
         raise ModelError(f"per={per!r} is unknown; use 'prompt' or 'query'")
-    start = time.perf_counter()
-    asked = resolve_prompts(model, data, order, style, limit, seed, draws)
+    return "nats, summed over queries" if per == "prompt" else "nats a query"
+
+
+def check_defined(asked: PromptSet) -> None:
+    """Raises PromptError where the only queries behind the candidates are the template's own."""
     if asked.batches[0].template_only:
         raise PromptError(
             "nothing but the template's own tokens follows the candidates, so NAS isn't defined for this form; put the "
             "instruction before the question"
         )
-    choice = choose_engine(model, asked.batches[0], engine)
+
+
+def score_chunk(
+    model: Model,
+    asked: PromptSet,
+    choice: Choice,
+    per: str,
+    batch_size: int | None = None,
+    fused_only: bool = False,
+    progress: bool = False,
+) -> tuple[dict[str, Float[np.ndarray, "prompt layer head"]], Choice]:
+    """The scores of every prompt by the chosen engine, or, where the fused one refuses, by the other; and which it was.
+
+    Raises:
+        FusedRefusedError: with `fused_only`, where that engine refuses.
+    """
     try:
-        per_prompt = _score_orders(model, asked, choice, per, batch_size, progress)
+        scores = _score_orders(model, asked, choice, per, batch_size, progress)
     except FusedRefusedError as refusal:
-        if engine == "fused":
+        if fused_only:
             raise
         choice = hooked_instead(refusal)
-        per_prompt = _score_orders(model, asked, choice, per, batch_size, progress)
+        scores = _score_orders(model, asked, choice, per, batch_size, progress)
     if choice.engine == "hooked" and choice.note:
         warn_user(choice.note)
-    notes = (choice.note,) if choice.note else ()
-    run = describe_run(model, asked, start, choice.engine, notes)
-    unit = "nats, summed over queries" if per == "prompt" else "nats a query"
-    return HeadScores.from_prompts(per_prompt, asked.questions, run, unit=unit)
+    return scores, choice
 
 
 def _score_orders(

@@ -16,6 +16,7 @@ from ..models import Model, as_model
 from ..prompts import PromptStyle, load_form
 from ..questions import SHORT, QuestionList, load_short
 from ..questions.resolve import resolve_questions
+from ..results import hold_setting
 from ..run import digest_of, jsonable, read_json, write_json
 from ..scoring import score_heads
 from ..torch_defaults import under_torch_defaults
@@ -149,14 +150,7 @@ class _Cells:
         self.folder = None if folder is None else folder / CELLS
         if self.folder is None:
             return
-        setting, path = jsonable({"base": self.base, "seed": seed, "draws": draws}), self.folder / "setting.json"
-        if not path.exists():
-            write_json(path, setting)
-        elif (saved := read_json(path)) != setting:
-            other = sorted(key for key in setting if saved.get(key) != setting[key])
-            raise ResultError(
-                f"{folder} holds a matrix with another {', '.join(other)}; name another folder, or delete it"
-            )
+        hold_setting(self.folder / "setting.json", {"base": self.base, "seed": seed, "draws": draws}, folder)
 
     def get(self, questions: QuestionList, form: str, style: PromptStyle) -> tuple[dict[str, Any], BinaryReport | None]:
         """What is known of the cell besides its report, and that: None where it can't be asked, as the note says."""

@@ -1,0 +1,231 @@
+"""Deciding, scoring and ablating over any number of questions, in parts that are kept."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..bootstrap import DRAWS
+from ..decisions import report_decisions
+from ..errors import warn_user
+from ..forward import intervenable
+from ..heads import HeadList
+from ..interventions import AblationEffect, Intervention, RandomControls, Zero, edits_of, random_heads
+from ..interventions.effect import MEASURES
+from ..models import as_model
+from ..prompts import Orders, PromptStyle
+from ..questions import QuestionStream
+from ..run import RunInfo
+from ..scoring import HeadScores
+from ..scoring.engine import Engine, choose_engine
+from ..scoring.score import check_defined, score_chunk, unit_of
+from ..session import PromptSet
+from ..torch_defaults import under_torch_defaults
+from .heads import MeanByHead
+from .parts import Parts
+from .report import StreamedReport
+from .running import Streamed, decision_columns, head_column
+from .world import joined_world
+
+
+@under_torch_defaults
+def stream_decisions(
+    model: Any,
+    data: Any,
+    folder: str | Path,
+    order: Orders = "both",
+    style: PromptStyle | None = None,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = True,
+) -> StreamedReport | None:
+    """Asks the model any number of questions, with flat memory; what is finished stays, and a killed run goes on.
+
+    Args:
+        model, order, style, batch_size, seed, draws, progress: as for `decide`.
+        data: a QuestionStream, or what it opens: a `.jsonl` or `.csv` file is never read whole.
+        folder: where parts are kept; the same call again goes on there. Under torchrun or `accelerate launch` all
+            processes need it.
+
+    Returns:
+        The report, written to `report.json` in the folder, too; None in all processes but the first.
+
+    Raises:
+        ResultError: the folder holds another run. NasaInterpError: another process of this run was lost.
+
+    Source: ours.
+    """
+    run = _streamed(model, data, order, style, seed, draws, progress)
+    base = run.model.weights_hash()
+
+    def make(asked: PromptSet) -> tuple[Mapping[str, Any], RunInfo]:
+        report = report_decisions(run.model, asked, batch_size=batch_size, progress=False, model_hash=base)
+        return decision_columns(report), report.run
+
+    with joined_world(str(folder)) as world:
+        parts = run.parts(folder, "decide")
+        run.compute(parts, world, make)
+    if not world.first:
+        return None
+    report = StreamedReport.of(parts, run.run(parts))
+    report.save(parts.folder / "report.json")
+    for message in report.warnings:
+        warn_user(message)
+    return report
+
+
+@under_torch_defaults
+def stream_scores(
+    model: Any,
+    data: Any,
+    folder: str | Path,
+    order: Orders = "both",
+    style: PromptStyle | None = None,
+    *,
+    engine: Engine = "auto",
+    per: Literal["prompt", "query"] = "prompt",
+    batch_size: int | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = True,
+) -> HeadScores | None:
+    """The NAS of every head over any number of questions, with flat memory; a killed run goes on.
+
+    Args:
+        model, order, style, engine, per, batch_size, seed, draws, progress: as for `score_heads`. The engines are held
+            to each other on the first chunk.
+        data, folder: as for `stream_decisions`.
+
+    Returns:
+        The scores with intervals, without each prompt's own, which lie in the parts; written to `scores.json` in the
+        folder, too. None in all processes but the first.
+
+    Raises:
+        As `score_heads` and `stream_decisions` do.
+
+    Source: the paper, section on NAS; the Poisson bootstrap's intervals are ours.
+    """
+    run = _streamed(model, data, order, style, seed, draws, progress)
+    unit = unit_of(per)
+    with joined_world(str(folder)) as world:
+        first = run.prompts(run.stream.read(0))
+        check_defined(first)
+        choice = choose_engine(run.model, first.batches[0], engine)
+        parts = run.parts(folder, "score", engine=choice.engine, per=per)
+
+        def make(asked: PromptSet) -> tuple[Mapping[str, Any], RunInfo]:
+            scores, took = score_chunk(run.model, asked, choice, per, batch_size, engine == "fused")
+            told = RunInfo(run.model.name, "", len(asked.questions), asked.orders, engine=took.engine)
+            told = replace(told, dtype=str(run.model.dtype).removeprefix("torch."), notes=_notes(asked, took.note))
+            return {f"nas_{o}": head_column(values) for o, values in scores.items()}, told
+
+        run.compute(parts, world, make)
+    if not world.first:
+        return None
+    means = MeanByHead.over(parts, run.run(parts), (run.model.n_layers, run.model.n_heads))
+    columns, intervals = means.columns(HeadScores), means.intervals(HeadScores)
+    scores = HeadScores(columns, intervals, means.run, unit=unit)
+    scores.save(parts.folder / "scores.json")
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedAblation:
+    """What a change of heads does to any number of decisions.
+
+    Args:
+        effect: of the chosen heads.
+        controls: the same intervention on random heads; None without any.
+    """
+
+    effect: AblationEffect
+    controls: RandomControls | None
+
+
+@under_torch_defaults
+def stream_ablation(
+    model: Any,
+    data: Any,
+    heads: HeadList | Iterable[Any],
+    folder: str | Path,
+    intervention: Intervention | None = None,
+    order: Orders = "both",
+    style: PromptStyle | None = None,
+    *,
+    n_random: int = 0,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = True,
+) -> StreamedAblation | None:
+    """Changes heads and asks any number of questions again, with flat memory; a killed run goes on.
+
+    Args:
+        model, heads, intervention, order, style, seed, draws, progress: as for `ablation_effect`.
+        data, folder: as for `stream_decisions`.
+        n_random: layer-matched random sets, drawn by `seed`, that get the same intervention.
+
+    Returns:
+        The effect and its controls; None in all processes but the first.
+
+    Raises:
+        As `ablation_effect` and `stream_decisions` do.
+
+    Source: ours.
+    """
+    run, what = _streamed(model, data, order, style, seed, draws, progress), intervention or Zero()
+    shape, rng = (run.model.n_layers, run.model.n_heads), np.random.default_rng(seed)
+    chosen = HeadList.of(heads).check(*shape)
+    sets = {"changed_": chosen} | {f"random{i}_": random_heads(chosen, *shape, rng) for i in range(n_random)}
+    base = run.model.weights_hash()
+    with joined_world(str(folder)) as world:
+        changeable = intervenable(run.model, run.prompts(run.stream.read(0)).batches[0])
+        told = {name: [str(head) for head in each] for name, each in sets.items()}
+        parts = run.parts(folder, "ablate", intervention=repr(what), heads=told)
+
+        def make(asked: PromptSet) -> tuple[Mapping[str, Any], RunInfo]:
+            options: dict[str, Any] = {"progress": False, "fused_only": True, "model_hash": base}
+            report = report_decisions(changeable, asked, **options)
+            columns = decision_columns(report)
+            for name, each in sets.items():
+                changed = report_decisions(changeable, asked, edits=edits_of(each, what), **options)
+                columns |= decision_columns(changed, name)
+            return columns, report.run
+
+        run.compute(parts, world, make)
+    return _ablation(parts, run.run(parts), chosen, what, list(sets), progress) if world.first else None
+
+
+def _ablation(
+    parts: Parts, run: RunInfo, chosen: HeadList, what: Intervention, names: list[str], progress: bool
+) -> StreamedAblation:
+    """The effects from the parts, one set of heads at a time."""
+    base = StreamedReport.of(parts, run)
+    note = (*run.notes, f"{what} on {', '.join(map(str, chosen))}")
+    effect = AblationEffect(chosen, what, base, StreamedReport.of(parts, replace(run, notes=note), names[0]))
+    for message in effect.warnings:
+        warn_user(message)
+    random: dict[str | None, dict[str, tuple[float, ...]]]
+    random = {o: dict.fromkeys(MEASURES, ()) for o in (None, *run.orders)}
+    for name in tqdm(names[1:], desc="random heads", unit="set", disable=not progress):
+        other = AblationEffect(chosen, what, base, StreamedReport.of(parts, run, name))
+        for order, measures in random.items():
+            for measure, (before, after) in other.points(order).items():
+                measures[measure] = (*measures[measure], after - before)
+    return StreamedAblation(effect, RandomControls(effect, random, True) if names[1:] else None)
+
+
+def _streamed(
+    model: Any, data: Any, order: Orders, style: PromptStyle | None, seed: int, draws: int, progress: bool
+) -> Streamed:
+    start, stream = time.perf_counter(), QuestionStream.open(data)
+    return Streamed(as_model(model), stream, order, style, seed, draws, progress, start)
+
+
+def _notes(asked: PromptSet, note: str) -> tuple[str, ...]:
+    return (*asked.questions.notes, *asked.batches[0].notes, *((note,) if note else ()))
