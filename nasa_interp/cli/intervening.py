@@ -69,8 +69,6 @@ def ablate(
         done = stream_ablation(
             placement.load(model, shared=True), stream, chosen, parts, intervention, order, style, **options
         )
-        if done is None:  # another process shows it
-            return
         effect, control = done.effect, done.controls.of() if done.controls else None
     else:
         questions = load_data(data, limit, seed, skip_bad=skip_bad)

@@ -79,10 +79,8 @@ def decide(
         options["batch_size"] = batch_size
     if parts is not None:
         stream = open_stream(parts, data, limit, seed, unlabeled, skip_bad)
-        if (
-            streamed := streams.stream_decisions(placement.load(model, shared=True), stream, parts, order, **options)
-        ) is not None:
-            _show_report(streamed, json_, out)
+        report = streams.stream_decisions(placement.load(model, shared=True), stream, parts, order, **options)
+        _show_report(report, json_, out)
         return
     questions = load_data(data, limit, seed, unlabeled, skip_bad)
     if by == "generation":
@@ -161,20 +159,17 @@ def score(
 ) -> None:
     """Which heads look at No, which at Yes? The negative attention score of every head, parted into polarity and
     recency."""
-    from ..scoring import HeadScores, score_heads
+    from ..scoring import score_heads
     from ..streams import stream_scores
 
     check_out(out, "head_scores")
     options: dict[str, Any] = {"style": prompt.style(), "engine": engine, "per": per}
     options |= {"batch_size": batch_size, "seed": seed}
-    scores: HeadScores | None
     if parts is not None:
         stream = open_stream(parts, data, limit, seed, skip_bad=skip_bad)
         scores = stream_scores(placement.load(model, shared=True), stream, parts, order, **options)
     else:
         scores = score_heads(placement.load(model), load_data(data, limit, seed, skip_bad=skip_bad), order, **options)
-    if scores is None:  # another process shows them
-        return
     rows = partial(print_result, scores.to_dataframe().to_dict(orient="records"), True)
     deliver(rows if json_ else partial(print_scores, scores, top, toward), (out, scores.save))
 

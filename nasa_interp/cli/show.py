@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from ..run import jsonable
+from ..streams import world_rank
 
 
 def print_result(content: Any, as_json: bool) -> None:
@@ -18,10 +19,14 @@ def print_result(content: Any, as_json: bool) -> None:
 def deliver(show: Callable[[], None], *files: tuple[Path | None, Callable[[Path], Any]]) -> None:
     """Writes a result to the requested files, and prints it even if one can't be written.
 
+    Of several processes with the same result, the first does.
+
     Args:
         show: prints it.
         files: pairs of a path, or None for no file, and the function that writes the result there.
     """
+    if world_rank() > 0:
+        return
     try:
         for path, save in files:
             if path is not None:

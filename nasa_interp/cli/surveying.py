@@ -1,14 +1,15 @@
 """Asks data sets in forms: `matrix`."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .app import app
-from .options import JsonOpt, ModelArg, ModelOptions, SeedOpt, SkipBadOpt, check_out_folder, load_data
+from .options import JsonOpt, ModelArg, ModelOptions, SeedOpt, SkipBadOpt, check_out_folder, load_data, open_stream
 from .shared import with_shared_options
-from .show import print_result
+from .show import deliver, print_result
 
 
 @app.command()
@@ -28,6 +29,9 @@ def matrix(
     few: Annotated[
         list[str] | None, typer.Option(help="fewer questions for some data or form, such as think=24; again for more")
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="ask all questions, of files of any length; parts are kept in --out")
+    ] = False,
     skip_bad: SkipBadOpt = False,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
@@ -38,9 +42,18 @@ def matrix(
     from ..survey import form_matrix
 
     check_out_folder(out, {"matrix.json": "form_matrix"})
-    questions = [load_data(name, None, seed, skip_bad=skip_bad) for name in data]
+    if everything and out is None:
+        raise typer.BadParameter("parts need a folder; give --out", param_hint="--all")
+    if everything and (few or known is not None):
+        raise typer.BadParameter("goes with neither --few nor --known; leave them out", param_hint="--all")
+    questions = [
+        open_stream(out, name, None, seed, skip_bad=skip_bad)
+        if everything and out is not None
+        else load_data(name, None, seed, skip_bad=skip_bad)
+        for name in data
+    ]
     found = form_matrix(
-        placement.load(model),
+        placement.load(model, shared=everything),
         questions,
         form or ("yes-no",),
         limit=limit,
@@ -50,14 +63,17 @@ def matrix(
         folder=out,
         seed=seed,
     )
+    deliver(partial(print_result, _told(found, json_), json_))
+
+
+def _told(found: Any, json_: bool) -> Any:
     if json_:
         table = found.table.astype(object).where(found.table.notna(), None)
-        print_result({"table": table.to_dict(orient="records"), "verdict": found.verdict}, True)
-        return
+        return {"table": table.to_dict(orient="records"), "verdict": found.verdict}
     grids = [
         f"{name}\n{found.grid(name).round(2).to_string(na_rep='-')}" for name in ("imbalance", "auc", "answer_mass")
     ]
-    print_result("\n\n".join([*grids, "\n".join(found.verdict)]), False)
+    return "\n\n".join([*grids, "\n".join(found.verdict)])
 
 
 def _few(text: str) -> tuple[str, int]:

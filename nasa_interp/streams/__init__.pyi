@@ -3,7 +3,7 @@
 from .parts import Part, Parts
 from .report import StreamedReport
 from .verbs import StreamedAblation, stream_ablation, stream_decisions, stream_scores
-from .world import World, joined_world, world_size
+from .world import World, joined_world, world_rank, world_size
 
 __all__ = [
     "Part",
@@ -15,5 +15,6 @@ __all__ = [
     "stream_ablation",
     "stream_decisions",
     "stream_scores",
+    "world_rank",
     "world_size",
 ]

@@ -49,6 +49,11 @@ class Parts:
         """The parts that aren't there; one that is damaged counts as missing, with a warning."""
         return [number for number in range(self.n) if not self._is_whole(number)]
 
+    def clear(self) -> None:
+        """Removes what a killed process left behind of a part that it was writing."""
+        for left in self.folder.glob(".part-*.part"):
+            left.unlink(missing_ok=True)
+
     def write(self, number: int, table: pa.Table, about: Mapping[str, Any]) -> None:
         """Writes a part; `about` are plain values that are kept beside its rows."""
         path = self._path(number)

@@ -72,7 +72,9 @@ class Streamed:
             world: the processes.
             make: the columns of a chunk's part, one row a question, and how they came about.
         """
-        missing = world.share(parts.missing())
+        if world.first:
+            parts.clear()
+        missing = world.share(parts.missing() if world.first else None)
         shown = self.progress and world.first
         with tqdm(total=self.stream.n_questions, desc="questions", unit="question", disable=not shown) as bar:
             bar.update(self.stream.n_questions - sum(self._length(number) for number in missing))

@@ -44,7 +44,7 @@ def stream_decisions(
     seed: int = 0,
     draws: int = DRAWS,
     progress: bool = True,
-) -> StreamedReport | None:
+) -> StreamedReport:
     """Asks the model any number of questions, with flat memory; what is finished stays, and a killed run goes on.
 
     Args:
@@ -54,7 +54,7 @@ def stream_decisions(
             processes need it.
 
     Returns:
-        The report, written to `report.json` in the folder, too; None in all processes but the first.
+        The report, the same in all processes; the first writes it to `report.json` in the folder, too.
 
     Raises:
         ResultError: the folder holds another run. NasaInterpError: another process of this run was lost.
@@ -71,10 +71,9 @@ def stream_decisions(
     with joined_world(str(folder)) as world:
         parts = run.parts(folder, "decide")
         run.compute(parts, world, make)
-    if not world.first:
-        return None
     report = StreamedReport.of(parts, run.run(parts))
-    report.save(parts.folder / "report.json")
+    if world.first:
+        report.save(parts.folder / "report.json")
     for message in report.warnings:
         warn_user(message)
     return report
@@ -94,7 +93,7 @@ def stream_scores(
     seed: int = 0,
     draws: int = DRAWS,
     progress: bool = True,
-) -> HeadScores | None:
+) -> HeadScores:
     """The NAS of every head over any number of questions, with flat memory; a killed run goes on.
 
     Args:
@@ -103,8 +102,8 @@ def stream_scores(
         data, folder: as for `stream_decisions`.
 
     Returns:
-        The scores with intervals, without each prompt's own, which lie in the parts; written to `scores.json` in the
-        folder, too. None in all processes but the first.
+        The scores with intervals, without each prompt's own, which lie in the parts: the same in all processes. The
+        first writes them to `scores.json` in the folder, too.
 
     Raises:
         As `score_heads` and `stream_decisions` do.
@@ -126,12 +125,11 @@ def stream_scores(
             return {f"nas_{o}": head_column(values) for o, values in scores.items()}, told
 
         run.compute(parts, world, make)
-    if not world.first:
-        return None
     means = MeanByHead.over(parts, run.run(parts), (run.model.n_layers, run.model.n_heads))
     columns, intervals = means.columns(HeadScores), means.intervals(HeadScores)
     scores = HeadScores(columns, intervals, means.run, unit=unit)
-    scores.save(parts.folder / "scores.json")
+    if world.first:
+        scores.save(parts.folder / "scores.json")
     return scores
 
 
@@ -162,7 +160,7 @@ def stream_ablation(
     seed: int = 0,
     draws: int = DRAWS,
     progress: bool = True,
-) -> StreamedAblation | None:
+) -> StreamedAblation:
     """Changes heads and asks any number of questions again, with flat memory; a killed run goes on.
 
     Args:
@@ -171,7 +169,7 @@ def stream_ablation(
         n_random: layer-matched random sets, drawn by `seed`, that get the same intervention.
 
     Returns:
-        The effect and its controls; None in all processes but the first.
+        The effect and its controls, the same in all processes.
 
     Raises:
         As `ablation_effect` and `stream_decisions` do.
@@ -198,7 +196,7 @@ def stream_ablation(
             return columns, report.run
 
         run.compute(parts, world, make)
-    return _ablation(parts, run.run(parts), chosen, what, list(sets), progress) if world.first else None
+    return _ablation(parts, run.run(parts), chosen, what, list(sets), progress and world.first)
 
 
 def _ablation(

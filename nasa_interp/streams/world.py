@@ -2,14 +2,13 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-
-import torch.distributed as dist
 
 from ..errors import NasaInterpError
 
@@ -22,7 +21,7 @@ class World:
     """One of the processes that share a run.
 
     Args:
-        rank: its number; the first, 0, gathers.
+        rank: its number; the first, 0, writes what all have found.
         size: how many there are.
         folder: where finished parts lie, for the error.
         group: what they speak through; None alone.
@@ -35,13 +34,15 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that gathers."""
+        """Whether this is the one that writes and shows."""
         return self.rank == 0
 
     def share(self, value: Any) -> Any:
         """The first one's value, in all of them."""
         if self.size == 1:
             return value
+        import torch.distributed as dist
+
         values = [value]
         with self._lost():
             dist.broadcast_object_list(values, src=0, group=self.group)
@@ -50,6 +51,8 @@ class World:
     def wait(self) -> None:
         """Until all have come here; raises NasaInterpError where one was lost."""
         if self.size > 1:
+            import torch.distributed as dist
+
             with self._lost():
                 dist.barrier(group=self.group)
 
@@ -79,13 +82,14 @@ def joined_world(folder: str = "") -> Iterator[World]:
         NasaInterpError: only one of RANK and WORLD_SIZE is there, or they are no numbers; or, inside, another process
             was lost.
     """
-    if dist.is_available() and dist.is_initialized():
-        group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
-        yield World(dist.get_rank(), dist.get_world_size(), folder, group)
-        return
-    rank, size = _environment()
+    rank, size = _place()
     if size == 1:
         yield World(rank, size, folder)
+        return
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        yield World(rank, size, folder, dist.new_group(backend="gloo"))
         return
     dist.init_process_group("gloo", timeout=PATIENCE)
     world = World(rank, size, folder, dist.group.WORLD)
@@ -98,10 +102,15 @@ def joined_world(folder: str = "") -> Iterator[World]:
 
 @contextmanager
 def _ended_by(world: World) -> Iterator[None]:
-    """A launcher that has lost one process ends the others by SIGTERM: then one line is said, not nothing."""
+    """A launcher that has lost one process ends the others by SIGTERM: then one line is said, not nothing.
+
+    It ends at once: Python drops an error that a handler raises while a destructor runs, and a part is there whole or
+    not at all.
+    """
 
     def end(*_: Any) -> None:
-        raise NasaInterpError(world.loss)
+        print(f"error: {world.loss}", file=sys.stderr, flush=True)
+        os._exit(1)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -115,9 +124,21 @@ def _ended_by(world: World) -> Iterator[None]:
 
 def world_size() -> int:
     """How many processes share this run, without joining them."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size()
-    return _environment()[1]
+    return _place()[1]
+
+
+def world_rank() -> int:
+    """This process's number among them, without joining them."""
+    return _place()[0]
+
+
+def _place() -> tuple[int, int]:
+    """Rank and number of processes, as torch.distributed knows them, where somebody set it up, or the environment."""
+    # Where nobody has imported it, nobody has set it up, and some commands need no PyTorch at all.
+    dist: Any = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return _environment()
 
 
 def _environment() -> tuple[int, int]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from ..bootstrap import DRAWS, draw_weights, interval
-from ..decisions import BinaryReport
+from ..bootstrap import interval
+from ..decisions import BinaryReport, MeasuredDecisions
 from ..measures import measure_draws
 
-Reports = Mapping[tuple[str, str], BinaryReport]
+Reports = Mapping[tuple[str, str], MeasuredDecisions]
 
 
 @dataclass(frozen=True)
@@ -94,18 +94,25 @@ def _compared(
     pair = _alike(reports[first], reports[second])
     if pair is None:
         return None
-    weights = draw_weights(pair[0].clusters, pair[0].run.draws or DRAWS, pair[0].run.seed)
-    once = np.ones((1, weights.shape[1]), dtype=np.float32)
-    (now,), drawn = (value(*(_imbalance(report, w) for report in pair)) for w in (once, weights))
-    low, high = interval(drawn)
+
+    def found(weights: Float[np.ndarray, "draw row"]) -> dict[str, Float[np.ndarray, " kept"]]:
+        return {"value": value(*(_imbalance(report, weights) for report in pair))}
+
+    n = len(pair[0].order)
+    (now,) = found(np.ones((1, n), dtype=np.float32))["value"]
+    low, high = interval(pair[0].drawn(np.ones(n, dtype=bool), found)["value"])
     compared = f"{first[1]} against {second[1]}" if first[0] == second[0] else f"{first[0]} against {second[0]}"
-    return Claim(claim, second[0], compared, float(now), float(low), float(high), len(set(pair[0].questions)))
+    return Claim(claim, second[0], compared, float(now), float(low), float(high), pair[0].n_questions)
 
 
-def _alike(one: BinaryReport, other: BinaryReport) -> tuple[BinaryReport, BinaryReport] | None:
+def _alike(one: MeasuredDecisions, other: MeasuredDecisions) -> tuple[MeasuredDecisions, MeasuredDecisions] | None:
     """Both reports on the decisions that they share, in one order; None where there are none or no labels."""
     if one.label is None or other.label is None:
         return None
+    if not (isinstance(one, BinaryReport) and isinstance(other, BinaryReport)):
+        # Streams are asked whole: they are alike or not.
+        same = one.order == other.order and np.array_equal(one.clusters, other.clusters)
+        return (one, other) if same else None
     places = [{(q.id, o): i for i, (q, o) in enumerate(zip(r.questions, r.order, strict=True))} for r in (one, other)]
     shared = [key for key in places[0] if key in places[1]]
     if not shared:
@@ -116,7 +123,7 @@ def _alike(one: BinaryReport, other: BinaryReport) -> tuple[BinaryReport, Binary
     return first, second
 
 
-def _imbalance(report: BinaryReport, weights: Float[np.ndarray, "draw decision"]) -> Imbalance:
+def _imbalance(report: MeasuredDecisions, weights: Float[np.ndarray, "draw decision"]) -> Imbalance:
     """Of the decisions that are none of the third candidate's."""
     label = report.label
     assert label is not None

@@ -1,7 +1,7 @@
 """The verb: every data set asked in every form, cell by cell."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,17 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..bootstrap import DRAWS
-from ..decisions import BinaryReport, decide
+from ..decisions import BinaryReport, MeasuredDecisions, decide
 from ..errors import NasaInterpError, PromptError, ResultError
 from ..knowledge import STATES, Knowledge, Shortcut, ask_openly, shortcut
 from ..models import Model, as_model
 from ..prompts import PromptStyle, load_form
-from ..questions import SHORT, QuestionList, load_short
+from ..questions import SHORT, QuestionList, QuestionStream, load_short
 from ..questions.resolve import resolve_questions
 from ..results import hold_setting
 from ..run import digest_of, jsonable, read_json, write_json
-from ..scoring import score_heads
+from ..scoring import HeadScores, score_heads
+from ..streams import stream_decisions, stream_scores, world_rank
 from ..torch_defaults import under_torch_defaults
 from .table import FormMatrix, row_of
 
@@ -46,7 +47,8 @@ def form_matrix(
 
     Args:
         model: a Model, or what `load_model` accepts besides names.
-        data: data specifications, or lists of questions with a name.
+        data: data specifications, or lists of questions with a name; or QuestionStreams, which are asked whole in parts
+            that `folder` keeps, whatever the limits, and by all processes of a torchrun together.
         forms: names of forms, `.toml` files, or styles; the first of them and the first data are what the heads of the
             others are compared with.
         limit: so many questions of each, drawn evenly from the groups.
@@ -62,7 +64,7 @@ def form_matrix(
         One row a cell and state of knowledge, and the reports behind them. A cell that can't be asked says why.
 
     Raises:
-        ResultError: no data, no form, or a folder of another model.
+        ResultError: no data, no form, or a folder of another model; a stream without a folder.
 
     Source: ours, after the questions of the follow-up (arXiv 2511.10881).
     """
@@ -73,8 +75,10 @@ def form_matrix(
         str(form) if isinstance(form, (str, Path)) else f"form {i}": load_form(form) for i, form in enumerate(forms)
     }
     given = dict(limits or {})
+    if folder is None and any(isinstance(each, QuestionStream) for each in data):
+        raise ResultError("a stream is asked in parts, which need a place; give folder=")
     plan = [
-        (resolve_questions(each, _least(limit, given, str(getattr(each, "name", each)), form), seed), form, style)
+        (_asked(each, _least(limit, given, str(getattr(each, "name", each)), form), seed), form, style)
         for each in data
         for form, style in styles.items()
     ]
@@ -103,9 +107,14 @@ def form_matrix(
         seconds=round(time.perf_counter() - start, 3),
     )
     found = FormMatrix.of(rows, reports, run, details, [each for each in shortcuts.values() if each is not None])
-    if folder is not None:
+    if folder is not None and world_rank() == 0:
         found.save(Path(folder) / "matrix.json")
     return found
+
+
+def _asked(data: Any, limit: int | None, seed: int) -> QuestionList | QuestionStream:
+    """A cell's questions; a stream as it is."""
+    return data if isinstance(data, QuestionStream) else resolve_questions(data, limit, seed)
 
 
 def _least(limit: int | None, limits: Mapping[str, int], *names: str) -> int | None:
@@ -114,7 +123,7 @@ def _least(limit: int | None, limits: Mapping[str, int], *names: str) -> int | N
     return min(holding, default=None)
 
 
-def _shortcut(report: BinaryReport, knowledge: Knowledge) -> Shortcut | None:
+def _shortcut(report: Any, knowledge: Knowledge) -> Shortcut | None:
     """The claim that No is a shortcut without knowledge; None where a side has no decisions."""
     try:
         return shortcut(report, knowledge)
@@ -122,7 +131,7 @@ def _shortcut(report: BinaryReport, knowledge: Knowledge) -> Shortcut | None:
         return None
 
 
-def _states(report: BinaryReport, knowledge: Knowledge) -> list[tuple[str, BinaryReport]]:
+def _states(report: Any, knowledge: Knowledge) -> list[tuple[str, BinaryReport]]:
     """The decisions on the questions of each state that there are any of."""
     states = [knowledge.of(question) for question in report.questions]
     parts = []
@@ -152,8 +161,12 @@ class _Cells:
             return
         hold_setting(self.folder / "setting.json", {"base": self.base, "seed": seed, "draws": draws}, folder)
 
-    def get(self, questions: QuestionList, form: str, style: PromptStyle) -> tuple[dict[str, Any], BinaryReport | None]:
+    def get(
+        self, questions: QuestionList | QuestionStream, form: str, style: PromptStyle
+    ) -> tuple[dict[str, Any], MeasuredDecisions | None]:
         """What is known of the cell besides its report, and that: None where it can't be asked, as the note says."""
+        if isinstance(questions, QuestionStream):
+            return self._streamed(questions, style)
         place = None
         if self.folder is not None:
             place = self.folder / digest_of([*questions, style.to_dict(), self.heads])
@@ -170,10 +183,19 @@ class _Cells:
             write_json(place / "cell.json", jsonable(facts | {"data": questions.name, "form": form}))
         return facts, report
 
-    def knowledge(self, questions: QuestionList, samples: int | None) -> Knowledge | None:
+    def _streamed(self, stream: QuestionStream, style: PromptStyle) -> tuple[dict[str, Any], MeasuredDecisions | None]:
+        """A cell of a stream, whose parts are what is kept."""
+        assert self.folder is not None
+        place = self.folder / digest_of([stream.digest, style.to_dict()])
+        return self._facts(
+            lambda options: stream_decisions(self.model, stream, place / "decisions", style=style, **options),
+            lambda options: stream_scores(self.model, stream, place / "scores", style=style, **options),
+        )
+
+    def knowledge(self, questions: QuestionList | QuestionStream, samples: int | None) -> Knowledge | None:
         """What the model knows of the short questions behind these; None where they have none."""
         source = questions.name.partition(":")[0]
-        if samples is None or source not in SHORT:
+        if samples is None or source not in SHORT or isinstance(questions, QuestionStream):
             return None
         pairs = {q.pair for q in questions}
         key = digest_of([questions.name.partition("#")[0], sorted(map(str, pairs)), samples, self.seed])
@@ -188,16 +210,22 @@ class _Cells:
         return self.known[key]
 
     def _make(self, questions: QuestionList, style: PromptStyle) -> tuple[dict[str, Any], BinaryReport | None]:
+        return self._facts(
+            lambda options: decide(self.model, questions, style=style, **options),
+            lambda options: score_heads(self.model, questions, style=style, **options),
+        )
+
+    def _facts(self, decided: Callable[[Any], Any], scored: Callable[[Any], HeadScores]) -> Any:
+        """A cell's facts and report; None where it can't be asked."""
         start, options = time.perf_counter(), {"seed": self.seed, "draws": self.draws, "progress": False}
         try:
-            report = decide(self.model, questions, style=style, **options)
+            report = decided(options)
         except PromptError as error:
             return {"heads": [], "seconds": 0.0, "note": str(error)}, None
         facts: dict[str, Any] = {"heads": [], "note": ""}
         if self.heads:
             try:
-                scores = score_heads(self.model, questions, style=style, **options)
-                facts["heads"] = [str(head) for head in scores.top(TOP, by="polarity")]
+                facts["heads"] = [str(head) for head in scored(options).top(TOP, by="polarity")]
             except NasaInterpError as error:
                 facts["note"] = f"no heads: {error}"
         return facts | {"seconds": round(time.perf_counter() - start, 2)}, report

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..decisions import BinaryReport
+from ..decisions import MeasuredDecisions
 from ..knowledge import Shortcut
 from ..results import parsing_result, read_result, write_result
 from ..run import RunInfo, jsonable
@@ -20,7 +20,9 @@ from .claims import Claim, claims_of
 KEYS = ("data", "form", "known")
 
 
-def row_of(data: str, form: str, known: str, report: BinaryReport | None, facts: Mapping[str, Any]) -> dict[str, Any]:
+def row_of(
+    data: str, form: str, known: str, report: MeasuredDecisions | None, facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """One cell in numbers; NaN where it could not be asked."""
     row: dict[str, Any] = dict(zip(KEYS, (data, form, known), strict=True))
     row |= {"heads": " ".join(facts["heads"]), "note": facts["note"], "seconds": facts["seconds"]}
@@ -28,7 +30,7 @@ def row_of(data: str, form: str, known: str, report: BinaryReport | None, facts:
         return row | {"n": 0}
     e, within = report.overall, report.orders
     return row | {
-        "n": len({q.id for q in report.questions}),
+        "n": report.n_questions,
         "base_rate": e.base_rate,
         "yes_rate": e.yes_rate,
         "gap": e.gap,
@@ -63,7 +65,7 @@ class FormMatrix:
     """
 
     table: pd.DataFrame
-    reports: Mapping[tuple[str, str], BinaryReport]
+    reports: Mapping[tuple[str, str], MeasuredDecisions]
     claims: tuple[Claim, ...]
     run: RunInfo
     details: dict[str, Any] = field(default_factory=dict)
@@ -73,7 +75,7 @@ class FormMatrix:
     def of(
         cls,
         rows: Sequence[dict[str, Any]],
-        reports: Mapping[tuple[str, str], BinaryReport],
+        reports: Mapping[tuple[str, str], MeasuredDecisions],
         run: RunInfo,
         details: dict[str, Any],
         shortcuts: Sequence[Shortcut] = (),
