@@ -99,13 +99,9 @@ class ModelOptions:
             NasaInterpError: where several processes were started, and they would all do the same.
         """
         from ..models import load_model
-        from ..streams import world_size
 
-        if not shared and (size := world_size()) > 1:
-            raise NasaInterpError(
-                f"{size} processes would all do the same; start one, or let them share the questions: score, decide or "
-                f"ablate with --parts FOLDER"
-            )
+        if not shared:
+            check_alone()
         return load_model(name, device=self.device, dtype=self.dtype)
 
 
@@ -138,6 +134,17 @@ def load_data(data: str, limit: int | None, seed: int, unlabeled: bool = False, 
     from ..questions import load_questions
 
     return load_questions(data, limit, seed, unlabeled, skip_bad)
+
+
+def check_alone() -> None:
+    """Raises NasaInterpError where several processes were started, which would all do the same."""
+    from ..streams import world_size
+
+    if (size := world_size()) > 1:
+        raise NasaInterpError(
+            f"{size} processes would all do the same; start one, or let them share the questions: score, decide or "
+            f"ablate with --parts FOLDER, matrix with --all"
+        )
 
 
 def open_stream(

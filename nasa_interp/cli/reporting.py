@@ -7,7 +7,7 @@ import typer
 
 from ..errors import NasaInterpError
 from .app import app
-from .options import JsonOpt, LimitOpt, ModelArg, ModelOptions, SeedOpt, check_out, check_out_folder
+from .options import JsonOpt, LimitOpt, ModelArg, ModelOptions, SeedOpt, check_alone, check_out, check_out_folder
 from .running import say_stage
 from .shared import with_shared_options
 from .show import print_report, print_result, print_scores
@@ -61,6 +61,7 @@ def demo(
     """The whole story on the embedded model, into a run folder."""
     from ..demo import run_demo
 
+    check_alone()
     check_out_folder(out)
     story = run_demo(
         out, quick=quick, seed=seed, device=placement.device, dtype=placement.dtype, limit=limit, say=say_stage

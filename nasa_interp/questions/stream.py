@@ -187,9 +187,10 @@ def _check_apart(table: "_Table", checked: _Checked) -> None:
     lines = np.frombuffer(checked.lines, dtype=np.uint64)
     for keys, most, what in ((checked.ids, 1, "id"), (checked.pairs, 2, "pair")):
         numbers = np.frombuffer(keys, dtype=np.uint64)
-        found, counts = np.unique(numbers[numbers != 0], return_counts=True)
-        if (counts > most).any():
-            where = lines[numbers == found[counts > most][0]].tolist()
+        ordered = np.sort(numbers)
+        too_many = ordered[most:][(ordered[most:] == ordered[:-most]) & (ordered[most:] != 0)]
+        if len(too_many):
+            where = lines[numbers == too_many[0]].tolist()
             at = ", ".join(map(str, where[:3]))
             raise QuestionError(
                 f"{table.path}: {len(where)} questions share the {what} of the row in line {where[0]} (lines {at}); "

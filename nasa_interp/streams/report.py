@@ -147,6 +147,7 @@ class _Columns:
             np.concatenate([part for order in self.orders for part in self.decided[f"{what}_{order}"]]) for what in WHAT
         )
         asked: tuple[Order, ...] = tuple(order for order in self.orders for _ in range(len(keys)))
+        rules = rules.remove_unused_categories()
         apart = None if unsure.dtype == object or np.isnan(unsure.astype(float)).any() else unsure.astype(bool)
         return StreamedReport(d, mass, asked, run, keys, labels, groups, rules, folder, apart)
 

@@ -225,7 +225,8 @@ class _Cells:
         facts: dict[str, Any] = {"heads": [], "note": ""}
         if self.heads:
             try:
-                facts["heads"] = [str(head) for head in scored(options).top(TOP, by="polarity")]
+                # However few heads look at No: a small model has less than ten.
+                facts["heads"] = [str(head) for head in scored(options).looking("polarity")[:TOP]]
             except NasaInterpError as error:
                 facts["note"] = f"no heads: {error}"
         return facts | {"seconds": round(time.perf_counter() - start, 2)}, report
