@@ -1,7 +1,7 @@
 """Scoring every head of a model on a set of questions."""
 
 import time
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -65,10 +65,9 @@ def score_heads(
     asked = resolve_prompts(model, data, order, style, limit, seed, draws)
     check_defined(asked)
     choice = choose_engine(model, asked.batches[0], engine)
-    per_prompt, choice = score_chunk(model, asked, choice, per, batch_size, engine == "fused", progress)
-    notes = (choice.note,) if choice.note else ()
-    run = describe_run(model, asked, start, choice.engine, notes)
-    return HeadScores.from_prompts(per_prompt, asked.questions, run, unit=unit)
+    scored = score_chunk(model, asked, choice, per, batch_size, engine == "fused", progress)
+    run = describe_run(model, asked, start, scored.engine, scored.notes)
+    return HeadScores.from_prompts(scored.per_prompt, asked.questions, run, unit=unit)
 
 
 def unit_of(per: str) -> str:
@@ -95,34 +94,66 @@ def score_chunk(
     batch_size: int | None = None,
     fused_only: bool = False,
     progress: bool = False,
-) -> tuple[dict[str, Float[np.ndarray, "prompt layer head"]], Choice]:
-    """The scores of every prompt by the chosen engine, or, where the fused one refuses, by the other; and which it was.
+) -> "Scored":
+    """The scores of every prompt by the chosen engine, or, where the fused one refuses, by the other.
 
     Raises:
         FusedRefusedError: with `fused_only`, where that engine refuses.
     """
     try:
-        scores = _score_orders(model, asked, choice, per, batch_size, progress)
+        scored = _score_orders(model, asked, choice, per, batch_size, progress)
     except FusedRefusedError as refusal:
         if fused_only:
             raise
         choice = hooked_instead(refusal)
-        scores = _score_orders(model, asked, choice, per, batch_size, progress)
+        scored = _score_orders(model, asked, choice, per, batch_size, progress)
     if choice.engine == "hooked" and choice.note:
         warn_user(choice.note)
-    return scores, choice
+    return scored
+
+
+class Scored(NamedTuple):
+    """The scores of every prompt in each order, and what the user should know of how they came about."""
+
+    per_prompt: dict[str, Float[np.ndarray, "prompt layer head"]]
+    engine: str
+    notes: tuple[str, ...]
 
 
 def _score_orders(
     model: Model, asked: PromptSet, choice: Choice, per: str, batch_size: int | None, progress: bool
-) -> dict[str, Float[np.ndarray, "prompt layer head"]]:
+) -> Scored:
     """The scores of every prompt, in each order; one of them is held to the plain model."""
     compared = asked.compared_order
-    scores = {
+    found = {
         prompts.order: _score(model, prompts, choice, per, batch_size, progress, prompts.order == compared)
         for prompts in sorted(asked, key=lambda prompts: prompts.order != compared)
     }
-    return {order: scores[order] for order in asked.orders}
+    scores = {order: found[order][0] for order in asked.orders}
+    queries = sum(float(prompts.n_queries.sum()) for prompts in asked)
+    hidden = 1 - np.sum([counts for _, counts in found.values()], axis=0) / queries
+    return Scored(scores, choice.engine, tuple(note for note in (choice.note, hidden_note(hidden)) if note))
+
+
+# In the note on queries that don't count, so that others find it among a run's notes.
+LEFT_OUT = "left out of NAS"
+
+
+def hidden_note(hidden: Float[np.ndarray, " layer"]) -> str:
+    """Which layers hide a candidate from some queries, and from how many, where there are any.
+
+    Args:
+        hidden: the share of each layer's queries behind the instruction that don't see both candidates.
+    """
+    layers = np.flatnonzero(hidden > 0)
+    if not len(layers):
+        return ""
+    least, most = (f"{100 * share:.0f}%" for share in (hidden[layers].min(), hidden[layers].max()))
+    share = most if least == most else f"{least} to {most}"
+    return (
+        f"in {len(layers)} of {len(hidden)} layers (the first: {layers[0]}) {share} of the queries don't see a "
+        f"candidate, which a sliding window hides from them; they are {LEFT_OUT}"
+    )
 
 
 def _score(
@@ -133,11 +164,13 @@ def _score(
     batch_size: int | None,
     progress: bool,
     reference: bool,
-) -> Float[np.ndarray, "prompt layer head"]:
+) -> tuple[Float[np.ndarray, "prompt layer head"], Float[np.ndarray, " layer"]]:
+    """The scores, and how many queries counted in each layer."""
     if choice.engine == "fused":
         scores, counts = score_fused(model, prompts, batch_size, progress, reference=reference)
     else:
         scores, counts = score_hooked(model, prompts, batch_size or HOOKED_BATCH, progress)
     if bool((scores.isnan() & (counts > 0)[..., None]).any()):
         raise ModelError(f"{model.name}: scores are no numbers in {model.dtype}; load the model in float32")
-    return (scores / counts[:, :, None] if per == "query" else scores).to(torch.float32).numpy()
+    scores = scores / counts[:, :, None] if per == "query" else scores
+    return scores.to(torch.float32).numpy(), counts.double().sum(0).numpy()

@@ -119,10 +119,11 @@ def stream_scores(
         parts = run.parts(folder, "score", engine=choice.engine, per=per)
 
         def make(asked: PromptSet) -> tuple[Mapping[str, Any], RunInfo]:
-            scores, took = score_chunk(run.model, asked, choice, per, batch_size, engine == "fused")
-            told = RunInfo(run.model.name, "", len(asked.questions), asked.orders, engine=took.engine)
-            told = replace(told, dtype=str(run.model.dtype).removeprefix("torch."), notes=_notes(asked, took.note))
-            return {f"nas_{o}": head_column(values) for o, values in scores.items()}, told
+            scored = score_chunk(run.model, asked, choice, per, batch_size, engine == "fused")
+            notes = (*asked.questions.notes, *asked.batches[0].notes, *scored.notes)
+            told = RunInfo(run.model.name, "", len(asked.questions), asked.orders, engine=scored.engine, notes=notes)
+            told = replace(told, dtype=str(run.model.dtype).removeprefix("torch."))
+            return {f"nas_{o}": head_column(values) for o, values in scored.per_prompt.items()}, told
 
         run.compute(parts, world, make)
     means = MeanByHead.over(parts, run.run(parts), (run.model.n_layers, run.model.n_heads))
@@ -223,7 +224,3 @@ def _streamed(
 ) -> Streamed:
     start, stream = time.perf_counter(), QuestionStream.open(data)
     return Streamed(as_model(model), stream, order, style, seed, draws, progress, start)
-
-
-def _notes(asked: PromptSet, note: str) -> tuple[str, ...]:
-    return (*asked.questions.notes, *asked.batches[0].notes, *((note,) if note else ()))

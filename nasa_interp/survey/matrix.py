@@ -19,6 +19,7 @@ from ..questions.resolve import resolve_questions
 from ..results import hold_setting
 from ..run import digest_of, jsonable, read_json, write_json
 from ..scoring import HeadScores, score_heads
+from ..scoring.score import LEFT_OUT
 from ..streams import stream_decisions, stream_scores, world_rank
 from ..torch_defaults import under_torch_defaults
 from .table import FormMatrix, row_of
@@ -225,8 +226,10 @@ class _Cells:
         facts: dict[str, Any] = {"heads": [], "note": ""}
         if self.heads:
             try:
+                scores = scored(options)
                 # However few heads look at No: a small model has less than ten.
-                facts["heads"] = [str(head) for head in scored(options).looking("polarity")[:TOP]]
+                facts["heads"] = [str(head) for head in scores.looking("polarity")[:TOP]]
+                facts["note"] = "; ".join(note for note in scores.run.notes if LEFT_OUT in note)
             except NasaInterpError as error:
                 facts["note"] = f"no heads: {error}"
         return facts | {"seconds": round(time.perf_counter() - start, 2)}, report

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from families import tiny_model, tiny_tokenizer
+from families import WINDOW, tiny_model, tiny_tokenizer
 from scoring_loop import assert_agrees, loop_scores
 
 import nasa_interp as ni
@@ -227,3 +227,19 @@ def test_scores_of_other_questions_under_the_same_ids_are_not_paired(tiny, quest
     one, two = (ni.score_heads(tiny, each, draws=10, progress=False) for each in (questions, other))
     assert np.isnan(one.diff(two).intervals["values"]).all()
     assert not np.isnan(one.diff(one).intervals["values"]).any()
+
+
+def test_queries_that_a_window_hides_the_candidates_from_are_counted(tiny, questions):
+    """Counted by hand: a query sees a key that is less than a window behind it; both candidates must be seen."""
+    windowed = ni.load_model(tiny_model("mistral"), tokenizer=tiny_tokenizer())
+    scores = ni.score_heads(windowed, questions, progress=False)
+    seen, total = 0, 0
+    for batch in (build_prompts(windowed, questions, order) for order in ("yes_no", "no_yes")):
+        for first, last, yes, no in zip(batch.first_query, batch.last_pos, batch.yes_span, batch.no_span, strict=True):
+            queries = range(int(first), int(last) + 1)
+            total += len(queries)
+            seen += sum(query - int(min(yes[0], no[0])) < WINDOW for query in queries)
+    assert 0 < seen < total
+    share = f"{100 * (1 - seen / total):.0f}% of the queries don't see a candidate"
+    assert [note for note in scores.run.notes if share in note]
+    assert not [note for note in ni.score_heads(tiny, questions, progress=False).run.notes if "left out of NAS" in note]

@@ -113,7 +113,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(model, found, tmp_path, monkeypa
 def test_another_models_folder_is_refused(model, tmp_path) -> None:
     form_matrix(model, DATA[:1], ["yes-no"], folder=tmp_path, heads=False, **QUIET)
     other = ni.load_model(families.tiny_model("gpt2"), tokenizer=families.tiny_tokenizer())
-    with pytest.raises(ResultError, match=r"holds a matrix with another base; name another folder"):
+    with pytest.raises(ResultError, match=r"holds a run with another base; name another folder"):
         form_matrix(other, DATA[:1], ["yes-no"], folder=tmp_path, heads=False, **QUIET)
     with pytest.raises(ResultError, match="needs data and a form"):
         form_matrix(model, [], ["yes-no"])
