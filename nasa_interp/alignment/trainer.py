@@ -14,7 +14,7 @@ from ..heads import HeadList
 from ..mixed_precision import in_bfloat16, multiplies_bfloat16
 from ..models import Model
 from ..objectives import Step
-from ..restartable import RestartablePrompts
+from ..restartable import Answers, RestartablePrompts
 from ..session import PromptSet
 from .kept_text import KeptText
 from .recipe import Recipe
@@ -36,6 +36,7 @@ class Trainer:
         recipe: how to tune.
         untuned: d of the model before any tuning, by order; None where that is how it is now.
         text: the plain text whose predictions are kept, as they were before any tuning; None keeps none.
+        answers: what the model says of these prompts, by order, where it was asked already, held to the plain model.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Trainer:
         recipe: Recipe,
         untuned: Mapping[str, Float[np.ndarray, " question"]] | None = None,
         text: KeptText | None = None,
+        answers: Mapping[str, Answers] | None = None,
     ):
         self.model = model
         self.labels = asked.batches[0].labels
@@ -57,7 +59,10 @@ class Trainer:
         self.orders = {prompts.order: RestartablePrompts(model, prompts, layers) for prompts in asked}
         self.log_mass: dict[str, Tensor] = {}
         self.d: dict[str, Tensor] = {}
-        self.refresh(reference=True)
+        if answers is None:
+            self.refresh(reference=True)
+        else:
+            self._take(answers)
         # Before anything is tuned: whoever goes on with tuned heads hands over what the untuned model decided.
         before = {order: d.double().numpy() for order, d in self.d.items()} if untuned is None else dict(untuned)
         own = own_decisions(before, strata_of(asked, recipe.recentre), recipe.prior)
@@ -66,11 +71,14 @@ class Trainer:
     def refresh(self, layer: int = 0, reference: bool = False) -> None:
         """Runs all questions from this layer on, below which the weights haven't changed since the last time."""
         if any(tuned >= layer for restarted in self.orders.values() for tuned in restarted.layers):
-            for order, restarted in self.orders.items():
-                answers = restarted.decide(layer, reference)
-                restarted.restart_from(answers)
-                self.d[order] = torch.from_numpy(answers.d).float()
-                self.log_mass[order] = torch.from_numpy(answers.mass).log().float()
+            self._take({order: restarted.decide(layer, reference) for order, restarted in self.orders.items()})
+
+    def _take(self, answers: Mapping[str, Answers]) -> None:
+        """Goes on from these answers to all questions."""
+        for order, restarted in self.orders.items():
+            restarted.restart_from(answers[order])
+            self.d[order] = torch.from_numpy(answers[order].d).float()
+            self.log_mass[order] = torch.from_numpy(answers[order].mass).log().float()
 
     def steps(
         self, tuned: Tuned, rng: np.random.Generator, heads: HeadList = NO_HEADS, rate: float | None = None

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +34,7 @@ from ..models import Model
 from ..models.slices import head_layout
 from ..objectives import Answer, Objective, WeightedSum
 from ..restartable import Answers, RestartablePrompts
+from ..session import PromptSet
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 RANK = 8
@@ -158,13 +159,15 @@ def fit_lora(
     Source: LoRA is the usual baseline; how it is fitted here is ours.
     """
     start, modules = time.perf_counter(), projections_of(setting.model)
-    answers = _asked(setting.model, setting, reference=True)
+    answers = _asked(setting.model, setting.val, reference=True)
     untuned = Untuned.of(setting.val, answers, setting.recipe)
     base = ValidationMetrics.of(_labels(setting), answers, untuned=untuned)
     tried, text = [], KeptText(setting.model) if setting.recipe.keep_text else None
+    # A fresh LoRA changes nothing, so at every rate training begins where the base model is.
+    before = _asked(setting.model, setting.probe, reference=True)
     with tqdm(total=len(learning_rates), desc="training LoRA", unit="rate", disable=not progress) as bar:
         for rate in learning_rates:
-            tried.append(_train(setting, reference, base, untuned, modules, rank, rate, text))
+            tried.append(_train(setting, reference, base, untuned, modules, rank, rate, text, before))
             bar.update()
     limits = setting.limits
     allowed = [trial for trial in tried if trial.checkpoint.refusal(limits) is None]
@@ -204,18 +207,19 @@ def _train(
     rank: int,
     rate: float,
     text: KeptText | None,
+    before: Mapping[str, Answers],
 ) -> _Trial:
     recipe = replace(setting.recipe, learning_rate=rate, objective=_of_answers(setting.recipe.loss()))
     steps = recipe.steps * -(-len(setting.heads) // (recipe.heads_at_once or len(setting.heads)))
     with adapted(setting.model, modules, rank, setting.seed) as (model, weights):
         # all layers are trained, so every step begins at the lowest
-        trainer = Trainer(model, setting.probe, (0,), recipe, text=text)
+        trainer = Trainer(model, setting.probe, (0,), recipe, text=text, answers=before)
         mean = RunningMean(weights, recipe.averaging)
         losses = mean.over(trainer.steps(weights, np.random.default_rng([setting.seed, 0])))
 
         def evaluate(step: int, loss: float) -> Checkpoint:
             with mean.instead():
-                metrics = ValidationMetrics.of(_labels(setting), _asked(model, setting), untuned=untuned)
+                metrics = ValidationMetrics.of(_labels(setting), _asked(model, setting.val), untuned=untuned)
                 return Checkpoint(step, loss, metrics, weights.state(), metrics.refusal(base, base, setting.limits))
 
         def ratio_of(checkpoint: Checkpoint) -> float:
@@ -240,9 +244,9 @@ def _of_answers(objective: Objective) -> Objective:
     return WeightedSum(of_answers) if of_answers else Answer()
 
 
-def _asked(model: Model, setting: Setting, reference: bool = False) -> dict[str, Answers]:
-    """The validation questions, asked of the whole model."""
-    return {batch.order: RestartablePrompts(model, batch, ()).decide(reference=reference) for batch in setting.val}
+def _asked(model: Model, prompts: PromptSet, reference: bool = False) -> dict[str, Answers]:
+    """These questions, asked of the whole model."""
+    return {batch.order: RestartablePrompts(model, batch, ()).decide(reference=reference) for batch in prompts}
 
 
 def _labels(setting: Setting) -> Bool[np.ndarray, " question"] | None:

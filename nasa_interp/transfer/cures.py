@@ -12,7 +12,7 @@ import numpy as np
 from ..alignment import Limits, Recipe, align_heads
 from ..alignment.setting import Setting
 from ..calibration import Calibration
-from ..comparison.lora import fit_lora
+from ..comparison.lora import LEARNING_RATES, fit_lora
 from ..comparison.table import FREE, LORA, NASA, RANDOM, UNLABELED
 from ..decisions import BinaryReport
 from ..deltas.delta import HeadDelta
@@ -74,15 +74,21 @@ def tuned(tuning: Tuning, heads: HeadList, on: Condition, labels: bool, seed: in
     return cure
 
 
-def lora(tuning: Tuning, heads: HeadList, on: Condition, labels: bool, seed: int) -> Cure:
-    """A LoRA trained in this condition for as many steps as the heads get."""
+def lora(
+    tuning: Tuning, heads: HeadList, on: Condition, labels: bool, seed: int, rate_of: Callable[[], float | None]
+) -> Cure:
+    """A LoRA trained in this condition for as many steps as the heads get.
+
+    `rate_of` says at which rate; None tries several and takes the best on validation.
+    """
 
     @contextmanager
     def cure() -> Iterator[tuple[Model, dict[str, Any]]]:
         start = time.perf_counter()
         probe, val, recipe = _fitted_on(tuning, on, labels)
         setting = Setting.of(tuning.model, heads, probe, val, recipe, tuning.limits, on.style, seed)
-        fitted = fit_lora(setting, tuning.text)
+        rate = rate_of()
+        fitted = fit_lora(setting, tuning.text, learning_rates=LEARNING_RATES if rate is None else (rate,))
         facts = {"weights": fitted.n_trained, "tried": list(fitted.tried), "kept": int(fitted.state is not None)}
         facts["seconds"] = time.perf_counter() - start
         with fitted.applied(tuning.model) as model:

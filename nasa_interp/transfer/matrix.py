@@ -61,7 +61,8 @@ def transfer_matrix(
             nothing looks at, and the others are asked.
         methods: some of `METHODS`; None takes all that the model takes.
         n_unlabeled: questions that a calibration is fitted on, of the row or of the column.
-        seeds: that NASA is tuned with, with labels and without; all else takes the first.
+        seeds: that NASA and the LoRA are tuned with, with labels and without; random heads take the first. The LoRA's
+            rate is chosen with the first.
         n_random: random sets of as many heads from the same layers, tuned with labels; one number for all conditions
             that are fitted on, or one for each. More methods, seeds and sets can be added to a folder later.
         recipe, limits: of NASA; the LoRA and the random sets get the same.
@@ -103,7 +104,7 @@ def transfer_matrix(
     most = max(counts, default=0) if RANDOM in chosen else 0
     sets = random_sets(model, heads, most, seed) if most else ()
     # What is compared comes before the many random sets, so that a killed run has it.
-    plan = [cure for row in rows for cure in _cures(tuning, heads, row, chosen, seeds, finished.parts)]
+    plan = [cure for row in rows for cure in _cures(tuning, heads, row, chosen, seeds, matrix)]
     for row, count in zip(rows, counts, strict=True):
         plan += _controls(tuning, sets[:count], row, seeds[0], finished.parts)
     with tqdm(plan, desc="transfer", unit="cure", disable=not progress) as bar:
@@ -171,6 +172,13 @@ class _Matrix:
                 entries = [entry for c in self.columns for entry in self._asked(row, c, names, variant, model, facts)]
         return [row_of(row.name, column.name, entry) for (column, _), entry in zip(cells, entries, strict=True)]
 
+    def rate_of(self, row: Condition, method: str, variant: str | None) -> float | None:
+        """The rate that another variant of a method took in this condition; None without one, or where it kept none."""
+        if variant is None:
+            return None
+        tried = self._cell(row, self.columns[0], method, variant, None, {}).fitted["tried"]
+        return next((trial["learning_rate"] for trial in tried if trial["taken"]), None)
+
     def _asked(
         self, row: Condition, column: Condition, names: Sequence[str], variant: str, model: Model, facts: dict[str, Any]
     ) -> list[Entry]:
@@ -222,18 +230,21 @@ Planned = tuple[Condition, str, str, Cure]
 
 
 def _cures(
-    tuning: Tuning, heads: HeadList, row: Condition, chosen: Sequence[str], seeds: Sequence[int], folder: Path | None
+    tuning: Tuning, heads: HeadList, row: Condition, chosen: Sequence[str], seeds: Sequence[int], matrix: _Matrix
 ) -> list[Planned]:
     """What is tuned in this condition, but for random heads."""
     plan: list[Planned] = []
+    folder = matrix.finished.parts
     for method, labels in ((NASA, True), (f"{NASA} {UNLABELED}", False)):
         # An offset on top needs the tuned heads, whether or not they were asked for by themselves.
         for seed in seeds if {method, f"{method}{THEN}"} & set(chosen) else ():
             place = _place(folder, row, f"{method} seed {seed}")
             plan.append((row, method, f"seed {seed}", tuned(tuning, heads, row, labels, seed, place)))
     for method, labels in ((LORA, True), (f"{LORA} {UNLABELED}", False)):
-        if method in chosen:
-            plan.append((row, method, "", lora(tuning, heads, row, labels, seeds[0])))
+        for seed in seeds if method in chosen else ():
+            # The first seed tries the rates, and the others take the one that was best.
+            rate_of = partial(matrix.rate_of, row, method, None if seed == seeds[0] else f"seed {seeds[0]}")
+            plan.append((row, method, f"seed {seed}", lora(tuning, heads, row, labels, seed, rate_of)))
     return plan
 
 

@@ -77,11 +77,12 @@ def test_every_method_has_every_cell_and_a_killed_run_goes_on(model, tmp_path, m
     more = {**OPTIONS, "seeds": (0, 1), "n_random": [3]}
     monkeypatch.undo()
     grown = transfer_matrix(model, ["0.1", "1.2"], fitted, columns, folder=tmp_path, **more)
-    assert len(grown.table) == len(table) + 2 * 5
+    assert len(grown.table) == len(table) + 2 * 7
     both = grown.table.merge(table, on=["fitted_on", "asked", "method", "variant"])
     assert (both.accuracy_x == both.accuracy_y).all()
     runs = dict(zip(grown.cells().method, grown.cells().runs, strict=True))
     assert (runs["nasa"], runs["nasa without labels"], runs["random heads"], runs["as it is"]) == (2, 2, 3, 1)
+    assert (runs["lora"], runs["lora without labels"]) == (2, 2)
     joined = found.joined(grown)
     assert sorted(joined.table.variant) == sorted(grown.table.variant)
     assert TransferMatrix.load(joined.save(tmp_path / "joined.json")).verdict == joined.verdict
