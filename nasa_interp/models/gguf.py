@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from ..errors import ModelError, first_line, warn_user
 from ..run import file_sha256, write_json
+from .gguf_layout import open_gguf
 from .quiet import quiet_transformers
 from .whole import check_converted, check_whole, warn_unused
 
@@ -99,15 +100,7 @@ def _fault(file: Path, written: dict[str, Any]) -> str | None:
 
 def _check(path: Path) -> None:
     """Reads the file's own index of tensors before anything is converted."""
-    from gguf import GGUFReader
-
-    try:
-        tensors = GGUFReader(path).tensors
-    except Exception as error:  # on broken bytes the reader raises whatever numpy raises
-        raise ModelError(
-            f"{path} is not a whole GGUF file ({first_line(error)}); it may be cut short: download it again"
-        ) from error
-    if not tensors:
+    if not open_gguf(path).tensors:
         raise ModelError(f"{path} holds no tensors; it is not a model")
 
 
@@ -132,7 +125,7 @@ def _convert(path: Path, folder: Path, source: dict[str, Any]) -> None:
         part, old = Path(made) / "new", Path(made) / "old"
         part.mkdir()
         with quiet_transformers():
-            model, tokenizer, unused = _read(path, part)
+            model, tokenizer, unused = read_gguf(path, part)
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
         files = {file.name: _written(file) for file in sorted(part.iterdir())}
@@ -142,7 +135,7 @@ def _convert(path: Path, folder: Path, source: dict[str, Any]) -> None:
         os.replace(part, folder)
 
 
-def _read(path: Path, empty: Path) -> tuple[Any, Any, list[str]]:
+def read_gguf(path: Path, empty: Path) -> tuple[Any, Any, list[str]]:
     """Model and tokenizer of a GGUF file, and the names of its unused tensors.
 
     Args:
