@@ -8,6 +8,7 @@ import typer
 
 from .app import app
 from .options import (
+    AskedArg,
     BatchOpt,
     DataOpt,
     JsonOpt,
@@ -18,6 +19,7 @@ from .options import (
     OutOpt,
     PromptOptions,
     SeedOpt,
+    ServerOptions,
     SkipBadOpt,
     UnlabeledOpt,
     check_out,
@@ -37,7 +39,7 @@ TowardOpt = Annotated[
 @app.command()
 @with_shared_options
 def decide(
-    model: ModelArg,
+    model: AskedArg,
     *,
     data: DataOpt = "builtin:verify#test",
     out: OutOpt = None,
@@ -56,6 +58,7 @@ def decide(
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
     placement: ModelOptions,
+    served: ServerOptions,
     limit: LimitOpt = None,
 ) -> None:
     """Does the model say No, or Yes, too often? Precision, recall, imbalance, AUC, calibration, by group and order."""
@@ -73,13 +76,13 @@ def decide(
         options["batch_size"] = batch_size
     if by == "generation":
         answers = evaluation.decide_by_generation(
-            placement.load(model), questions, order, calibration=offsets, **options
+            served.load(model, placement), questions, order, calibration=offsets, **options
         )
         counts = {**answers.counts, "accuracy": answers.accuracy}
         show = partial(print_result, counts if json_ else repr(answers), json_)
         deliver(show, (out, lambda path: write_table(path, answers.to_dataframe())))
         return
-    report = decisions.decide(placement.load(model), questions, order, **options)
+    report = decisions.decide(served.load(model, placement), questions, order, **options)
     report = report if offsets is None else report.calibrated(offsets)
     report = decisions.average_orders(report) if average_orders else report
     measures = {"verdict": report.verdict, **{k: e.to_dict() for k, e in report.parts.items()}}
@@ -90,7 +93,7 @@ def decide(
 @app.command()
 @with_shared_options
 def calibrate(
-    model: ModelArg,
+    model: AskedArg,
     *,
     data: DataOpt,
     out: OutOpt = None,
@@ -104,6 +107,7 @@ def calibrate(
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
     placement: ModelOptions,
+    served: ServerOptions,
     limit: LimitOpt = None,
 ) -> None:
     """How far does the model lean, in your wording? From unlabeled questions; `decide --calibration` takes it off."""
@@ -112,7 +116,7 @@ def calibrate(
     check_out(out, "calibration")
     style, questions = prompt.style(), load_data(data, limit, seed, unlabeled, skip_bad)
     options: dict[str, Any] = {"prior": prior, "by": by, "batch_size": batch_size, "seed": seed}
-    found = calibration.calibrate(placement.load(model), questions, order, style, **options)
+    found = calibration.calibrate(served.load(model, placement), questions, order, style, **options)
     rows = found.to_dataframe()
     shown = rows.to_dict(orient="records") if json_ else f"{rows.round(3).to_string(index=False)}\n\n{found!r}"
     deliver(partial(print_result, shown, json_), (out, found.save))
