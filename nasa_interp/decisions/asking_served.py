@@ -22,7 +22,7 @@ from .report import BinaryReport
 MOST = 2000
 # Below the least that came back, for a candidate that didn't: the answer is the other one, and never a tie.
 BELOW = 1e-6
-# Tokens begin with the space that stands before a word, or the prompt ends in it.
+# What stands before a word: nothing, or the space that its token begins with.
 LEADS = ("", " ")
 
 
@@ -122,8 +122,7 @@ def decide_served(
         raise PromptError("there is no question to ask; give some")
     with served.asking() as asking:
         answers = _ask_all(asking, prompts, style, progress)
-    lead = max(LEADS, key=lambda lead: _likely(answers, Words(style, lead)))
-    words = Words(style, lead)
+    words = _words(answers, prompts[0], style)
     d, n_bounds = _differences(answers, prompts, words, served.url)
     mass = np.array([_mass(answer, words.variants) for answer in answers])
     notes = _notes(asking, answers, n_bounds, prompts[0], words)
@@ -147,9 +146,13 @@ def decide_served(
 
 
 def _ask_all(asking: Asking, prompts: Sequence[ServedPrompt], style: PromptStyle, progress: bool) -> list[ServedAnswer]:
-    enough = [Words(style, lead).in_both for lead in LEADS]
+    bare, spaced = (Words(style, lead) for lead in LEADS)
+
+    def enough(answer: ServedAnswer) -> bool:
+        return spaced.in_both(answer) or (prompts[0].kind == "chat" and bare.in_both(answer))
+
     with tqdm(prompts, desc="asking", unit="prompt", disable=not progress) as bar:
-        return [_ask(asking, prompt, lambda answer: any(test(answer) for test in enough)) for prompt in bar]
+        return [_ask(asking, prompt, enough) for prompt in bar]
 
 
 def _ask(asking: Asking, prompt: ServedPrompt, enough: Callable[[ServedAnswer], bool]) -> ServedAnswer:
@@ -173,9 +176,18 @@ def _ask(asking: Asking, prompt: ServedPrompt, enough: Callable[[ServedAnswer], 
     return answer
 
 
-def _likely(answers: Sequence[ServedAnswer], words: Words) -> float:
-    """The probability of both candidates in these very spellings, over all answers."""
-    return sum(_mass(answer, {words.yes, words.no}) for answer in answers)
+def _words(answers: Sequence[ServedAnswer], prompt: ServedPrompt, style: PromptStyle) -> Words:
+    """With a space before them or without, the same in the whole run.
+
+    A plain prompt ends in "Answer:", after which words begin with their space, as `build_prompts` takes them. What a
+    template ends in the server doesn't say: there the spelling counts that the model gives more probability to.
+    """
+    bare, spaced = (Words(style, lead) for lead in LEADS)
+    likely = [sum(_mass(answer, {words.yes, words.no}) for answer in answers) for words in (bare, spaced)]
+    if prompt.kind == "plain":
+        # Some servers show tokens without their space.
+        return spaced if likely[1] > 0 else bare
+    return bare if likely[0] >= likely[1] else spaced
 
 
 def _mass(answer: ServedAnswer, texts: set[str]) -> float:

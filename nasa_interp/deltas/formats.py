@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import DeltaError, first_line
 from ..models import Model
 from ..models.bridge import eager_twin
-from ..models.gguf import read_gguf
+from ..models.gguf import load_gguf
 from ..models.loading import quiet_transformers
 from ..models.slice_values import plain_view, read_slices
 from ..run import write_json
@@ -48,7 +48,7 @@ def export(
     notes: str = "",
     verify: bool = True,
     base: str | Path | None = None,
-    stored: Literal["float32", "float16"] = "float32",
+    stored: str = "float32",
 ) -> Path:
     """Writes a changed model, or the change alone, into a new folder with a model card and the base's licence.
 
@@ -63,7 +63,7 @@ def export(
         verify: load the export with the plain library and compare it, before the folder gets its name. For "hf" this
             needs memory for a second copy of the model, and for "gguf" too.
         base: for the two GGUF formats, a GGUF file of the base model; not needed where it was loaded from one.
-        stored: how "gguf" stores the changed tensors.
+        stored: how "gguf" stores the changed tensors: "float32" or "float16".
 
     Returns:
         the folder.
@@ -246,7 +246,7 @@ def _verify_gguf(model: Model, delta: HeadDelta, part: Path, exported: Exported)
     if any(exported.base.distance(name) for name in changed_parameters(delta)):
         return
     with tempfile.TemporaryDirectory() as empty, quiet_transformers():
-        loaded, _, _ = read_gguf(part / MODEL_FILE, Path(empty))
+        loaded, _ = load_gguf(part / MODEL_FILE, Path(empty))
     allowed = HALF_TOLERANCE if exported.stored == "float16" else None
     _compare(model, _tuned_logits(model, delta), _logits(model, loaded.to(model.device, model.dtype).eval()), allowed)
 

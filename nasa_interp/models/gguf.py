@@ -125,7 +125,7 @@ def _convert(path: Path, folder: Path, source: dict[str, Any]) -> None:
         part, old = Path(made) / "new", Path(made) / "old"
         part.mkdir()
         with quiet_transformers():
-            model, tokenizer, unused = read_gguf(path, part)
+            model, tokenizer, unused = _read(path, part)
             model.save_pretrained(part)
             tokenizer.save_pretrained(part)
         files = {file.name: _written(file) for file in sorted(part.iterdir())}
@@ -135,26 +135,34 @@ def _convert(path: Path, folder: Path, source: dict[str, Any]) -> None:
         os.replace(part, folder)
 
 
-def read_gguf(path: Path, empty: Path) -> tuple[Any, Any, list[str]]:
+def load_gguf(path: Path, empty: Path) -> tuple[Any, dict[str, Any]]:
+    """The model of a GGUF file in fp32 and transformers' account of its weights, without any check."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        empty,
+        gguf_file=str(path),
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    return loaded
+
+
+def _read(path: Path, empty: Path) -> tuple[Any, Any, list[str]]:
     """Model and tokenizer of a GGUF file, and the names of its unused tensors.
 
     Args:
         path: of the file.
         empty: an empty folder to load from, as transformers would pick up adapters and settings next to the file.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(empty, gguf_file=str(path))
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            empty,
-            gguf_file=str(path),
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
+        loaded = load_gguf(path, empty)
         model, info = loaded
         unused, halved = _left_over(path, model)
     except Exception as error:  # transformers raises many kinds here

@@ -1,5 +1,6 @@
 """How llama.cpp keeps a head's weights in a GGUF file: under which name, and in which order of rows."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,7 @@ class GGUFLayout:
         Raises:
             ModelError: a parameter that the architecture has no tensor for.
         """
-        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
-        architecture = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == self.architecture)
-        name = get_tensor_name_map(architecture, self.n_layers).get_name(parameter, (".weight", ".bias"))
+        name = _name_map(self.architecture, self.n_layers).get_name(parameter, (".weight", ".bias"))
         if name is None:
             raise ModelError(
                 f"GGUF files of the architecture {self.architecture!r} have no tensor for {parameter}; take a base "
@@ -93,6 +91,14 @@ class GGUFLayout:
     def restored(self, tensor: str, values: Stored) -> Stored:
         """The inverse of `stored`, exactly."""
         return values[np.argsort(self.rows(tensor, len(values)))]
+
+
+@functools.cache
+def _name_map(architecture: str, n_layers: int) -> Any:
+    """llama.cpp's own names of a model's weights; slow to make."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    return get_tensor_name_map(next(a for a, name in MODEL_ARCH_NAMES.items() if name == architecture), n_layers)
 
 
 def open_gguf(path: Path) -> Any:

@@ -98,7 +98,7 @@ class Connection:
                 f"address usually ends in /v1)?"
             ) from None
 
-    def _exchange(self, path: str, body: dict[str, Any] | None) -> tuple[int, httpx.Headers, bytes]:
+    def _exchange(self, path: str, body: dict[str, Any] | None) -> tuple[int, dict[str, str], bytes]:
         """One request and its reply, whose bytes must all be there in time: a server may send one now and then."""
         end, received = time.monotonic() + self.timeout, bytearray()
         method = "GET" if body is None else "POST"
@@ -109,7 +109,7 @@ class Connection:
                     raise httpx.ReadTimeout("the reply takes too long")
                 if len(received) > LARGEST:
                     raise ServerError(f"{self.url} sends more than {LARGEST >> 20} MB as one answer; check what it is")
-        return reply.status_code, reply.headers, bytes(received)
+        return reply.status_code, dict(reply.headers), bytes(received)
 
     def _check(self, status: int, content: bytes) -> None:
         if status in (401, 403):
@@ -141,9 +141,9 @@ def is_loopback(url: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _seconds(headers: httpx.Headers) -> float:
+def _seconds(headers: dict[str, str]) -> float:
     """How long the server asks to wait; 0 where it doesn't say, or in words."""
     try:
-        return float(headers.get("retry-after", 0))
+        return float(headers.get("retry-after", "0"))
     except ValueError:
         return 0.0
