@@ -39,7 +39,7 @@ def tiny_for(kind: str, seed: int = 0) -> PreTrainedModel:
         # One of the candidates is the likeliest: for a token of broken UTF-8 llama.cpp gives no log-probabilities.
         yes, no = tiny_tokenizer()(" Yes No", add_special_tokens=False)["input_ids"]
         output = model.get_output_embeddings().weight
-        output[yes] *= 6.0
+        output[yes] *= 15.0
         output[no] = -output[yes]
     model.config.name_or_path = f"tiny/{kind}"
     return model.eval()

@@ -75,7 +75,8 @@ def read_answer(content: Any, url: str) -> ServedAnswer:
     """
     choice = _choice(content, url)
     given = choice.get("logprobs")
-    if not given:
+    # Servers that can't tell leave them out, or write an empty list.
+    if not given or (isinstance(given, dict) and not any(given.values())):
         raise ServerError(
             f"{url} returns no log-probabilities, which decisions are made of; ask a server that does, or ask for "
             f"answers in words: --by generation"
@@ -83,12 +84,17 @@ def read_answer(content: Any, url: str) -> ServedAnswer:
     try:
         tokens = [token for token in _tokens(given) if token.logprob > LEAST]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise ServerError(f"{url} returns log-probabilities of an unknown shape ({error!r}); {ANOTHER}") from error
+        raise ServerError(
+            f"{url} returns log-probabilities of an unknown shape ({error!r}); is it an OpenAI-compatible server?"
+        ) from error
     # Two tokens may read the same; the likelier one stands first.
     tokens.sort(key=lambda token: -token.logprob)
     total = sum(math.exp(min(token.logprob, 1.0)) for token in tokens)
     if not tokens or not total <= 1 + ROUNDING:
-        raise ServerError(f"{url} returns log-probabilities that can't be (they add up to {total:.3g}); {ANOTHER}")
+        raise ServerError(
+            f"{url} returns log-probabilities that can't be (they add up to {total:.3g}); is it an "
+            f"OpenAI-compatible server?"
+        )
     return ServedAnswer(tuple(tokens), _said(choice) or "")
 
 
@@ -96,17 +102,17 @@ def read_text(content: Any, url: str) -> str:
     """The text of a reply; raises ServerError where there is none."""
     said = _said(_choice(content, url))
     if said is None:
-        raise ServerError(f"{url} returns an answer without text; {ANOTHER}")
+        raise ServerError(f"{url} returns an answer without text; is it an OpenAI-compatible server?")
     return said
-
-
-ANOTHER = "is it an OpenAI-compatible server (its address usually ends in /v1)?"
 
 
 def _choice(content: Any, url: str) -> Mapping[str, Any]:
     choices = content.get("choices") if isinstance(content, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise ServerError(f"{url} returns no answer but {str(content)[:80]!r}; {ANOTHER}")
+        raise ServerError(
+            f"{url} returns no answer but {str(content)[:80]!r}; is it an OpenAI-compatible server (its address "
+            f"usually ends in /v1)?"
+        )
     return choices[0]
 
 

@@ -74,8 +74,8 @@ class Connection:
                     time.sleep(min(max(self.wait * 2**attempt, trouble.wait), LONGEST_WAIT))
         tried = f"tried {self.retries + 1} times" if self.retries else "tried once"
         raise ServerError(
-            f"{self.url} {reason} ({tried}); check that the server runs, or allow more time (timeout=, --timeout); "
-            f"finished answers are kept in the folder, where there is one (folder=, --answers)"
+            f"{self.url} {reason} ({tried}); check that the server runs, or allow more time (timeout=, --timeout), and "
+            f"ask again: finished answers are kept where a folder was given (folder=, --answers)"
         )
 
     def _once(self, path: str, body: dict[str, Any] | None) -> Any:

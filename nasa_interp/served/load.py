@@ -56,7 +56,7 @@ def load_server(
         )
     for name, value, least in (("top", top, 1), ("timeout", timeout, 0), ("retries", retries, 0), ("wait", wait, 0)):
         if not value >= least or (name == "timeout" and not value > 0):
-            raise ServerError(f"{name} is {value} for {address}; give {'more than 0' if name == 'timeout' else least}")
+            raise ServerError(f"{name} is {value} for {address}; give a number from {least} on, and a timeout above 0")
     place = None if folder is None else Path(folder)
     served = ServedModel(address, model or "", top, timeout, retries, wait, place, key_from)
     with served.connect() as connection:
