@@ -34,10 +34,12 @@ POOLED, WITHIN, MEANS, YES = 0.97, 0.95, 0.25, 0.08
 
 @contextmanager
 def llama_server(path: Path, adapter: Path | None = None) -> Iterator[str]:
-    """llama.cpp's server on a free port of this machine, on two threads; gives its address."""
+    """llama.cpp's server on a free port of this machine, on one thread; gives its address."""
     params = xllamacpp.CommonParams()
     params.model.path, params.port, params.n_ctx, params.n_parallel = str(path), 0, 4096, 1
-    params.n_gpu_layers, params.warmup = 0, False
+    params.n_gpu_layers, params.warmup, params.verbosity = 0, False, 0
+    # More would wait for each other on busy cores.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     if adapter is not None:
         lora = xllamacpp.CommonAdapterLoraInfo()
         lora.path, lora.scale = str(adapter), 1.0
@@ -82,16 +84,13 @@ def compare(ours: BinaryReport, theirs: BinaryReport) -> dict[str, Any]:
 def judge(found: dict[str, Any], bound: float) -> dict[str, bool]:
     """What was asked for, and whether it holds; `bound` is llama.cpp's largest distance on the base."""
     mean, yes = found["mean"], found["yes_rate"]
-    smaller = [min(abs(row["ours"]), abs(row["llama.cpp"])) for row in found["disagreements"]]
+    larger = [max(abs(row["ours"]), abs(row["llama.cpp"])) for row in found["disagreements"]]
     return {
         f"correlation >= {POOLED}": found["correlation"] >= POOLED,
         f"within an order >= {WITHIN}": min(found["correlation_within"].values()) >= WITHIN,
         f"means within {MEANS}": abs(mean["ours"] - mean["llama.cpp"]) <= MEANS,
         f"yes rates within {YES}": abs(yes["ours"] - yes["llama.cpp"]) <= YES,
-        "every disagreement's |d| (ours) below the base's largest distance": all(
-            abs(row["ours"]) < bound for row in found["disagreements"]
-        ),
-        "no disagreement": not smaller,
+        "every disagreement's |d| below the base's largest distance": all(d < bound for d in larger),
     }
 
 
@@ -102,6 +101,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     delta = tuned(model, args.seed) if args.delta is None else ni.HeadDelta.load(args.delta)
     questions = ni.load_questions("builtin:verify#val", args.questions)
     style = ni.PromptStyle(kind=args.kind)
+    # Which also compares the logits that transformers' own reader gives with the tuned model's.
     whole = export(model, delta, folder / "gguf", "gguf") / "model.gguf"
     adapter = export(model, delta, folder / "lora", "gguf-lora") / "adapter.gguf"
     base = ni.decide(model, questions, style=style, progress=False)

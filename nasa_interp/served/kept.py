@@ -57,10 +57,12 @@ class KeptAnswers:
             # A file without a whole line may be one whose first line was being written.
             begun = bool(lines) or json.dumps(HEAD).encode().startswith(content)
             if not begun or lines[:1] not in ([], [HEAD]):
-                raise ResultError(f"{path} does not hold answers of a server; name another folder")
+                raise ResultError(f"{path} holds something else than answers of a server; name another folder")
             self._held = {str(key): ServedAnswer.from_list([text, tokens]) for key, text, tokens in lines[1:]}
         except (ValueError, TypeError) as error:
-            raise ResultError(f"{path} is damaged ({error}); delete it, and ask again") from error
+            raise ResultError(
+                f"{path} can't be read as answers of a server ({error}); delete it, and ask again"
+            ) from error
         if len(whole) < len(content):
             os.truncate(path, len(whole))
         if not lines:
@@ -77,7 +79,7 @@ class KeptAnswers:
             ) from error
 
 
-def key_of(url: str, model: str, path: str, body: dict[str, Any]) -> str:
-    """What an answer is kept under: a hash of whom was asked what."""
-    asked = json.dumps([url, model, path, body], sort_keys=True)
+def key_of(url: str, path: str, body: dict[str, Any]) -> str:
+    """What an answer is kept under: a hash of whom was asked what; the body names the model."""
+    asked = json.dumps([url, path, body], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()[:32]

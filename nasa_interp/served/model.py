@@ -86,7 +86,7 @@ class Asking:
         ask = {"logprobs": True, "top_logprobs": top} if prompt.kind == "chat" else {"logprobs": top}
         body = {"model": self.served.model, **prompt.body, "max_tokens": 1, "temperature": 0, **ask}
         path, url = PATHS[prompt.kind], self.served.url
-        key = key_of(url, self.served.model, path, body)
+        key = key_of(url, path, body)
         found = self.kept.find(key)
         if found is not None:
             self.n_kept += 1

@@ -165,7 +165,7 @@ def test_answers_are_kept_as_they_come_and_none_is_asked_for_twice(tmp_path):
 def test_a_folder_with_something_else_is_refused(tmp_path):
     for content in (b"mine", b'{"kind": "binary_report"}\n', b'{"kind": "served_answers", "version": 1}\n{"x": 1}\n'):
         (tmp_path / NAME).write_bytes(content)
-        with pytest.raises(ResultError, match=r"answers\.jsonl (does not hold answers|is damaged)"):
+        with pytest.raises(ResultError, match=r"answers\.jsonl (holds something else|can't be read as answers)"):
             KeptAnswers(tmp_path)
         assert (tmp_path / NAME).read_bytes() == content
     kept = KeptAnswers(tmp_path / "new")
