@@ -36,10 +36,12 @@ def tiny_for(kind: str, seed: int = 0) -> PreTrainedModel:
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        # One of the candidates is the likeliest: for a token of broken UTF-8 llama.cpp gives no log-probabilities.
-        yes, no = tiny_tokenizer()(" Yes No", add_special_tokens=False)["input_ids"]
-        output = model.get_output_embeddings().weight
-        output[yes] *= 15.0
+        # One candidate is likelier than any piece of a character, for which llama.cpp gives no log-probabilities.
+        output, tokenizer = model.get_output_embeddings().weight, tiny_tokenizer()
+        pieces = [token for token in range(len(tokenizer)) if "\ufffd" in tokenizer.decode(token)]
+        yes, no = tokenizer(" Yes No", add_special_tokens=False)["input_ids"]
+        output[pieces] = 0.0
+        output[yes] *= 3.0
         output[no] = -output[yes]
     model.config.name_or_path = f"tiny/{kind}"
     return model.eval()
