@@ -23,7 +23,7 @@ from ..run import write_json
 from ..torch_defaults import under_torch_defaults
 from .delta import HeadDelta
 from .gguf_lora import ADAPTER_FILE, check_gguf_lora, write_gguf_lora
-from .gguf_model import MODEL_FILE, TENSOR_TYPES, GGUFBase, changed_parameters, check_gguf_model, write_gguf_model
+from .gguf_model import MODEL_FILE, TENSOR_TYPES, GGUFBase, check_gguf_model, write_gguf_model
 from .license import public_name, write_license
 from .lora import adapter_factors, write_adapter
 from .model_card import Exported, model_card, record
@@ -60,8 +60,8 @@ def export(
             "peft", an exact LoRA for PEFT; "delta", the HeadDelta's own file; "gguf", the base's GGUF file with the
             changed tensors, all else byte for byte; "gguf-lora", the exact LoRA for llama.cpp.
         notes: free text for the model card.
-        verify: load the export with the plain library and compare it, before the folder gets its name. For "hf" this
-            needs memory for a second copy of the model, and for "gguf" too.
+        verify: load the export with the plain library and compare it, before the folder gets its name. For "hf", and
+            for "gguf" where the model came from the base's file, this needs memory for a second copy of the model.
         base: for the two GGUF formats, a GGUF file of the base model; not needed where it was loaded from one.
         stored: how "gguf" stores the changed tensors: "float32" or "float16".
 
@@ -240,10 +240,13 @@ def _verify_delta(model: Model, delta: HeadDelta, part: Path, exported: Exported
 
 
 def _verify_gguf(model: Model, delta: HeadDelta, part: Path, exported: Exported) -> None:
-    """Byte for byte, and, where the base's file is just what the model was made of, by transformers' own reader too."""
+    """Byte for byte, and, where the model came from the base's file, by transformers' own reader too.
+
+    Of a file that was named its reader may make another model: it doesn't know Llama's biases, for one.
+    """
     assert exported.base is not None
     check_gguf_model(exported.base, delta, part / MODEL_FILE, exported.stored)
-    if any(exported.base.distance(name) for name in changed_parameters(delta)):
+    if not exported.base.own:
         return
     with tempfile.TemporaryDirectory() as empty, quiet_transformers():
         loaded, _ = load_gguf(part / MODEL_FILE, Path(empty))

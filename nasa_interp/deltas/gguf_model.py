@@ -33,10 +33,12 @@ class GGUFBase:
     Args:
         path: of the file.
         model: the base model, without the delta.
+        own: whether the model was loaded from this file.
     """
 
     path: Path
     model: Model
+    own: bool = False
 
     @classmethod
     def of(cls, model: Model, path: str | Path | None) -> "GGUFBase":
@@ -48,9 +50,9 @@ class GGUFBase:
         if path is not None:
             return cls(Path(path).expanduser(), model)
         if model.name == "demo":
-            return cls(demo_file(), model)
+            return cls(demo_file(), model, own=True)
         if model.name.lower().endswith(".gguf"):
-            return cls(Path(model.name).expanduser(), model)
+            return cls(Path(model.name).expanduser(), model, own=True)
         raise DeltaError(
             f"model {model.name!r} was not loaded from a GGUF file; give one of the same model: base='FILE.gguf' "
             f"(--base FILE.gguf)"
