@@ -18,6 +18,7 @@ from .questions import BinaryQuestion, load_questions
 from .report import write_report
 from .run import RunInfo
 from .scoring import HeadScores, attention_patterns, score_heads
+from .served import load_server
 from .view import view_heads
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "head_heatmap",
     "load_model",
     "load_questions",
+    "load_server",
     "patch_heads",
     "score_heads",
     "view_heads",

@@ -30,6 +30,14 @@ class DisagreementError(FusedRefusedError):
     """A prompt's answer in a batch is another than the one it has alone."""
 
 
+class ServerError(NasaInterpError):
+    """A server can't be asked, or what it answers can't be read."""
+
+
+class RequestRefusedError(ServerError):
+    """A server takes no such request, such as one for more log-probabilities than it gives."""
+
+
 class HeadError(NasaInterpError):
     """A head, a head list or a file of heads can't be used."""
 

@@ -12,12 +12,13 @@ import families
 import pytest
 import transformers
 from rows_of_sets import MUSIQUE, write_lines
+from scripted_server import Reply, chat_reply, scripted
 
 import nasa_interp as ni
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-NEWCOMER, STEPS, OFFSETS, FORMS, HOOKED, DATA = BLOCKS
+NEWCOMER, STEPS, OFFSETS, FORMS, SERVED, HOOKED, DATA = BLOCKS
 HUB_ID = r'load_model\("([^"]+/[^"]+)"\)'
 
 
@@ -51,6 +52,25 @@ def test_the_newcomers_lines_draw_a_hub_model(hub_cache, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     config = families.tiny_model("llama").config
     assert done.stdout.startswith(f"{(config.num_hidden_layers, config.num_attention_heads)} tiny/llama, ")
+
+
+@pytest.mark.filterwarnings("ignore:answer mass under:UserWarning", "ignore:calibrated on 6:UserWarning")
+def test_the_served_lines_run(questions, tmp_path, monkeypatch) -> None:
+    """Against a server that says No the more, the longer the question is."""
+    monkeypatch.chdir(tmp_path)
+
+    def reply(asked, number):
+        if asked.path.endswith("/models"):
+            return Reply({"data": [{"id": "only"}]})
+        words = len(asked.body["messages"][-1]["content"].split())
+        return Reply(chat_reply({"No": -0.5, "Yes": -0.5 - words / 10}))
+
+    with scripted(reply) as server:
+        space = {"ni": ni, "own": questions}
+        exec(compile(SERVED.replace("http://127.0.0.1:8080/v1", server.url), "README.md", "exec"), space)
+    assert space["served"].yes_rate == 0
+    assert len(server.asked) == 1 + 2 * len(questions)  # what decide asked, calibrate doesn't ask again
+    assert space["leaning"].offsets["yes_no"] > 0
 
 
 def test_the_steps_run(tiny, tmp_path, monkeypatch) -> None:

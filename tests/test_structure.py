@@ -17,11 +17,11 @@ PACKAGE = Path(nasa_interp.__file__).parent
 # Each module may import those before it; a folder's modules share its place.
 ORDER = [
     "lazy", "errors", "torch_defaults", "mixed_precision", "reading", "run", "results", "head_formats", "heads",
-    "bootstrap", "head_table", "questions", "prompts", "models", "batches", "generating", "thinking", "reference",
-    "session", "attention", "restart", "forward", "measures", "scoring", "decisions", "calibration", "restartable",
-    "interventions", "patching", "attribution", "rankings", "deltas", "evaluation", "objectives", "alignment",
-    "comparison", "transfer", "knowledge", "streams", "survey", "figures", "view", "report", "doctor", "demo", "cli",
-    "__init__", "__main__",
+    "bootstrap", "head_table", "questions", "prompts", "served", "models", "batches", "generating", "thinking",
+    "reference", "session", "attention", "restart", "forward", "measures", "scoring", "decisions", "calibration",
+    "restartable", "interventions", "patching", "attribution", "rankings", "deltas", "evaluation", "objectives",
+    "alignment", "comparison", "transfer", "knowledge", "streams", "survey", "figures", "view", "report", "doctor",
+    "demo", "cli", "__init__", "__main__",
 ]  # fmt: skip
 
 

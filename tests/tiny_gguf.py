@@ -83,7 +83,7 @@ def write_gguf(path: Path, model: PreTrainedModel, tensors: dict[str, np.ndarray
         writer.add_expert_count(config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-    _add_tokenizer(writer)
+    add_tokenizer(writer)
     for name, tensor in tensors.items():
         writer.add_tensor(name, np.ascontiguousarray(tensor))
     writer.write_header_to_file()
@@ -93,7 +93,8 @@ def write_gguf(path: Path, model: PreTrainedModel, tensors: dict[str, np.ndarray
     return path
 
 
-def _add_tokenizer(writer: GGUFWriter):
+def add_tokenizer(writer: GGUFWriter) -> None:
+    """The tiny tokenizer, as llama.cpp keeps it."""
     tokenizer = tiny_tokenizer()
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)

@@ -56,14 +56,21 @@ class Alignment:
         return self.log
 
     def export(
-        self, folder: str | Path, model: Model, format: str = "hf", notes: str = "", verify: bool = True
+        self,
+        folder: str | Path,
+        model: Model,
+        format: str = "hf",
+        notes: str = "",
+        verify: bool = True,
+        base: str | Path | None = None,
+        stored: str = "float32",
     ) -> Path:
         """Writes the tuned model: see `nasa_interp.deltas.export`; `model` is the base model.
 
         The card tells what `evaluate_change(...).save(run.folder)` measured, as that of the `export` command does.
         """
         delta = with_evaluation(model, self.delta, self.folder) if self.folder else self.delta
-        return export(model, delta, folder, format, notes, verify)
+        return export(model, delta, folder, format, notes, verify, base, stored)
 
     def save(self, folder: str | Path) -> Path:
         """Writes delta.safetensors and align.json, which holds its hash, into the folder.

@@ -8,11 +8,12 @@ from jaxtyping import Float
 from scipy.stats import norm
 
 from ..bootstrap import DRAWS, cluster_interval
-from ..decisions import BinaryReport, report_decisions
+from ..decisions import BinaryReport, ServedDecisions, decide_served, report_decisions
 from ..errors import CalibrationError, warn_user
 from ..models import as_model
 from ..prompts import Order, Orders, PromptBatch, PromptStyle
 from ..questions.registry import CONTENT_FREE
+from ..served import ServedModel
 from ..session import resolve_prompts
 from ..torch_defaults import under_torch_defaults
 from .value import Calibration
@@ -58,6 +59,10 @@ def calibrate(
     Source: ours; calibration by the batch's own mean follows Zhou et al. 2024 (batch calibration).
     """
     _check(prior, by, style)
+    if isinstance(model, ServedModel):
+        options: dict[str, Any] = {"limit": limit, "seed": seed, "draws": draws, "progress": progress}
+        found = decide_served(model, data, order, style, **options)
+        return fit_calibration(found.report, found, prior=prior, by=by)
     model = as_model(model)
     asked = resolve_prompts(model, data, order, style, limit, seed, draws)
     _check(prior, by, asked.batches[0].style)
@@ -65,12 +70,14 @@ def calibrate(
     return fit_calibration(report, asked.batches[0], prior=prior, by=by)
 
 
-def fit_calibration(report: BinaryReport, prompts: PromptBatch, *, prior: float = 0.5, by: Fit = "mean") -> Calibration:
+def fit_calibration(
+    report: BinaryReport, prompts: PromptBatch | ServedDecisions, *, prior: float = 0.5, by: Fit = "mean"
+) -> Calibration:
     """The calibration that decisions ask for.
 
     Args:
         report: the decisions; labels only test the prior.
-        prompts: of any candidate order, for the tokens that answers begin with.
+        prompts: of any candidate order, for the tokens that answers begin with; or what a server gave of those.
         prior, by: as for `calibrate`.
 
     Raises:

@@ -54,6 +54,11 @@ class Calibration:
             CalibrationError: decisions of another model, wording, pair of candidates or order, or calibrated ones.
         """
         own = self.run
+        if not own.model_hash and own.model != theirs.model:
+            raise CalibrationError(
+                f"the calibration is of {own.model}, whose weights aren't known, and the decisions are of "
+                f"{theirs.model}; calibrate that model"
+            )
         if own.model_hash != theirs.model_hash:
             raise CalibrationError(
                 f"the calibration is of {own.model} with weights {own.model_hash[:8]}, and the decisions are of "
@@ -103,6 +108,11 @@ class Calibration:
             raise CalibrationError(
                 "the candidates begin with the same tokens, where no bias on a first token tells them apart; take "
                 "candidates of one token"
+            )
+        if self.offsets[order] and not self.raised(order):
+            raise CalibrationError(
+                f"{self.run.model} gave no ids of the tokens that answers begin with, so no bias can be put on them; "
+                f"take the offset off the decisions: decide(...).calibrated(c)"
             )
         return self.raised(order)
 

@@ -231,12 +231,21 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder that `align` wrote")],
     *,
     out: Annotated[Path, typer.Option(help="a new folder")],
-    format_: Annotated[Literal["hf", "peft", "delta"], typer.Option("--format", help="hf, peft or delta")] = "hf",
+    format_: Annotated[
+        Literal["hf", "peft", "delta", "gguf", "gguf-lora"],
+        typer.Option("--format", help="hf, peft, delta, gguf or gguf-lora"),
+    ] = "hf",
     model: Annotated[str | None, typer.Option(help="the base model, where it is known by another name now")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="for gguf formats: a GGUF file of the base, if it wasn't loaded from one")
+    ] = None,
+    stored: Annotated[
+        Literal["float32", "float16"], typer.Option(help="what gguf stores changed tensors as: float32 or float16")
+    ] = "float32",
     json_: JsonOpt = False,
     placement: ModelOptions,
 ) -> None:
-    """Write the tuned model: a folder for transformers, an adapter for PEFT, or the change alone."""
+    """Write the tuned model: for transformers, an adapter for PEFT, files for llama.cpp, or the change alone."""
     from ..alignment.result import DELTA
     from ..deltas import HeadDelta
     from ..deltas import export as write
@@ -248,8 +257,9 @@ def export(
     if out.is_dir() and any(out.iterdir()):
         raise NasaInterpError(f"{out} is not empty; name a new folder, or empty it")
     delta = HeadDelta.load(run / DELTA)
-    base = placement.load(model or delta.base_model)
-    folder = write(base, with_evaluation(base, delta, run), out, format=format_)
+    loaded = placement.load(model or delta.base_model)
+    measured = with_evaluation(loaded, delta, run)
+    folder = write(loaded, measured, out, format=format_, base=base, stored=stored)
     print_result({"folder": folder, "format": format_} if json_ else f"written to {folder}", json_)
 
 

@@ -10,6 +10,9 @@ from ..errors import NasaInterpError
 from ..prompts.style import Orders
 
 ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a hub id, a folder, or a .gguf file")]
+AskedArg = Annotated[
+    str, typer.Argument(metavar="MODEL", help="demo, a hub id, a folder, a .gguf file, or a server's http address")
+]
 DataOpt = Annotated[
     str,
     typer.Option(
@@ -83,6 +86,43 @@ class PromptOptions:
         for order in ORDERS:
             style.render_instructions(order)
         return style
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a served model is asked, where MODEL is an address; as given."""
+
+    name: Annotated[
+        str | None, typer.Option("--model", help="of an address: the model's name there, if it has several")
+    ] = None
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="of an address: how many likeliest tokens to ask for; 20, and more at need"),
+    ] = None
+    timeout: Annotated[float | None, typer.Option(help="of an address: seconds that a request may take; 120")] = None
+    retries: Annotated[int | None, typer.Option(min=0, help="of an address: how often a request is tried again; 3")] = (
+        None
+    )
+    folder: Annotated[
+        Path | None, typer.Option("--answers", help="of an address: folder that keeps answers, to go on from")
+    ] = None
+    key_from: Annotated[
+        str | None,
+        typer.Option(help="of an address: environment variable with the key; NASA_INTERP_API_KEY"),
+    ] = None
+
+    def load(self, name: str, placement: "ModelOptions") -> Any:
+        """The model of this name: behind an address, or loaded."""
+        from ..served import is_address, load_server
+
+        options = {"top": self.top, "timeout": self.timeout, "retries": self.retries}
+        options |= {"folder": self.folder, "key_from": self.key_from, "model": self.name}
+        given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+        if is_address(name):
+            return load_server(name, **given)
+        if given:
+            raise typer.BadParameter("options of an address were given, and MODEL is none", param_hint=repr(name))
+        return placement.load(name)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import typer
 
 from .app import app
 from .options import (
+    AskedArg,
     BatchOpt,
     DataOpt,
     JsonOpt,
@@ -19,6 +20,7 @@ from .options import (
     PartsOpt,
     PromptOptions,
     SeedOpt,
+    ServerOptions,
     SkipBadOpt,
     UnlabeledOpt,
     check_out,
@@ -39,7 +41,7 @@ TowardOpt = Annotated[
 @app.command()
 @with_shared_options
 def decide(
-    model: ModelArg,
+    model: AskedArg,
     *,
     data: DataOpt = "builtin:verify#test",
     out: OutOpt = None,
@@ -59,6 +61,7 @@ def decide(
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
     placement: ModelOptions,
+    served: ServerOptions,
     limit: LimitOpt = None,
 ) -> None:
     """Does the model say No, or Yes, too often? Precision, recall, imbalance, AUC, calibration, by group and order."""
@@ -85,13 +88,13 @@ def decide(
     questions = load_data(data, limit, seed, unlabeled, skip_bad)
     if by == "generation":
         answers = evaluation.decide_by_generation(
-            placement.load(model), questions, order, calibration=offsets, **options
+            served.load(model, placement), questions, order, calibration=offsets, **options
         )
         counts = {**answers.counts, "accuracy": answers.accuracy}
         show = partial(print_result, counts if json_ else repr(answers), json_)
         deliver(show, (out, lambda path: write_table(path, answers.to_dataframe())))
         return
-    report = decisions.decide(placement.load(model), questions, order, **options)
+    report = decisions.decide(served.load(model, placement), questions, order, **options)
     report = report if offsets is None else report.calibrated(offsets)
     report = decisions.average_orders(report) if average_orders else report
     _show_report(report, json_, out)
@@ -106,7 +109,7 @@ def _show_report(report: Any, json_: bool, out: Path | None) -> None:
 @app.command()
 @with_shared_options
 def calibrate(
-    model: ModelArg,
+    model: AskedArg,
     *,
     data: DataOpt,
     out: OutOpt = None,
@@ -120,6 +123,7 @@ def calibrate(
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
     placement: ModelOptions,
+    served: ServerOptions,
     limit: LimitOpt = None,
 ) -> None:
     """How far does the model lean, in your wording? From unlabeled questions; `decide --calibration` takes it off."""
@@ -128,7 +132,7 @@ def calibrate(
     check_out(out, "calibration")
     style, questions = prompt.style(), load_data(data, limit, seed, unlabeled, skip_bad)
     options: dict[str, Any] = {"prior": prior, "by": by, "batch_size": batch_size, "seed": seed}
-    found = calibration.calibrate(placement.load(model), questions, order, style, **options)
+    found = calibration.calibrate(served.load(model, placement), questions, order, style, **options)
     rows = found.to_dataframe()
     shown = rows.to_dict(orient="records") if json_ else f"{rows.round(3).to_string(index=False)}\n\n{found!r}"
     deliver(partial(print_result, shown, json_), (out, found.save))

@@ -9,6 +9,7 @@ from .asking import (
     plain_answers,
     report_decisions,
 )
+from .asking_served import ServedDecisions, decide_served
 from .averaged import average_orders, without_mass
 from .measured import LOW_MASS, Estimates, MeasuredDecisions
 from .report import BinaryReport
@@ -18,11 +19,13 @@ __all__ = [
     "BinaryReport",
     "Estimates",
     "MeasuredDecisions",
+    "ServedDecisions",
     "answer_differences",
     "answers_without_fusing",
     "average_orders",
     "compare_answers",
     "decide",
+    "decide_served",
     "fused_answers",
     "plain_answers",
     "report_decisions",

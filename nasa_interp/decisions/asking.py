@@ -17,8 +17,10 @@ from ..forward import EditsOf, run_fused
 from ..models import Model, as_model
 from ..prompts import Orders, PromptBatch, PromptStyle
 from ..reference import PlainReference
+from ..served import ServedModel
 from ..session import PromptSet, describe_run, resolve_prompts
 from ..torch_defaults import under_torch_defaults
+from .asking_served import decide_served
 from .report import BinaryReport
 
 # Prompts in a batch of models that don't go through the fused engine.
@@ -53,7 +55,7 @@ def decide(
     """Asks the model every question and compares its logits of No and Yes at the first answer position.
 
     Args:
-        model: a Model, or what `load_model` accepts besides names.
+        model: a Model, what `load_model` accepts besides names, or what `load_server` gives (see `decide_served`).
         data: questions (also dicts or a DataFrame with question and label), a data specification such as
             "builtin:verify#test", or prompts (a PromptBatch, or one an order), which keep their order and style.
         order: the order of the candidates in the instruction; both by default, as it matters as much as polarity.
@@ -68,9 +70,13 @@ def decide(
 
     Source: the paper compares generated answers; the logit difference is ours.
     """
-    model = as_model(model)
-    asked = resolve_prompts(model, data, order, style, limit, seed, draws)
-    report = report_decisions(model, asked, batch_size=batch_size, progress=progress)
+    if isinstance(model, ServedModel):
+        options: dict[str, Any] = {"limit": limit, "seed": seed, "draws": draws, "progress": progress}
+        report = decide_served(model, data, order, style, **options).report
+    else:
+        model = as_model(model)
+        asked = resolve_prompts(model, data, order, style, limit, seed, draws)
+        report = report_decisions(model, asked, batch_size=batch_size, progress=progress)
     for message in report.warnings:
         warn_user(message)
     return report

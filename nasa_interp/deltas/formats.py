@@ -1,7 +1,8 @@
-"""Exports a change: a folder that transformers or PEFT loads, or the delta by itself."""
+"""Exports a change: a folder that transformers, PEFT or llama.cpp loads, or the delta by itself."""
 
 import copy
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +16,19 @@ from torch import Tensor
 from ..errors import DeltaError, first_line
 from ..models import Model
 from ..models.bridge import eager_twin
+from ..models.gguf import load_gguf
 from ..models.loading import quiet_transformers
 from ..models.slice_values import plain_view, read_slices
 from ..run import write_json
 from ..torch_defaults import under_torch_defaults
 from .delta import HeadDelta
+from .gguf_lora import ADAPTER_FILE, check_gguf_lora, write_gguf_lora
+from .gguf_model import MODEL_FILE, TENSOR_TYPES, GGUFBase, check_gguf_model, write_gguf_model
 from .license import public_name, write_license
 from .lora import adapter_factors, write_adapter
 from .model_card import Exported, model_card, record
 
-Format = Literal["hf", "peft", "delta"]
+Format = Literal["hf", "peft", "delta", "gguf", "gguf-lora"]
 
 DELTA_FILE = "delta.safetensors"
 RECORD_FOLDER = "nasa_interp"
@@ -43,6 +47,8 @@ def export(
     format: str = "hf",
     notes: str = "",
     verify: bool = True,
+    base: str | Path | None = None,
+    stored: str = "float32",
 ) -> Path:
     """Writes a changed model, or the change alone, into a new folder with a model card and the base's licence.
 
@@ -51,35 +57,44 @@ def export(
         delta: the change.
         folder: a new or empty folder; it appears complete or not at all.
         format: "hf", the whole model for transformers, with tokenizer and, in the subfolder nasa_interp, the delta;
-            "peft", an exact LoRA for PEFT; "delta", the HeadDelta's own file.
+            "peft", an exact LoRA for PEFT; "delta", the HeadDelta's own file; "gguf", the base's GGUF file with the
+            changed tensors, all else byte for byte; "gguf-lora", the exact LoRA for llama.cpp.
         notes: free text for the model card.
-        verify: load the export with the plain library and compare it, before the folder gets its name. For "hf" this
-            needs memory for a second copy of the model.
+        verify: load the export with the plain library and compare it, before the folder gets its name. For "hf", and
+            for "gguf" where the model came from the base's file, this needs memory for a second copy of the model.
+        base: for the two GGUF formats, a GGUF file of the base model; not needed where it was loaded from one.
+        stored: how "gguf" stores the changed tensors: "float32" or "float16".
 
     Returns:
         the folder.
 
     Raises:
-        DeltaError: an unknown format, a folder with files in it, a model other than the base, biases in a LoRA, or an
-            export that doesn't reproduce the changed model's logits.
+        DeltaError: an unknown format, a folder with files in it, a model other than the base, biases in a LoRA, a GGUF
+            file of another model, or an export that doesn't reproduce the changed model's logits.
+        ModelError: a GGUF file of an architecture whose order of rows isn't known.
 
     Caveat:
         a LoRA adds its change to the layer's output: in fp32 its logits agree to 1e-5 of the largest one, in bf16
         only roughly; merged, it agrees to the last rounding. It can't carry biases. The delta's own file keeps its log
-        as it is, with the paths that it names; card and record don't.
+        as it is, with the paths that it names; card and record don't. A GGUF file that isn't the one the model was
+        loaded from may hold its other tensors in less precision; the record says how far its changed ones were.
 
     Source: ours.
     """
     if format not in get_args(Format):
         raise DeltaError(f"there is no export format {format!r}; use one of {', '.join(get_args(Format))}")
+    if stored not in TENSOR_TYPES:
+        raise DeltaError(f"tensors can't be stored as {stored!r}; use one of {', '.join(TENSOR_TYPES)}")
+    file = GGUFBase.of(model, base) if format.startswith("gguf") else None
     folder = _free(Path(folder))
     part = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
     with _base(model, delta):
         try:
             part.mkdir(parents=True)
-            _write(model, delta, part, Exported(format, folder.name, _result_hash(model, delta), notes))
+            exported = Exported(format, folder.name, _result_hash(model, delta), notes, file, stored)
+            _write(model, delta, part, exported)
             if verify:
-                VERIFY[format](model, delta, part)
+                VERIFY[format](model, delta, part, exported)
             if folder.exists():
                 folder.rmdir()
             part.rename(folder)
@@ -123,6 +138,7 @@ def _result_hash(model: Model, delta: HeadDelta) -> str:
 
 def _write(model: Model, delta: HeadDelta, part: Path, exported: Exported) -> None:
     """All files of the export."""
+    about: dict[str, Any] = {}
     if exported.format == "hf":
         with delta.applied(model, check=False):
             _save_pretrained(model, part)
@@ -130,11 +146,20 @@ def _write(model: Model, delta: HeadDelta, part: Path, exported: Exported) -> No
         delta.save(part / RECORD_FOLDER / DELTA_FILE)
     elif exported.format == "peft":
         write_adapter(model, delta, part, public_name(delta.base_model))
+    elif exported.base is not None:
+        about = {"gguf": _write_gguf(exported.base, delta, part, exported)}
+        delta.save(part / RECORD_FOLDER / DELTA_FILE)
     else:
         delta.save(part / DELTA_FILE)
     write_license(model, part)
-    write_json(part / RECORD_FOLDER / "export.json", record(model, delta, exported))
+    write_json(part / RECORD_FOLDER / "export.json", {**record(model, delta, exported), **about})
     (part / "README.md").write_text(model_card(model, delta, exported), encoding="utf-8")
+
+
+def _write_gguf(base: GGUFBase, delta: HeadDelta, part: Path, exported: Exported) -> dict[str, Any]:
+    if exported.format == "gguf":
+        return write_gguf_model(base, delta, part / MODEL_FILE, exported.stored)
+    return write_gguf_lora(base, delta, part / ADAPTER_FILE)
 
 
 def _save_pretrained(model: Model, part: Path) -> None:
@@ -168,27 +193,27 @@ def _own_settings(hf: Any) -> Iterator[None]:
             setattr(hf, name, kept[name])
 
 
-def _verify_hf(model: Model, delta: HeadDelta, part: Path) -> None:
+def _verify_hf(model: Model, delta: HeadDelta, part: Path, exported: Exported) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_transformers():
         attention = plain_view(model).config._attn_implementation
         loaded: Any = AutoModelForCausalLM.from_pretrained(part, dtype=model.dtype, attn_implementation=attention)
         tokenizer = AutoTokenizer.from_pretrained(part)
-    exported = Model(part.name, loaded.to(model.device).eval(), tokenizer)
+    again = Model(part.name, loaded.to(model.device).eval(), tokenizer)
     mine = model.tokenizer
     if tokenizer(PROBE)["input_ids"] != mine(PROBE)["input_ids"] or tokenizer.chat_template != mine.chat_template:
         raise DeltaError(
             f"AutoTokenizer reads the exported {type(mine).__name__} as {type(tokenizer).__name__}, which gives other "
             f"tokens; load model {model.name!r} with its family's own tokenizer, or export it as 'peft' or 'delta'"
         )
-    exact = read_slices(exported, delta.slices)
+    exact = read_slices(again, delta.slices)
     if not all(torch.equal(exact[piece], after) for piece, after in zip(delta.slices, delta.after, strict=True)):
         raise DeltaError("the exported weights are not the tuned ones when loaded again; the export was not kept")
     _compare(model, _tuned_logits(model, delta), _logits(model, loaded))
 
 
-def _verify_peft(model: Model, delta: HeadDelta, part: Path) -> None:
+def _verify_peft(model: Model, delta: HeadDelta, part: Path, exported: Exported) -> None:
     """PEFT rewires the modules it gets, so it gets a second tree of modules around the same parameters."""
     from peft import PeftModel
 
@@ -208,13 +233,39 @@ def _verify_peft(model: Model, delta: HeadDelta, part: Path) -> None:
             parameter.requires_grad_(True)
 
 
-def _verify_delta(model: Model, delta: HeadDelta, part: Path) -> None:
+def _verify_delta(model: Model, delta: HeadDelta, part: Path, exported: Exported) -> None:
     # The same bits written into the same model give the same logits: there is nothing to run.
     if HeadDelta.load(part / DELTA_FILE) != delta:
         raise DeltaError("the exported delta is another one when read again; the export was not kept")
 
 
-VERIFY = {"hf": _verify_hf, "peft": _verify_peft, "delta": _verify_delta}
+def _verify_gguf(model: Model, delta: HeadDelta, part: Path, exported: Exported) -> None:
+    """Byte for byte, and, where the model came from the base's file, by transformers' own reader too.
+
+    Of a file that was named its reader may make another model: it doesn't know Llama's biases, for one.
+    """
+    assert exported.base is not None
+    check_gguf_model(exported.base, delta, part / MODEL_FILE, exported.stored)
+    if not exported.base.own:
+        return
+    with tempfile.TemporaryDirectory() as empty, quiet_transformers():
+        loaded, _ = load_gguf(part / MODEL_FILE, Path(empty))
+    allowed = HALF_TOLERANCE if exported.stored == "float16" else None
+    _compare(model, _tuned_logits(model, delta), _logits(model, loaded.to(model.device, model.dtype).eval()), allowed)
+
+
+def _verify_gguf_lora(model: Model, delta: HeadDelta, part: Path, exported: Exported) -> None:
+    assert exported.base is not None
+    check_gguf_lora(exported.base, delta, part / ADAPTER_FILE)
+
+
+VERIFY = {
+    "hf": _verify_hf,
+    "peft": _verify_peft,
+    "delta": _verify_delta,
+    "gguf": _verify_gguf,
+    "gguf-lora": _verify_gguf_lora,
+}
 
 
 def _tuned_logits(model: Model, delta: HeadDelta) -> Float[Tensor, "pos d_vocab"]:
@@ -228,9 +279,14 @@ def _logits(model: Model, hf: Any) -> Float[Tensor, "pos d_vocab"]:
         return hf(tokens, use_cache=False).logits[0].float().cpu()
 
 
-def _compare(model: Model, expected: Float[Tensor, "pos d_vocab"], logits: Float[Tensor, "pos d_vocab"]) -> None:
+def _compare(
+    model: Model,
+    expected: Float[Tensor, "pos d_vocab"],
+    logits: Float[Tensor, "pos d_vocab"],
+    allowed: float | None = None,
+) -> None:
     apart = float((logits - expected).abs().max() / expected.abs().max())
-    allowed = TOLERANCES.get(model.dtype, HALF_TOLERANCE)
+    allowed = TOLERANCES.get(model.dtype, HALF_TOLERANCE) if allowed is None else allowed
     if not apart <= allowed:
         raise DeltaError(
             f"loaded again, the export's logits are {apart:.2g} of the largest one away from the tuned model's, "

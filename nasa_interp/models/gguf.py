@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from ..errors import ModelError, first_line, warn_user
 from ..run import file_sha256, write_json
+from .gguf_layout import open_gguf
 from .quiet import quiet_transformers
 from .whole import check_converted, check_whole, warn_unused
 
@@ -99,15 +100,7 @@ def _fault(file: Path, written: dict[str, Any]) -> str | None:
 
 def _check(path: Path) -> None:
     """Reads the file's own index of tensors before anything is converted."""
-    from gguf import GGUFReader
-
-    try:
-        tensors = GGUFReader(path).tensors
-    except Exception as error:  # on broken bytes the reader raises whatever numpy raises
-        raise ModelError(
-            f"{path} is not a whole GGUF file ({first_line(error)}); it may be cut short: download it again"
-        ) from error
-    if not tensors:
+    if not open_gguf(path).tensors:
         raise ModelError(f"{path} holds no tensors; it is not a model")
 
 
@@ -142,6 +135,22 @@ def _convert(path: Path, folder: Path, source: dict[str, Any]) -> None:
         os.replace(part, folder)
 
 
+def load_gguf(path: Path, empty: Path) -> tuple[Any, dict[str, Any]]:
+    """The model of a GGUF file in fp32 and transformers' account of its weights, without any check."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        empty,
+        gguf_file=str(path),
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    return loaded
+
+
 def _read(path: Path, empty: Path) -> tuple[Any, Any, list[str]]:
     """Model and tokenizer of a GGUF file, and the names of its unused tensors.
 
@@ -149,19 +158,11 @@ def _read(path: Path, empty: Path) -> tuple[Any, Any, list[str]]:
         path: of the file.
         empty: an empty folder to load from, as transformers would pick up adapters and settings next to the file.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(empty, gguf_file=str(path))
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            empty,
-            gguf_file=str(path),
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
+        loaded = load_gguf(path, empty)
         model, info = loaded
         unused, halved = _left_over(path, model)
     except Exception as error:  # transformers raises many kinds here

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..errors import ModelError, first_line
+from ..served import is_address
 from ..torch_defaults import under_torch_defaults
 from .gguf import converted
 from .model import Model, as_model
@@ -52,6 +53,11 @@ def load_model(
     """
     if not isinstance(name, (str, Path)):
         return as_model(name, tokenizer)
+    if is_address(name):
+        raise ModelError(
+            f"{name} is a server's address, and this needs what is inside a model; load the model itself: a GGUF file, "
+            f"a folder or a hub id (ni.load_server is for decide, calibrate and decide_by_generation)"
+        )
     device = _device(device)
     mixed = dtype == MIXED
     torch_dtype = torch.float32 if mixed else _dtype(dtype, device)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ..errors import ModelError, first_line
 from ..mixed_precision import in_bfloat16
+from ..served import ServedModel
 from .bridge import (
     Copies,
     build_bridge,
@@ -369,6 +370,11 @@ def as_model(model: Any, tokenizer: Any = None) -> Model:
     if isinstance(model, Model):
         model.check_views()
         return model
+    if isinstance(model, ServedModel):
+        raise ModelError(
+            f"{model.name} is behind an address, and this needs what is inside a model; load the model itself: a GGUF "
+            f"file, a folder or a hub id (served models take decide, calibrate and decide_by_generation)"
+        )
     wrapper, model = model, unwrapped(model)
     if is_bridge(model) or is_hooked_transformer(model):
         tokenizer = tokenizer or getattr(model, "tokenizer", None)

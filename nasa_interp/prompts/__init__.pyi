@@ -3,6 +3,7 @@
 from .batch import PromptBatch, labels_of
 from .build import build_prompts, encode_texts
 from .forms import FORM_NAMES, FORMS, load_form, with_examples
+from .messages import ServedPrompt, served_prompts
 from .pairs import PromptPairs, instruction_pairs, question_pairs
 from .style import ORDERS, Order, Orders, PromptStyle, find_candidates
 
@@ -15,6 +16,7 @@ __all__ = [
     "PromptBatch",
     "PromptPairs",
     "PromptStyle",
+    "ServedPrompt",
     "build_prompts",
     "encode_texts",
     "find_candidates",
@@ -22,5 +24,6 @@ __all__ = [
     "labels_of",
     "load_form",
     "question_pairs",
+    "served_prompts",
     "with_examples",
 ]

@@ -141,14 +141,10 @@ def _render(
 ) -> tuple[str, int]:
     """The prompt's text and the character at which the user's turn starts in it."""
     turn = content(style, instruction, question)
-    asked = [(content(style, instruction, q), q.label) for q in style.examples]
-    answered = [(said, style.yes if style.right_word(bool(label)) else style.no) for said, label in asked]
     if kind == "plain":
-        head = "" if style.system is None else f"{style.system}{SEPARATOR}"
-        head += "".join(f"{said}\nAnswer: {word}{SEPARATOR}" for said, word in answered)
-        text = f"{head}{turn}" if style.think else f"{head}{turn}\nAnswer:"
+        text = plain_text(style, instruction, turn)
     else:
-        text = write_chat(tokenizer, _messages(style, answered, turn), generate=True)
+        text = write_chat(tokenizer, chat_messages(style, instruction, turn), generate=True)
     text = with_bos(tokenizer, text)
     # The user's turn is the last place where the content stands: a template's own text comes before it.
     start = text.rfind(turn)
@@ -168,9 +164,22 @@ def with_bos(tokenizer: Any, text: str) -> str:
     return bos + text if adds_bos else text
 
 
-def _messages(style: PromptStyle, answered: Sequence[tuple[str, str]], turn: str) -> list[dict[str, str]]:
+def plain_text(style: PromptStyle, instruction: str, turn: str) -> str:
+    """A plain prompt: the system prompt, examples with their answers, and what is asked."""
+    head = "" if style.system is None else f"{style.system}{SEPARATOR}"
+    head += "".join(f"{said}\nAnswer: {word}{SEPARATOR}" for said, word in _answered(style, instruction))
+    return f"{head}{turn}" if style.think else f"{head}{turn}\nAnswer:"
+
+
+def chat_messages(style: PromptStyle, instruction: str, turn: str) -> list[dict[str, str]]:
     """A chat: the system prompt, examples with their answers, and the user's turn."""
     messages = [] if style.system is None else [{"role": "system", "content": style.system}]
-    for said, word in answered:
+    for said, word in _answered(style, instruction):
         messages += [{"role": "user", "content": said}, {"role": "assistant", "content": word}]
     return [*messages, {"role": "user", "content": turn}]
+
+
+def _answered(style: PromptStyle, instruction: str) -> list[tuple[str, str]]:
+    """The style's examples as they are asked, and the right answer to each."""
+    asked = [(content(style, instruction, q), q.label) for q in style.examples]
+    return [(said, style.yes if style.right_word(bool(label)) else style.no) for said, label in asked]

@@ -131,7 +131,7 @@ WORDS = {
     ("ablate", "--positions"): ("all", "after", "last"),
     ("patch", "--pairs"): ("question", "neutral", "order"),
     ("patch", "--by"): ("head", "class", "position"),
-    ("export", "--format"): ("hf", "peft", "delta"),
+    ("export", "--format"): ("hf", "peft", "delta", "gguf", "gguf-lora"),
     ("ablate", "--do"): ("zero", "knockout", "swap"),
     ("align", "--objective"): ("answer", "balance", "nas"),
     ("compare", "--objective"): ("answer", "balance", "nas"),
