@@ -74,6 +74,8 @@ def decide(
     if parts is not None and (by == "generation" or average_orders or calibration is not None):
         message = "goes with plain decisions; leave --by, --average-orders and --calibration out"
         raise typer.BadParameter(message, param_hint="--parts")
+    if parts is not None and model.startswith(("http://", "https://")):
+        raise typer.BadParameter("a server's answers are kept with --answers", param_hint="--parts")
     if average_orders and by == "generation":
         raise typer.BadParameter("answers in words have no d to average", param_hint="--average-orders")
     offsets = None if calibration is None else Calibration.load(calibration)

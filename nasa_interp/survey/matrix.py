@@ -65,7 +65,8 @@ def form_matrix(
         One row a cell and state of knowledge, and the reports behind them. A cell that can't be asked says why.
 
     Raises:
-        ResultError: no data, no form, or a folder of another model; a stream without a folder.
+        ResultError: no data, no form, or a folder of another model; a stream without a folder; a limit for something
+            else.
 
     Source: ours, after the questions of the follow-up (arXiv 2511.10881).
     """
@@ -75,7 +76,9 @@ def form_matrix(
     styles = {
         str(form) if isinstance(form, (str, Path)) else f"form {i}": load_form(form) for i, form in enumerate(forms)
     }
-    given = dict(limits or {})
+    given, names = dict(limits or {}), [str(getattr(each, "name", each)) for each in data]
+    if unknown := sorted(set(given) - {*names, *styles}):
+        raise ResultError(f"a limit is for {unknown[0]!r}, which is no data and no form here; name one of them")
     if folder is None and any(isinstance(each, QuestionStream) for each in data):
         raise ResultError("a stream is asked in parts, which need a place; give folder=")
     plan = [

@@ -153,3 +153,8 @@ def test_heads_settle_where_prompts_agree_and_not_where_they_are_noise(found) ->
     assert len(settling_curve(settled, run="a line").data) == 1
     with pytest.raises(ResultError, match="64 questions can't be parted into two draws of 64"):
         settling(with_prompts(0.0), sizes=(64,))
+
+
+def test_a_limit_for_something_that_is_not_asked_is_an_error(tiny, questions):
+    with pytest.raises(ResultError, match="a limit is for 'thnk', which is no data and no form here"):
+        form_matrix(tiny, [questions], ("yes-no",), limits={"thnk": 3})
