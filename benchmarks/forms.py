@@ -31,7 +31,7 @@ FORMS = (
 )  # fmt: skip
 LONG, LONG_FORMS = f"{MUSIQUE}#all", ("yes-no", "true-false", "reversed", "unsure")
 # Thinking takes seconds a question, and twenty paragraphs some 2,400 tokens.
-FEW = {"think": 24, LONG: 24}
+FEW = 24
 HERE = Path(__file__).resolve().parent
 
 
@@ -52,10 +52,10 @@ def main() -> None:
     model, folder = ni.load_model(options.model, dtype=options.dtype), options.folder.resolve() / name
     # So that results name the data by what they are, not by where they lie.
     os.chdir(options.data)
-    shared = {"limit": options.limit, "limits": FEW, "folder": folder}
-    whole = form_matrix(model, DATA, FORMS, known=options.known, **shared)
+    shared = {"limit": options.limit, "folder": folder}
+    whole = form_matrix(model, DATA, FORMS, known=options.known, limits={"think": FEW}, **shared)
     keep(whole, f"forms_{name}")
-    keep(form_matrix(model, [MUSIQUE, LONG], LONG_FORMS, **shared), f"forms_{name}_long")
+    keep(form_matrix(model, [MUSIQUE, LONG], LONG_FORMS, limits={LONG: FEW}, **shared), f"forms_{name}_long")
     settled(model, f"forms_{name}_settling")
     print(f"{(time.perf_counter() - start) / 3600:.2f} hours")
     print("\n".join(whole.verdict))
