@@ -16,6 +16,7 @@ from ..errors import DeltaError, first_line
 from ..models import Model
 from ..models.bridge import eager_twin
 from ..models.loading import quiet_transformers
+from ..models.offload import check_in_memory
 from ..models.slice_values import plain_view, read_slices
 from ..run import write_json
 from ..torch_defaults import under_torch_defaults
@@ -62,6 +63,7 @@ def export(
     Raises:
         DeltaError: an unknown format, a folder with files in it, a model other than the base, biases in a LoRA, or an
             export that doesn't reproduce the changed model's logits.
+        ModelError: a model whose weights aren't all in memory.
 
     Caveat:
         a LoRA adds its change to the layer's output: in fp32 its logits agree to 1e-5 of the largest one, in bf16
@@ -72,6 +74,7 @@ def export(
     """
     if format not in get_args(Format):
         raise DeltaError(f"there is no export format {format!r}; use one of {', '.join(get_args(Format))}")
+    check_in_memory(model.weights, model.name, "export")
     folder = _free(Path(folder))
     part = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
     with _base(model, delta):

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ModelError, first_line
+from .offload import check_in_memory
 from .ready import check_ready, derives, has_hooks
 from .slices import HeadLayout, head_layout, head_slices
 
@@ -106,12 +107,7 @@ def build_bridge(hf: Any, tokenizer: Any, name: str) -> Any:
     except ImportError as error:
         raise ModelError(f"this TransformerLens can't hook a loaded model ({error}); install 4.3 or newer") from error
     architecture = type(hf).__name__
-    if any(parameter.is_meta for parameter in hf.parameters()):
-        raise ModelError(
-            f"some weights of {name} lie on disk, which the hooked view can't reach; use the fused engine, or "
-            f"load it in a "
-            f"smaller dtype"
-        )
+    check_in_memory(hf, name, "the hooked view")
     try:
         tree = eager_twin(hf)
         # Splitting a fused projection draws initial weights that are overwritten; that must not touch the global state.
