@@ -126,6 +126,11 @@ class Model:
         return self._hooked
 
     @property
+    def copied_bytes(self) -> int:
+        """Bytes of weights that the hooked view holds besides the plain one's, once it is built."""
+        return self._copies.size if self._copies else 0
+
+    @property
     def has_hf(self) -> bool:
         """Whether there is a plain view that computes what the model that was handed over does."""
         return self._hf is not None and self.why_hooked is None
