@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from nasa_interp.heads import HeadList
 from nasa_interp.models import hashing
 from nasa_interp.models.offload import Offloaded, find_offloaded, offloaded_names
 from nasa_interp.models.slice_values import read_slices
+from nasa_interp.scoring.fused import score_fused
 
 QUIET = {"progress": False, "draws": 20}
 PARTS = ("model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head")
@@ -178,3 +182,52 @@ def test_what_needs_all_weights_in_memory_says_so_in_one_line(what, placed, delt
         call(placed[0], delta, tmp_path)
     one_line(error)
     assert not list(tmp_path.iterdir())
+
+
+MEASURED = """
+import sys
+import nasa_interp as ni
+import transformers.models.llama.modeling_llama
+from pathlib import Path
+
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+questions = ni.load_questions("builtin:verify#val", 2)
+decide, before = ni.decide, anonymous()
+model = ni.load_model("demo", dtype="float32", device_map={"": "disk"})
+most = []
+for layer in model.hf.model.layers:
+    layer.mlp.down_proj.register_forward_hook(lambda *args: most.append(anonymous()))
+model.hf.lm_head.register_forward_hook(lambda *args: most.append(anonymous()))
+digest = model.weights_hash()
+decide(model, questions, draws=10, progress=False)
+print(max(most) - before, digest)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc/self/status says what memory is anonymous")
+def test_everything_on_disk_takes_less_than_a_third_of_the_models_memory(demo):
+    """In a process of its own, looked at while parts of the model run; weights that are copied would take all of it."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", MEASURED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    grown, digest = done.stdout.split()
+    size = sum(4 * parameter.numel() for parameter in demo.hf.parameters())
+    assert int(grown) < size / 3
+    assert digest == demo.weights_hash()
+
+
+@pytest.mark.parametrize("place", ["every other layer", "everything", "auto"])
+def test_the_embedded_model_scores_as_in_memory(place, demo):
+    parts = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+    layers = {f"model.layers.{number}": "disk" if number % 2 else "cpu" for number in range(demo.n_layers)}
+    options = {
+        "every other layer": {"device_map": layers | dict.fromkeys(parts, "cpu")},
+        "everything": {"device_map": {"": "disk"}},
+        "auto": {"max_memory": {"cpu": "250MB"}},
+    }[place]
+    model = load_model("demo", dtype="float32", **options)
+    assert model.weights_hash() == demo.weights_hash()
+    found, whole = (score_fused(each, build_prompts(each, QUESTIONS[:2], "yes_no"))[0] for each in (model, demo))
+    assert torch.equal(found, whole)
