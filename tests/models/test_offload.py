@@ -202,7 +202,7 @@ for layer in model.hf.model.layers:
     layer.mlp.down_proj.register_forward_hook(lambda *args: most.append(anonymous()))
 model.hf.lm_head.register_forward_hook(lambda *args: most.append(anonymous()))
 digest = model.weights_hash()
-decide(model, questions, draws=10, progress=False)
+decide(model, questions, order="yes_no", draws=10, progress=False)
 print(max(most) - before, digest)
 """
 
