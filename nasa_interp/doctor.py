@@ -12,9 +12,11 @@ from torch import Tensor
 from .decisions import LOW_MASS, answers_without_fusing, fused_answers
 from .errors import FusedRefusedError, ModelError, NasaInterpError
 from .forward import fused_refusal
+from .memory import memory_estimate
 from .models import Model, as_model
 from .models.bridge import eager_twin
 from .models.check import NARROW_STEPS, HookCheck, check_hooks
+from .models.offload import offloaded_names
 from .models.positions import switching_length
 from .models.ready import MERGE, has_adapters
 from .models.windows import attention_windows
@@ -49,7 +51,8 @@ class Diagnosis:
             absolute terms; NaN where it couldn't run or, in float16, where eager attention underflows.
         kind, yes_token, no_token: how prompts are written, and the tokens that are compared.
         answer_mass: mean P(Yes) + P(No) over `n_questions` built-in questions and both orders.
-        memory: bytes of the weights, and of scoring one prompt of `length` tokens by each engine, weights included.
+        memory: bytes of the weights, and of one prompt of `length` tokens by each engine and when it is scored, weights
+            included; see `memory_estimate`.
         notes: anything else worth knowing.
     """
 
@@ -101,7 +104,7 @@ class Diagnosis:
             "tuning": "possible" if self.tuning is None else f"refused: {self.tuning}",
             "prompts": f"{self.kind}; compares {self.no_token!r} with {self.yes_token!r}",
             "answer mass": f"{self.answer_mass:.2f} on {self.n_questions} built-in questions in both orders{low}",
-            "memory": f"{sizes} (one prompt of {self.length} tokens; an estimate)",
+            "memory": f"{sizes} (one prompt of {self.length} tokens, libraries apart; an estimate)",
         }
         rows = [f"{name:<13}{text}" for name, text in lines.items() if text]
         return "\n".join([*rows, *(f"{'note':<13}{note}" for note in self.notes)])
@@ -173,6 +176,8 @@ def tuning_refusal(model: Model) -> str | None:
     weights = model.weights
     if getattr(weights, "hf_quantizer", None) is not None or getattr(weights, "is_quantized", False):
         return "its weights are quantized; load it unquantized"
+    if offloaded_names(weights):
+        return "some of its weights are offloaded; load it onto one device"
     if has_adapters(weights):
         return f"it holds LoRA adapters; {MERGE}"
     try:
@@ -181,21 +186,6 @@ def tuning_refusal(model: Model) -> str | None:
     except ModelError as error:
         return str(error)
     return None
-
-
-def memory_estimate(model: Model, length: int) -> dict[str, int]:
-    """Bytes of the weights, and of scoring one prompt, weights included; right to about a factor of two.
-
-    The fused engine adds one layer's activations and all layers' keys and values; the hooked engine adds to that
-    three fp32 copies of one layer's [head, query, key].
-    """
-    config, size = model.config, model.dtype.itemsize
-    weights = sum(p.numel() * p.element_size() for p in model.module.parameters())
-    width = getattr(config, "hidden_size", None) or config.d_model
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "d_mlp", None) or 4 * width
-    kept = 2 * model.n_layers * width // max(_group_sizes(model) or [1])
-    fused = weights + size * length * (8 * width + 3 * inner + kept)
-    return {"weights": weights, "fused": fused, "hooked": fused + 3 * 4 * model.n_heads * length**2}
 
 
 def _hooked(model: Model, prompt: PromptBatch) -> tuple[HookCheck | None, str | None]:

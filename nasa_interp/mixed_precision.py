@@ -18,28 +18,29 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
-def in_bfloat16(hf: Any) -> Iterator[None]:
+def in_bfloat16(hf: Any, device: torch.device) -> Iterator[None]:
     """Inside, layers multiply in bfloat16 and the answer is unembedded in float32, as d is a difference of logits.
 
     Logits near 16 lie .06 to .12 apart in bfloat16, which is as much as a step of tuning moves them.
 
     Args:
         hf: a transformers causal language model in float32, or a hooked one.
+        device: that it computes on; its parameters don't say where they are offloaded.
     """
-    device = next(hf.parameters()).device.type
+    kind = device.type
 
     def exactly(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        torch.set_autocast_enabled(device, False)
+        torch.set_autocast_enabled(kind, False)
         return (inputs[0].float(), *inputs[1:])
 
     def on_again(*ignored: Any) -> None:
-        torch.set_autocast_enabled(device, True)
+        torch.set_autocast_enabled(kind, True)
 
     head = hf.get_output_embeddings()
     handles = (head.register_forward_pre_hook(exactly), head.register_forward_hook(on_again, always_call=True))
     try:
         # Casts aren't kept: tuned weights are another tensor in every pass, and the others are cast faster than used.
-        with torch.autocast(device, torch.bfloat16, cache_enabled=False):
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=False):
             yield
     finally:
         for handle in handles:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import ENGINE_REFUSES, LAYER_WINDOWS, SUPPORTED, WINDOW, tiny_model, tiny_tokenizer
 
-from nasa_interp.doctor import Diagnosis, diagnose, memory_estimate, tuning_refusal
+from nasa_interp.doctor import Diagnosis, diagnose, tuning_refusal
 from nasa_interp.errors import ModelError
 from nasa_interp.models import load_model
 from nasa_interp.models.slices import group_of
@@ -126,17 +126,6 @@ def test_roundings_of_narrow_dtypes_are_no_problem(family, dtype):
     found = diagnose(load_model(tiny_model(family).to(dtype), tokenizer=tiny_tokenizer()))
     assert found.engines["hooked"] is None
     assert found.engines["fused"] is None or family == "falcon"
-
-
-def test_the_memory_estimate_grows_as_the_engines_do():
-    model = load_model(tiny_model("llama"), tokenizer=tiny_tokenizer())
-    short, long = memory_estimate(model, 1000), memory_estimate(model, 2000)
-    weights = 4 * sum(parameter.numel() for parameter in model.hf.parameters())
-    assert short["weights"] == long["weights"] == weights
-    assert long["fused"] - weights == 2 * (short["fused"] - weights)
-    assert short["hooked"] - short["fused"] == 3 * 4 * 4 * 1000**2
-    narrow = memory_estimate(load_model(tiny_model("llama").bfloat16(), tokenizer=tiny_tokenizer()), 1000)
-    assert 2 * narrow["fused"] == short["fused"]
 
 
 def test_a_handed_over_bridge_runs_on_its_plain_view_or_hooked_where_the_user_hung_hooks():

@@ -62,7 +62,7 @@ def test_the_answer_is_unembedded_in_float32(questions) -> None:
     """Logits in bfloat16 would have eight bits; theirs have more."""
     model = build("llama", False)
     prompts = resolve_prompts(model, questions, "yes_no", None).batches[0]
-    with torch.no_grad(), in_bfloat16(model.hf):
+    with torch.no_grad(), in_bfloat16(model.hf, model.device):
         logits = model.hf(prompts.tokens[:1], use_cache=False).logits
     assert logits.dtype == torch.float32
     assert (logits.bfloat16().float() != logits).any()
@@ -73,7 +73,7 @@ def test_the_answer_is_unembedded_in_float32(questions) -> None:
 
 def test_autocast_is_off_after_an_error(questions) -> None:
     model = build("llama", False)
-    with pytest.raises(ZeroDivisionError), in_bfloat16(model.hf):
+    with pytest.raises(ZeroDivisionError), in_bfloat16(model.hf, model.device):
         raise ZeroDivisionError
     assert not torch.is_autocast_enabled("cpu")
 

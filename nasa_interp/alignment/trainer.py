@@ -139,7 +139,7 @@ class Trainer:
         return Step(labels, self.wording[rows], d, was, own, log_mass, before, nas, mass, mass_before)
 
     def _arithmetic(self) -> AbstractContextManager[None]:
-        return in_bfloat16(self.model.network) if self.in_bfloat16 else nullcontext()
+        return in_bfloat16(self.model.network, self.model.device) if self.in_bfloat16 else nullcontext()
 
     @torch.no_grad()
     def mass_before(self, heads: HeadList) -> dict[str, Tensor]:

@@ -119,6 +119,7 @@ class ServerOptions:
         options |= {"folder": self.folder, "key_from": self.key_from, "model": self.name}
         given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
         if is_address(name):
+            check_alone()
             return load_server(name, **given)
         if given:
             raise typer.BadParameter("options of an address were given, and MODEL is none", param_hint=repr(name))
@@ -126,11 +127,35 @@ class ServerOptions:
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class DeviceOptions:
     """Where a model runs, and in which dtype, as given."""
 
-    device: Annotated[str | None, typer.Option(help="such as cpu or cuda:0; auto spreads over all devices")] = None
+    device: Annotated[
+        str | None, typer.Option(help="such as cpu or cuda:0; auto spreads over all devices, memory and the disk")
+    ] = None
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, mixed or auto")] = None
+
+
+@dataclass(frozen=True)
+class ModelOptions(DeviceOptions):
+    """Also where a model goes that no device has room for."""
+
+    max_memory: Annotated[
+        list[str] | None,
+        typer.Option("--max-memory", help="cpu=20GiB or 0=70GiB: what auto puts there at most; again for each device"),
+    ] = None
+    offload_folder: Annotated[
+        Path | None,
+        typer.Option("--offload-folder", help="where auto writes weights that their own files don't hold as they are"),
+    ] = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `load_model` takes besides the name."""
+        limits = dict(map(_limit, self.max_memory)) if self.max_memory else None
+        return {
+            "device": self.device, "dtype": self.dtype, "max_memory": limits, "offload_folder": self.offload_folder,
+        }  # fmt: skip
 
     def load(self, name: str, shared: bool = False) -> Any:
         """The model of this name; `shared` says that several processes share the command's work.
@@ -142,7 +167,14 @@ class ModelOptions:
 
         if not shared:
             check_alone()
-        return load_model(name, device=self.device, dtype=self.dtype)
+        return load_model(name, **self.arguments)
+
+
+def _limit(text: str) -> tuple[str, str]:
+    device, equals, size = text.partition("=")
+    if not (device and equals and size):
+        raise typer.BadParameter(f"{text!r} is not DEVICE=SIZE, such as cpu=20GiB", param_hint="--max-memory")
+    return device.strip(), size.strip()
 
 
 def check_out(out: Path | None, kind: str) -> None:

@@ -7,7 +7,17 @@ import typer
 
 from ..errors import NasaInterpError
 from .app import app
-from .options import JsonOpt, LimitOpt, ModelArg, ModelOptions, SeedOpt, check_alone, check_out, check_out_folder
+from .options import (
+    DeviceOptions,
+    JsonOpt,
+    LimitOpt,
+    ModelArg,
+    ModelOptions,
+    SeedOpt,
+    check_alone,
+    check_out,
+    check_out_folder,
+)
 from .running import say_stage
 from .shared import with_shared_options
 from .show import print_report, print_result, print_scores
@@ -55,7 +65,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="fewer questions: a look, not a claim")] = False,
     json_: JsonOpt = False,
     seed: SeedOpt = 0,
-    placement: ModelOptions,
+    placement: DeviceOptions,
     limit: LimitOpt = None,
 ) -> None:
     """The whole story on the embedded model, into a run folder."""

@@ -15,6 +15,7 @@ import torch
 from ..errors import DeltaError, HeadError
 from ..heads import HeadList
 from ..models import Model
+from ..models.offload import check_in_memory
 from ..models.slice_values import Values, overlap, read_slices, write_slices
 from ..models.slices import WeightSlice
 from ..run import jsonable
@@ -120,9 +121,10 @@ class HeadDelta:
 
         Raises:
             DeltaError: a model other than the base, a delta that is already applied.
+            ModelError: a model whose weights aren't all in memory.
         """
+        check_in_memory(model.weights, model.name, "a change of heads")
         digest = model.weights_hash() if check and self.base_hash else ""
-        # An offloaded model has no hash; its slices are still compared.
         if (digest and digest != self.base_hash) or not self._holds(model, self.before):
             raise self._other_model(model, digest or model.weights_hash())
         write_slices(model, dict(zip(self.slices, self.after, strict=True)))

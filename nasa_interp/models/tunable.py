@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from ..errors import HeadError, ModelError
 from ..heads import Head, HeadList
 from .model import Model
+from .offload import check_in_memory
 from .ready import MERGE, has_adapters
 from .slices import WeightSlice
 
@@ -29,7 +30,7 @@ def tunable_slices(
 
     Raises:
         HeadError: a head outside the model, no head at all, or keys and values shared with heads that were not chosen.
-        ModelError: quantized or processed weights, no plain view, an unknown projection.
+        ModelError: quantized, processed or offloaded weights, no plain view, an unknown projection.
 
     Source: ours; the paper doesn't say which projections it tunes.
     """
@@ -75,6 +76,7 @@ def spanning_norms(model: Model, heads: HeadList) -> tuple[int, ...]:
 
 def _refuse(model: Model) -> None:
     hf = model.weights
+    check_in_memory(hf, model.name, "tuning")
     if any(map(_quantized, (hf, model.module, getattr(model.module, "original_model", None)))):
         raise ModelError(f"{model.name} is quantized, and its weights can't be tuned; load it in float32 or bfloat16")
     if any(parametrize.is_parametrized(part) for part in hf.modules()):

@@ -46,11 +46,11 @@ def choose_engine(model: Model, prompts: PromptBatch, wanted: Engine = "auto") -
         return hooked_instead(refusal)
     by_length = torch.argsort(prompts.last_pos, stable=True)
     sample = prompts.select(by_length[[0, -1]] if len(prompts) > 1 else by_length)
-    fused, _ = score_fused(model, sample, progress=False)
     try:
         hooked, _ = score_hooked(model, sample, progress=False)
     except ModelError as error:
         return Choice("fused", f"not checked against the hooked engine: {error}")
+    fused, _ = score_fused(model, sample, progress=False)
     _compare(model, fused, hooked)
     return Choice("fused", f"checked against the hooked engine on {len(sample)} prompts")
 

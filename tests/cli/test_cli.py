@@ -427,3 +427,24 @@ def test_interrupting_keeps_what_is_finished(tmp_path):
     assert json.loads((run / "decisions.json").read_text())["kind"] == "binary_report"
     assert not (run / "demo.json").exists()
     assert not list(run.glob(".*"))
+
+
+def test_weights_stay_on_disk_under_a_limit(place):
+    asked = ["decide", "tiny", "--data", "good.jsonl", "--json", "--dtype", "float32"]
+    whole, limited, alone, wrong, apart = call(
+        asked,
+        [*asked, "--device", "auto", "--max-memory", "cpu=0", "--offload-folder", "off", "--out", "on_disk.json"],
+        ["align", "tiny", "--heads", "inside.json", "--max-memory", "cpu=0", "--out", "aligned"],
+        [*asked, "--max-memory", "cpu:0"],
+        [*asked, "--device", "cpu", "--max-memory", "cpu=0"],
+        cwd=place,
+    )
+    assert (whole[0], limited[0]) == (0, 0), limited[2]
+    assert limited[1] == whole[1]
+    assert "weights lie outside the memory that computes" in (place / "on_disk.json").read_text()
+    assert alone[0] == 1
+    assert "tuning needs all weights of tiny in memory" in alone[2]
+    assert wrong[0] == 2
+    assert "'cpu:0' is not DEVICE=SIZE" in wrong[2]
+    assert apart[0] == 1
+    assert "device 'cpu' and max_memory contradict each other" in apart[2]

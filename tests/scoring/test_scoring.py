@@ -10,6 +10,7 @@ from scoring_loop import assert_agrees, loop_scores
 
 import nasa_interp as ni
 from nasa_interp.errors import HeadError, ResultError
+from nasa_interp.models.bridge import run_hooked
 from nasa_interp.prompts import build_prompts
 from nasa_interp.scoring import negative_attention_score
 from nasa_interp.scoring.formula import counted_queries, log_mean_attention
@@ -243,3 +244,19 @@ def test_queries_that_a_window_hides_the_candidates_from_are_counted(tiny, quest
     share = f"{100 * (1 - seen / total):.0f}% of the queries don't see a candidate"
     assert [note for note in scores.run.notes if share in note]
     assert not [note for note in ni.score_heads(tiny, questions, progress=False).run.notes if "left out of NAS" in note]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "falcon", "llama"])
+def test_no_layer_keeps_its_pattern_after_its_turn(family, questions):
+    """TransformerLens keeps those of joint projections, all layers' at once and until the next pass."""
+    model, kept = ni.load_model(tiny_model(family), tokenizer=tiny_tokenizer()), []
+    prompts = build_prompts(model, questions, "yes_no")
+    parts = [block.attn for block in model.bridge.blocks]
+    for part in parts:
+        part.hook_pattern.add_hook(
+            lambda pattern, hook: kept.append(sum(p.__dict__.get("_pattern") is not None for p in parts)),
+            is_permanent=True,
+        )
+    run_hooked(model.bridge, prompts.tokens, prompts.mask, [])
+    assert kept == [0] * model.n_layers
+    assert all(part.__dict__.get("_pattern") is None for part in parts)
