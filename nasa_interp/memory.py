@@ -6,14 +6,16 @@ from .models import Model
 from .models.check import LONGEST
 from .models.offload import find_offloaded
 
-# What a pass takes whatever its size: buffers of products, modules of the hooked view, what allocators hold back.
-SLACK = 40 * 2**20
+# What a pass takes whatever its size: buffers of products, what allocators hold back; and the modules of a hooked view.
+SLACK, HOOKED_VIEW = 40 * 2**20, 32 * 2**20
+# Activations that transformers writes out term by term: each term is a tensor of the MLP's width.
+WRITTEN_OUT = ("gelu_new", "gelu_fast", "quick_gelu")
 
 
 def memory_estimate(model: Model, length: int) -> dict[str, int]:
     """Bytes that one prompt takes, weights included, within 15% of what was measured (`benchmarks/memory.py`).
 
-    What the libraries take by themselves isn't in it.
+    What the libraries and the tokenizer take by themselves isn't in it.
 
     Args:
         model: any; `copied_bytes` of its hooked view count once that is built.
@@ -30,7 +32,7 @@ def memory_estimate(model: Model, length: int) -> dict[str, int]:
     weights, held = _weights(model.module)
     width, inner = _widths(model)
     # A layer's hidden states, queries, keys and values, and the products inside its MLP.
-    fused = held + SLACK + size * length * (8 * width + 3 * inner)
+    fused = held + SLACK + size * length * (8 * width + _terms(model) * inner)
     if held < weights:
         return {"weights": weights, "fused": fused, "score": fused}
     # A layer's scores and pattern in fp32, masks of [query, key], and what leaves each layer.
@@ -38,8 +40,15 @@ def memory_estimate(model: Model, length: int) -> dict[str, int]:
     # The check holds the attention of all layers three times and all logits five times, in fp32.
     short = min(length, LONGEST)
     check = 4 * short * (3 * layers * heads * short + 5 * model.config.vocab_size)
-    hooked = held + model.copied_bytes + SLACK + max(hooks, check)
+    hooked = held + model.copied_bytes + SLACK + HOOKED_VIEW + max(hooks, check)
     return {"weights": weights, "fused": fused, "hooked": hooked, "score": max(fused, hooked)}
+
+
+def _terms(model: Model) -> int:
+    """How many tensors of its inner width an MLP holds: gate, up and their product, or an activation's terms."""
+    config = model.config
+    name = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
+    return 6 if name in WRITTEN_OUT else 3
 
 
 def _widths(model: Model) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from families import tiny_model, tiny_tokenizer
 from test_model_files import saved
 
 from nasa_interp import load_model
-from nasa_interp.memory import SLACK, memory_estimate
+from nasa_interp.memory import HOOKED_VIEW, SLACK, memory_estimate
 
 
 def of(family: str = "llama", dtype: torch.dtype = torch.float32):
@@ -22,6 +22,7 @@ def test_it_grows_as_the_engines_do():
     # One layer's activations grow with the prompt, the hooked engine's attention with its square.
     assert long["fused"] - fixed == 2 * (short["fused"] - fixed)
     linear = 4 * 2000 * 48 * (8 + 2)
+    fixed += HOOKED_VIEW
     assert long["hooked"] - fixed - 2 * linear == 4 * (short["hooked"] - fixed - linear)
     assert short["score"] == max(short["fused"], short["hooked"])
 
@@ -30,6 +31,15 @@ def test_half_the_bytes_are_half_the_activations():
     wide, narrow = (memory_estimate(of(dtype=dtype), 1000) for dtype in (torch.float32, torch.bfloat16))
     assert 2 * narrow["weights"] == wide["weights"]
     assert 2 * (narrow["fused"] - SLACK) == wide["fused"] - SLACK
+
+
+def test_an_activation_that_is_written_out_holds_more():
+    model = of("gpt2")
+    model.hf.config.activation_function = "gelu_new"
+    written = memory_estimate(model, 1000)["fused"]
+    model.hf.config.activation_function = "gelu"
+    inner = model.hf.transformer.h[0].mlp.c_fc.weight.shape[1]
+    assert written - memory_estimate(model, 1000)["fused"] == 4 * 1000 * 3 * inner
 
 
 def test_copies_of_the_hooked_view_count_once_it_is_there():
