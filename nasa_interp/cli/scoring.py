@@ -68,13 +68,14 @@ def decide(
     from .. import decisions, evaluation, streams
     from ..calibration import Calibration
     from ..results import write_table
+    from ..served import is_address
 
     kind = "streamed_report" if parts is not None else ANSWERS if by == "generation" else "binary_report"
     check_out(out, kind)
     if parts is not None and (by == "generation" or average_orders or calibration is not None):
         message = "goes with plain decisions; leave --by, --average-orders and --calibration out"
         raise typer.BadParameter(message, param_hint="--parts")
-    if parts is not None and model.startswith(("http://", "https://")):
+    if parts is not None and is_address(model):
         raise typer.BadParameter("a server's answers are kept with --answers", param_hint="--parts")
     if average_orders and by == "generation":
         raise typer.BadParameter("answers in words have no d to average", param_hint="--average-orders")

@@ -12,10 +12,11 @@ from tqdm.auto import tqdm
 
 from ..bootstrap import DRAWS
 from ..errors import PromptError, RequestRefusedError, ServerError, warn_user
-from ..prompts import ORDERS, Orders, PromptStyle, ServedPrompt, served_prompts
+from ..prompts import Orders, PromptStyle, ServedPrompt, served_prompts
 from ..questions import resolve_questions
 from ..run import RunInfo
 from ..served import Asking, ServedAnswer, ServedModel
+from ..session import orders_of
 from .report import BinaryReport
 
 # More tokens are asked for, ten times as many each time, up to so many.
@@ -115,7 +116,7 @@ def decide_served(
     """
     start, style = time.perf_counter(), style or PromptStyle()
     questions = resolve_questions(data, limit, seed)
-    orders = ORDERS if order == "both" else (order,)
+    orders = orders_of(order)
     # All of them before the first request, so that a question that can't be asked shows at the start.
     prompts = [prompt for each in orders for prompt in served_prompts(style, each, questions)]
     if not prompts:

@@ -5,10 +5,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..prompts import ORDERS, Order, Orders, PromptStyle, ServedPrompt, served_prompts
+from ..prompts import Order, Orders, PromptStyle, ServedPrompt, served_prompts
 from ..questions import resolve_questions
 from ..run import RunInfo
 from ..served import ServedModel
+from ..session import orders_of
 
 
 def served_texts(
@@ -31,7 +32,7 @@ def served_texts(
         ServerError: as `Asking.text`. CalibrationError: one for another model or wording, or without ids of tokens.
     """
     questions = resolve_questions(data, limit, seed)
-    orders: tuple[Order, ...] = ORDERS if order == "both" else (order,)
+    orders = orders_of(order)
     prompts = [prompt for each in orders for prompt in served_prompts(style, each, questions)]
     bias = _bias(calibration, served, prompts, orders, style)
     length = max_new_tokens if calibration is None else 1

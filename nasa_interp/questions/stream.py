@@ -89,7 +89,8 @@ class QuestionStream:
             unlabeled, skip_bad: as for `load_questions`.
 
         Raises:
-            QuestionError: as `load_questions` does; a chunk of no questions.
+            QuestionError: as `load_questions` does; a chunk of no questions. A doubled id is an error also with
+                `skip_bad`.
         """
         check_seed(seed)
         if size < 1:

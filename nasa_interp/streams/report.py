@@ -32,7 +32,7 @@ class StreamedReport(MeasuredDecisions):
         logit_differences, answer_masses, order, run, unsure: as in a `BinaryReport`, one order after the other.
         keys: of the questions' clusters.
         labels: of the questions: 1 yes, 0 no, -1 nobody knows.
-        groups, rules: of the questions: their group, and the rule that made the wrong candidate of their pair.
+        groups_of_questions, rules_of_questions: their group, and the rule that made the wrong candidate of their pair.
         folder: where the parts lie.
     """
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,21 @@ class Streamed:
     progress: bool = True
     start: float = 0.0
 
+    @cached_property
+    def base(self) -> str:
+        """The hash of the model's weights, which takes time on a large one."""
+        return self.model.weights_hash()
+
+    @cached_property
+    def first(self) -> PromptSet:
+        """The prompts of the first chunk, on which is found out what holds for all."""
+        return self.prompts(self.stream.read(0))
+
     def parts(self, folder: str | Path, verb: str, **setting: Any) -> Parts:
         """The run's parts; whatever could change a number in them is in their setting."""
         model, style = self.model, self.style or PromptStyle()
         asked = {
-            "verb": verb, "base": model.weights_hash(), "state": list(model.state_notes()), "dtype": str(model.dtype),
+            "verb": verb, "base": self.base, "state": list(model.state_notes()), "dtype": str(model.dtype),
             "arithmetic": str(model.arithmetic), "device": model.device.type, "questions": self.stream.digest,
             "size": self.stream.size, "orders": list(orders_of(self.order)), "style": style.to_dict(),
             "versions": library_versions(),
@@ -96,14 +107,14 @@ class Streamed:
     def _length(self, number: int) -> int:
         return min(self.stream.size, self.stream.n_questions - number * self.stream.size)
 
-    def run(self, parts: Parts, engine: str = "") -> RunInfo:
+    def run(self, parts: Parts) -> RunInfo:
         """Where the whole came from."""
-        first, notes = self.prompts(self.stream.read(0)), list(self.stream.notes)
+        notes = list(self.stream.notes)
         abouts = [parts.about(number) for number in range(parts.n)]
         notes += dict.fromkeys(note for about in abouts for note in about["notes"] if note not in self.stream.notes)
         engines = dict.fromkeys(about["engine"] for about in abouts)
         more = [f"{len(notes) - NOTES} more notes in {parts.folder}"] if len(notes) > NOTES else []
-        run = describe_run(self.model, first, self.start, engine or " and ".join(engines))
+        run = describe_run(self.model, self.first, self.start, " and ".join(engines), model_hash=self.base)
         return replace(
             run,
             data=self.stream.name,

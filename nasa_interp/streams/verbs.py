@@ -62,10 +62,9 @@ def stream_decisions(
     Source: ours.
     """
     run = _streamed(model, data, order, style, seed, draws, progress)
-    base = run.model.weights_hash()
 
     def make(asked: PromptSet) -> tuple[Mapping[str, Any], RunInfo]:
-        report = report_decisions(run.model, asked, batch_size=batch_size, progress=False, model_hash=base)
+        report = report_decisions(run.model, asked, batch_size=batch_size, progress=False, model_hash=run.base)
         return decision_columns(report), report.run
 
     with joined_world(str(folder)) as world:
@@ -113,9 +112,8 @@ def stream_scores(
     run = _streamed(model, data, order, style, seed, draws, progress)
     unit = unit_of(per)
     with joined_world(str(folder)) as world:
-        first = run.prompts(run.stream.read(0))
-        check_defined(first)
-        choice = choose_engine(run.model, first.batches[0], engine)
+        check_defined(run.first)
+        choice = choose_engine(run.model, run.first.batches[0], engine)
         parts = run.parts(folder, "score", engine=choice.engine, per=per)
 
         def make(asked: PromptSet) -> tuple[Mapping[str, Any], RunInfo]:
@@ -181,14 +179,13 @@ def stream_ablation(
     shape, rng = (run.model.n_layers, run.model.n_heads), np.random.default_rng(seed)
     chosen = HeadList.of(heads).check(*shape)
     sets = {"changed_": chosen} | {f"random{i}_": random_heads(chosen, *shape, rng) for i in range(n_random)}
-    base = run.model.weights_hash()
     with joined_world(str(folder)) as world:
-        changeable = intervenable(run.model, run.prompts(run.stream.read(0)).batches[0])
+        changeable = intervenable(run.model, run.first.batches[0])
         told = {name: [str(head) for head in each] for name, each in sets.items()}
         parts = run.parts(folder, "ablate", intervention=repr(what), heads=told)
 
         def make(asked: PromptSet) -> tuple[Mapping[str, Any], RunInfo]:
-            options: dict[str, Any] = {"progress": False, "fused_only": True, "model_hash": base}
+            options: dict[str, Any] = {"progress": False, "fused_only": True, "model_hash": run.base}
             report = report_decisions(changeable, asked, **options)
             columns = decision_columns(report)
             for name, each in sets.items():
