@@ -17,6 +17,7 @@ import torch
 
 import nasa_interp as ni
 from nasa_interp.figures import form_matrix_heatmap, save_figure, settling_curve
+from nasa_interp.models import Model
 from nasa_interp.results import write_result
 from nasa_interp.scoring import score_heads
 from nasa_interp.survey import FormMatrix, form_matrix, settling
@@ -69,7 +70,7 @@ def keep(matrix: FormMatrix, name: str) -> None:
         save_figure(figure, HERE.parent / "figures" / f"{name}_{value}.png")
 
 
-def settled(model: ni.Model, name: str) -> None:
+def settled(model: Model, name: str) -> None:
     """How soon the leading heads settle on three data sets."""
     found = []
     for data in ("builtin:verify#probe", *DATA[1:3]):
