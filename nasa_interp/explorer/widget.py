@@ -58,7 +58,8 @@ class Explorer(anywidget.AnyWidget):
         self._show_tables()
         # Only from here on does a change of the prompt or the head run the model.
         self.observe(self._show_view, ["shown", "question"])
-        self._work.start("viewing the prompt", self._opening())
+        first = "viewing the prompt" if exploration.scores is not None else "scoring heads"
+        self._work.start(first, self._opening())
 
     def _opening(self) -> Iterator[Step]:
         """What a page shows first, apart from what was handed over: scores, and the first prompt."""
