@@ -130,7 +130,9 @@ class Exploration:
             self.sweep = HeadTable.from_prompts(grids, self.few, row.run, **more)
             yield Step(layers - layer, layers)
 
-    def intervening(self, heads: HeadList, what: Intervention, place: int, found: list[AblationEffect]) -> Iterator[Step]:
+    def intervening(
+        self, heads: HeadList, what: Intervention, place: int, found: list[AblationEffect]
+    ) -> Iterator[Step]:
         """d before and after: first on the question at this place, then on all questions, a few a step.
 
         Args:
@@ -151,7 +153,8 @@ class Exploration:
         now = self.model.weights_hash(), self.model.state_notes()
         if self._ablators and now != (self._hash, self._state):
             raise ModelError(
-                f"{self.model.name} was changed since the explorer asked it, so the two can't be compared; call refresh()"
+                f"{self.model.name} was changed since the explorer asked it, so the two can't be compared; "
+                f"call refresh()"
             )
         self._hash, self._state = now
 
@@ -178,9 +181,7 @@ class Exploration:
 def joined(effects: list[AblationEffect]) -> AblationEffect:
     """The effects on some questions each as one, order by order as `ablation_effect` gives it."""
     first = effects[0]
-    return replace(
-        first, base=_joined([e.base for e in effects]), changed=_joined([e.changed for e in effects])
-    )
+    return replace(first, base=_joined([e.base for e in effects]), changed=_joined([e.changed for e in effects]))
 
 
 def _joined(reports: list[Any]) -> BinaryReport:
@@ -189,7 +190,7 @@ def _joined(reports: list[Any]) -> BinaryReport:
     d = np.concatenate([report.logit_differences[rows] for report, rows in picked])
     mass = np.concatenate([report.answer_masses[rows] for report, rows in picked])
     questions = tuple(q for report, rows in picked for q, own in zip(report.questions, rows, strict=True) if own)
-    order = tuple(str(name) for report, rows in picked for name in np.array(report.order)[rows])
+    order = tuple(name for report, rows in picked for name, own in zip(report.order, rows, strict=True) if own)
     run = replace(reports[0].run, n_questions=len(questions) // len(orders))
     unsure = [report.unsure[rows] for report, rows in picked if report.unsure is not None]
     return BinaryReport(d, mass, order, questions, run, np.concatenate(unsure) if unsure else None)

@@ -25,7 +25,7 @@ from .work import Step, Work
 
 
 class Explorer(anywidget.AnyWidget):
-    """Heads by clicking: the heat map of all heads, one head on one prompt, a list of heads, and what changing them does.
+    """Heads by clicking: the heat map of all heads, one head on one prompt, chosen heads, and what changing them does.
 
     Show it as a cell's last line. Whatever is clicked can be set and called in Python as well: `shown`, `question`,
     `heads`, `zero()`, `knockout()`, `scale(factor)`, `sweep()`, `stop()`.
@@ -64,8 +64,7 @@ class Explorer(anywidget.AnyWidget):
     def _opening(self) -> Iterator[Step]:
         """What a page shows first, apart from what was handed over: scores, and the first prompt."""
         if self._exploration.scores is None:
-            for step in self._exploration.scoring():
-                yield step
+            yield from self._exploration.scoring()
             self._show_tables()
         if not self.shown:
             self.shown = self._first_head()
@@ -217,10 +216,11 @@ class Explorer(anywidget.AnyWidget):
         self._work.start("asking again", self._intervening(heads, what))
 
     def _intervening(self, heads: HeadList, what: Intervention) -> Iterator[Step]:
-        self._effects = found = []
+        question, self._effects = self.questions[self.question]["text"], []
+        found = self._effects
         for step in self._exploration.intervening(heads, what, self.question, found):
             whole = joined(found[1:]) if step.done == step.total else None
-            self.effect = effect_content(found, whole)
+            self.effect = effect_content(question, found, whole)
             yield step
 
 

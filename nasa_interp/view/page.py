@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ..figures.theme import BLUE, GREEN, ORANGE, SKY, TEMPLATES, VERMILLION
+from ..figures.theme import BLUE, GREEN, ORANGE, PAPER, SKY, TEMPLATES, VERMILLION
 from ..run import jsonable
 from .markup import KEY
 from .snapshot import Snapshot
@@ -23,15 +23,13 @@ def explorer_script() -> str:
 @cache
 def explorer_style() -> str:
     """The widget's style sheet, in the colours of the figures."""
-    colours = {
-        "light": {"yes": BLUE, "no": VERMILLION, "seen": GREEN},
-        "dark": {"yes": SKY, "no": ORANGE, "seen": GREEN},
-    }
+    sides = {"light": {"yes": BLUE, "no": VERMILLION}, "dark": {"yes": SKY, "no": ORANGE}}
     sheet = _asset("explorer.css")
-    for theme, named in colours.items():
-        scale = TEMPLATES[theme].data.heatmap[0].colorscale
-        named |= {"middle": scale[1][1], "paper": TEMPLATES[theme].layout.paper_bgcolor}
-        named |= {"text": TEMPLATES[theme].layout.font.color, "line": TEMPLATES[theme].layout.xaxis.linecolor}
+    for theme, template in TEMPLATES.items():
+        found = template.to_plotly_json()
+        layout, (_, middle, _) = found["layout"], found["data"]["heatmap"][0]["colorscale"]
+        named = {**sides[theme], "seen": GREEN, "middle": middle[1], "paper": PAPER[theme]}
+        named |= {"text": layout["font"]["color"], "line": layout["xaxis"]["linecolor"]}
         values = " ".join(f"--ni-{name}: {value};" for name, value in named.items())
         sheet = sheet.replace(f"/* {theme} colours */", values)
     return sheet
@@ -62,6 +60,7 @@ def escaped_json(value: Any) -> str:
 
 def explorer_page(snapshot: Snapshot) -> str:
     """A whole page that opens offline; no other script than its own may run on it."""
+    papers = ", ".join(PAPER.values())
     script, title = static_script(), f"Heads of {html.escape(snapshot.run.model)}"
     allowed = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; script-src '{allowed}'; style-src 'unsafe-inline'; base-uri 'none'"
@@ -70,14 +69,10 @@ def explorer_page(snapshot: Snapshot) -> str:
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>{title}</title>'
         f"<style>:root {{ color-scheme: light dark }} body {{ margin: 1rem auto; max-width: 84rem; "
-        f"padding: 0 1rem; font-family: system-ui, sans-serif; background: light-dark({_paper()}) }}\n"
-        f'{explorer_style()}</style></head><body><main>{static_markup(snapshot, "explorer")}</main>'
+        f"padding: 0 1rem; font-family: system-ui, sans-serif; background: light-dark({papers}) }}\n"
+        f"{explorer_style()}</style></head><body><main>{static_markup(snapshot, 'explorer')}</main>"
         f'<script type="module">{script}</script></body></html>\n'
     )
-
-
-def _paper() -> str:
-    return ", ".join(TEMPLATES[theme].layout.paper_bgcolor for theme in ("light", "dark"))
 
 
 def _asset(name: str) -> str:

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from ..errors import HeadError
 from ..heads import Head
 from ..prompts import Order
-from .markup import visible
 from .marks import leans, shades
+from .markup import visible
 from .value import HeadView
 
 

@@ -1,4 +1,4 @@
-"""What an explorer shows, without a model: heat maps, prompts under every head, effects; a file, and a page of its own."""
+"""What an explorer shows, without a model: heat maps, prompts under every head, effects; as a file and a page."""
 
 import html
 from collections.abc import Sequence

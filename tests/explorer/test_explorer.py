@@ -55,9 +55,8 @@ def test_a_click_gives_the_numbers_of_the_view(explorer, tiny, questions, head) 
         assert len(shown["tokens"]) == len(view.tokens) == len(shown["shades"])
 
 
-def test_a_second_head_of_a_shown_prompt_runs_no_model(explorer, tiny, monkeypatch) -> None:
+def test_a_second_head_of_a_shown_prompt_runs_no_model(explorer, monkeypatch) -> None:
     told(explorer, "question", 0)
-    monkeypatch.setattr(tiny, "_hf", None, raising=False)
     monkeypatch.setattr("nasa_interp.explorer.exploration.view_heads", None)
     for head in ("0.0", "1.3"):
         told(explorer, "shown", head)
@@ -142,11 +141,9 @@ def test_wrong_buttons_are_told_and_change_nothing(explorer) -> None:
 
 
 def test_scores_of_another_model_are_refused(tiny, questions, explorer) -> None:
-    from dataclasses import replace
-
-    wrong = replace(explorer.scores, columns={"values": np.zeros((5, 5))})
+    wrong = ni.HeadTable({"values": np.zeros((5, 5))}, {"values": np.zeros((2, 5, 5))}, explorer.scores.run)
     with pytest.raises(HeadError, match="score this model"):
-        explore(tiny, questions, scores=wrong)
+        explore(tiny, questions, scores=explorer.scores, effects=wrong)
 
 
 def test_what_is_handed_over_is_not_computed(tiny, questions, explorer, monkeypatch) -> None:

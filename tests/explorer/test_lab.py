@@ -9,9 +9,7 @@ from browser import Browser, require_chromium
 
 HEAD = "17.7"
 CELLS = [
-    "import nasa_interp as ni\n"
-    "explorer = ni.explore(ni.load_model('demo'), 'builtin:verify#val', limit=2)\n"
-    "explorer",
+    "import nasa_interp as ni\nexplorer = ni.explore(ni.load_model('demo'), 'builtin:verify#val', limit=2)\nexplorer",
     "print('heads:', ', '.join(map(str, explorer.heads)) or 'none')",
 ]
 

@@ -179,7 +179,7 @@ def test_json_in_a_script_cannot_end_it() -> None:
 
 def test_plotly_is_there_once_and_only_known_scripts_run(page) -> None:
     assert page.count("plotly.js v") == 1
-    assert len(re.findall(r"'sha256-[^']+'", html.unescape(page[: page.index("</head>")]))) == 2
+    assert len(re.findall(r"'sha256-[^']+'", html.unescape(page[: page.index("</head>")]))) == 3
     assert "default-src 'none'" in page
     assert len(page.encode()) < 8_000_000
 
@@ -383,6 +383,29 @@ def test_hovering_a_cell_names_the_head(opened) -> None:
     assert re.match(
         r"1\.2: -?\d\.\d{3} \[", opened.evaluate(f"document.querySelector('#{heat} .hoverlayer').textContent")
     )
+
+
+def test_clicking_a_heat_maps_cell_opens_that_head(opened) -> None:
+    """Its numbers, the effect that it had part in, and the prompts that were kept under it."""
+    click = (
+        "[...document.querySelectorAll('.plot')]"
+        ".find(box => box.data?.[0]?.type === 'heatmap' && box.data[0].z.length === 3)"
+        ".emit('plotly_click', {points: [{customdata: ['HEAD', 0, 0]}]})"
+    )
+    heading = "document.querySelector('.ni-detail h3').textContent"
+    opened.evaluate(click.replace("HEAD", "1.2"))
+    opened.wait_for(f"{heading} === 'Head 1.2'")
+    numbers = opened.evaluate("document.querySelector('.ni-numbers').textContent")
+    assert f"{head_scores().polarity[1, 2]:+.3f}".replace("-", "−") in numbers
+    assert opened.evaluate("document.querySelectorAll('.ni-token').length") == 8
+    assert EVIL in opened.evaluate("document.querySelector('.ni-prompt').textContent")
+    assert "1.2 under Zero" in opened.evaluate("document.querySelector('.ni-effect').textContent")
+    opened.evaluate(click.replace("HEAD", "2.3"))
+    opened.wait_for(f"{heading} === 'Head 2.3'")
+    assert "No prompt was kept" in opened.evaluate("document.querySelector('.ni-prompt').textContent")
+    opened.evaluate(click.replace("HEAD", "9.9"))
+    assert opened.evaluate(heading) == "Head 2.3"
+    assert opened.errors == []
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -49,6 +49,7 @@ function heatMap(model) {
   let place = null;
 
   table.style.setProperty("--heads", heads);
+  table.classList.toggle("ni-many", heads > 16);
   table.append(make("span", {class: "ni-corner"}));
   for (let index = 0; index < heads; index++) table.append(make("span", {class: "ni-tick", text: index % (heads > 16 ? 4 : 1) ? "" : index}));
   for (let layer = 0; layer < layers; layer++) {
@@ -106,6 +107,7 @@ function heatMap(model) {
       cell.dataset.side = value == null ? "none" : share > 0 ? "no" : "yes";
       // A second mark besides the colour, for grey print and colour-blind readers.
       cell.textContent = Math.abs(share) < 0.25 ? "" : share > 0 ? "+" : "−";
+      cell.toggleAttribute("data-strong", Math.abs(share) > 0.6);
       cell.setAttribute("aria-label", told(grid, head));
     }
     fill(scale, make("span", {text: grid ? signed(-grid.reach, 2) : ""}), make("i"), make("span", {text: grid ? signed(grid.reach, 2) : ""}),
@@ -283,9 +285,10 @@ function kept(content) {
 // Any part of the page may ask for a head: document.dispatchEvent(new CustomEvent("ni-head", {detail: "17.7"})).
 function bootAll() {
   for (const el of document.querySelectorAll(".ni-static")) {
-    const model = kept(JSON.parse(document.getElementById(el.dataset.from).textContent));
+    const content = JSON.parse(document.getElementById(el.dataset.from).textContent), model = kept(content);
     render({model, el});
-    document.addEventListener("ni-head", event => set(model, {shown: event.detail}));
+    const known = ([layer, index]) => layer < content.size[0] && index < content.size[1];
+    document.addEventListener("ni-head", event => known(event.detail.split(".").map(Number)) && set(model, {shown: event.detail}));
   }
 }
 
