@@ -78,7 +78,7 @@ def test_the_page_works_offline_and_shows_data_as_text(snapshot, tmp_path, tmp_p
         page.wait_for("document.querySelectorAll('.ni-cell').length === 8")
         page.click('[data-head="1.2"]')
         assert page.evaluate("document.querySelector('.ni-detail h3').textContent") == "Head 1.2"
-        shown = page.evaluate("[...document.querySelector('.ni-tokens').children].map(e => e.title)")
+        shown = page.evaluate("[...document.querySelectorAll('.ni-token')].map(e => e.title)")
         assert f"attention {snapshot.prompts[0]['heads']['1.2'][0]['received'][3]:.4f}" in shown[3]
         page.click('[data-column="recency"]')
         assert "recency" in page.evaluate("document.querySelector('.ni-title').textContent")

@@ -179,9 +179,10 @@ function detail(model) {
     add.disabled = !shown;
     add.textContent = model.get("chosen").includes(shown) ? "remove from the list" : "add to the list";
     const [layer, index] = (shown || "0.0").split(".").map(Number);
-    fill(numbers, ...(shown ? model.get("grids") : []).flatMap(grid => {
+    fill(numbers, ...(shown ? model.get("grids") : []).map(grid => {
       const [low, high] = [grid.low[layer][index], grid.high[layer][index]];
-      return [make("dt", {text: grid.name}), make("dd", {title: grid.unit, text: signed(grid.numbers[layer][index]) + (low == null ? "" : ` [${signed(low)}, ${signed(high)}]`)})];
+      const interval = low == null ? "" : ` [${signed(low)}, ${signed(high)}]`;
+      return make("div", {}, make("dt", {text: grid.name}), make("dd", {title: grid.unit, text: signed(grid.numbers[layer][index]) + interval}));
     }));
   }
   function show() {
