@@ -1,5 +1,6 @@
 """The section whose heads can be clicked: an explorer's page inside the report's, without a model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..run import read_json
 from ..scoring import HeadScores
 from ..view import HeadView, ShownPrompt, Snapshot
 from ..view.page import static_markup
+from ..view.snapshot import grids_of
 from .section import Section
 
 FILES = ("explorer.json", "sweep*.json")
@@ -23,7 +25,7 @@ def exploring_section(folder: Path) -> Section | None:
     saved = folder / "explorer.json"
     if not saved.exists() and not (folder / "scores.json").exists():
         return None
-    snapshot = Snapshot.load(saved) if saved.exists() else _gathered(folder)
+    snapshot = _completed(Snapshot.load(saved), folder) if saved.exists() else _gathered(folder)
     told = "Click a head here, or a cell of any heat map on this page, for its numbers and the prompts kept under it."
     runs = {"explorer.json": snapshot.run.to_dict()} if saved.exists() else {}
     return Section(
@@ -32,10 +34,21 @@ def exploring_section(folder: Path) -> Section | None:
     )  # fmt: skip
 
 
+def _completed(snapshot: Snapshot, folder: Path) -> Snapshot:
+    """With what the folder says of effects, where none were saved with it."""
+    effects = snapshot.effects or _effects(folder / "effect.json")
+    known = {grid["name"] for grid in snapshot.grids}
+    more = [grid for table in _sweeps(folder).values() for grid in grids_of(table) if grid["name"] not in known]
+    return replace(snapshot, effects=effects, grids=[*snapshot.grids, *more])
+
+
+def _sweeps(folder: Path) -> dict[str, HeadTable]:
+    return {path.stem: HeadTable.load(path) for path in sorted(folder.glob("sweep*.json"))}
+
+
 def _gathered(folder: Path) -> Snapshot:
     scores = HeadScores.load(folder / "scores.json")
-    tables: dict[str, HeadTable] = {"scores": scores}
-    tables |= {path.stem: HeadTable.load(path) for path in sorted(folder.glob("sweep*.json"))}
+    tables: dict[str, HeadTable] = {"scores": scores, **_sweeps(folder)}
     views = [HeadView.load(path) for path in sorted(folder.glob("tokens*.json"))]
     effects = _effects(folder / "effect.json")
     chosen = HeadList.of(effects[0]["heads"]) if effects else None

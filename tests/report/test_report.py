@@ -22,7 +22,7 @@ from nasa_interp.report.results import commands
 from nasa_interp.report.section import Cell, Table
 from nasa_interp.run import RunInfo, write_json
 from nasa_interp.scoring import HeadScores
-from nasa_interp.view import HeadView
+from nasa_interp.view import HeadView, ShownPrompt, Snapshot
 
 EVIL = '<script>document.title="owned"</script> & "quotes" </script>'
 RUN = RunInfo("tiny<b>", "six<b>.csv", 6, ("yes_no", "no_yes"), model_hash="abc123", draws=20, seed=7)
@@ -406,6 +406,23 @@ def test_clicking_a_heat_maps_cell_opens_that_head(opened) -> None:
     opened.evaluate(click.replace("HEAD", "9.9"))
     assert opened.evaluate(heading) == "Head 2.3"
     assert opened.errors == []
+
+
+def test_what_an_explorer_saved_is_completed_from_the_folder(folder, tmp_path) -> None:
+    """The effect of its heads, and a sweep over all heads, where they were measured apart."""
+    shutil.copytree(folder, tmp_path / "run")
+    scores = head_scores()
+    shown = [ShownPrompt.of(head_view())]
+    Snapshot.of({"scores": scores}, [shown], RUN, HeadList.of(["0.3"])).save(tmp_path / "run" / "explorer.json")
+    grid = np.full((3, 4), 0.25)
+    swept = ni.HeadTable({"values": grid}, {"values": np.stack([grid, grid])}, RUN, quantity="zero ablation")
+    swept.save(tmp_path / "run" / "sweep.json")
+    text = write_report(tmp_path / "run").read_text()
+    (data,) = re.findall(r'<script type="application/json" id="explorer-data">(.*?)</script>', text)
+    found = json.loads(data)
+    assert [grid["name"] for grid in found["grids"]] == ["values", "polarity", "recency", "zero ablation"]
+    assert found["effects"][0]["heads"] == ["1.2"]
+    assert found["chosen"] == ["0.3"]
 
 
 @pytest.mark.parametrize("dark", [False, True])
