@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -147,6 +148,15 @@ class Exploration:
         for done, rows in enumerate(parts, start=1):
             found.append(self._ablator(rows).effect_of(heads, what))
             yield Step(done, len(parts))
+
+    def prepare(self, place: int) -> None:
+        """Asks the question at this place as the model is, so that a first intervention answers as soon as later ones.
+
+        A model that can't be intervened on is told of when somebody asks for an intervention.
+        """
+        self._hash, self._state = self.model.weights_hash(), self.model.state_notes()
+        with suppress(ModelError):
+            self._ablator([place])
 
     def _check_unchanged(self) -> None:
         """By weights, hooks and adapters, as `Ablator.check_unchanged`, without asking prompts again."""

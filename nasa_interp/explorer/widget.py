@@ -68,7 +68,9 @@ class Explorer(anywidget.AnyWidget):
             self._show_tables()
         if not self.shown:
             self.shown = self._first_head()
-        yield Step(1, 1)
+        yield Step(1, 2)
+        self._exploration.prepare(self.question)
+        yield Step(2, 2)
 
     def _first_head(self) -> str:
         scores = self._exploration.scores
