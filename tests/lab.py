@@ -83,9 +83,23 @@ def run_cells(page) -> None:
     page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
-def run_last_cell(page, shows: str) -> str:
-    """Runs the active cell again and gives its output, once it shows this text."""
+def run_last_cell(page) -> str:
+    """Runs the active cell again and gives what it printed this time."""
+    cell = "[...document.querySelectorAll('.jp-CodeCell')].at(-1)"
+    number = f"{cell}.querySelector('.jp-InputPrompt').innerText"
+    page.wait_for(f"/[0-9]/.test({number})")
+    before = page.evaluate(number)
     page.evaluate("void jupyterapp.commands.execute('notebook:run-cell')")
-    output = "[...document.querySelectorAll('.jp-CodeCell')].at(-1).querySelector('.jp-OutputArea')?.innerText ?? ''"
-    page.wait_for(f"({output}).includes({json.dumps(shows)})")
-    return page.evaluate(output)
+    page.wait_for(f"/[0-9]/.test({number}) && {number} !== {json.dumps(before)}")
+    return page.evaluate(f"{cell}.querySelector('.jp-OutputArea')?.innerText ?? ''")
+
+
+def run_until(page, shows: str) -> None:
+    """Runs the active cell until it prints this text; the page sends a click once the one before is taken."""
+    printed = []
+    for _ in range(20):
+        printed.append(run_last_cell(page))
+        if shows in printed[-1]:
+            return
+        page.browser.pause(0.5)
+    raise TimeoutError(f"never printed {shows!r}, but {printed}")

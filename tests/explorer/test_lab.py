@@ -38,10 +38,10 @@ def test_heads_are_explored_in_a_notebook(page) -> None:
     page.wait_for(f"document.querySelector('.ni-detail h3').textContent === 'Head {HEAD}'")
     page.wait_for("document.querySelectorAll('.ni-order').length === 2")
     assert " Yes" in page.evaluate("[...document.querySelectorAll('.ni-role-yes')].map(e => e.textContent)")
-    assert "heads: none" in lab.run_last_cell(page, "heads: ")
+    assert "heads: none" in lab.run_last_cell(page)
     page.click(".ni-add")
     page.wait_for("document.querySelector('.ni-chosen li button')")
-    lab.run_last_cell(page, f"heads: {HEAD}")
+    lab.run_until(page, f"heads: {HEAD}")
     page.click("[data-do=zero]")
     page.wait_for("document.querySelectorAll('.ni-effect tbody tr').length === 5")
     changes = page.evaluate("[...document.querySelectorAll('[data-cell=change]')].map(e => e.textContent)")
@@ -72,6 +72,14 @@ def test_it_follows_the_notebooks_theme(page) -> None:
     for theme, colour in (("Light", "rgb(255, 255, 255)"), ("Dark", "rgb(22, 24, 29)")):
         page.evaluate(f"jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
         page.wait_for(f"{background} === '{colour}'")
+        # The notebook's own styles must not get in between.
+        boxes = (
+            "[...document.querySelectorAll('.ni-numbers > div')]"
+            ".map(e => [...e.children].map(c => c.getBoundingClientRect()))"
+        )
+        assert page.evaluate(
+            f"{boxes}.every(([name, number]) => name.bottom <= number.top + 1 && name.left === number.left)"
+        )
         if folder:
             page.look(1280, height=1100)
             page.photograph(Path(folder) / f"explorer_{theme.lower()}.png")
