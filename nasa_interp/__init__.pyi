@@ -7,6 +7,7 @@ from .decisions import decide
 from .deltas import HeadDelta
 from .errors import NasaInterpError
 from .evaluation import evaluate_change
+from .explorer import explore
 from .figures import head_heatmap
 from .head_table import HeadTable
 from .heads import Head, HeadList
@@ -45,6 +46,7 @@ __all__ = [
     "compare_methods",
     "decide",
     "evaluate_change",
+    "explore",
     "head_heatmap",
     "load_model",
     "load_questions",

@@ -18,11 +18,12 @@ from .figures import decision_histogram, head_heatmap, save_figure
 from .heads import SIDES, HeadList, Side
 from .interventions import AblationEffect, Ablator, random_controls
 from .models import Model, load_model
+from .prompts import ORDERS
 from .questions import load_questions
 from .report import write_report
 from .results import check_place, write_result
 from .scoring import HeadScores, score_heads
-from .view import view_heads
+from .view import ShownPrompt, Snapshot, view_heads
 
 PROBE, VAL, TEST = (f"builtin:verify#{split}" for split in ("probe", "val", "test"))
 # How many heads are ablated and tuned.
@@ -137,6 +138,7 @@ def run_demo(
         scores = score_heads(model, PROBE, limit=size.score, seed=seed)
         heads = _write_scores(scores, toward, folder)
         view_heads(model, report.questions[0], heads[:3]).save(folder / "tokens.json")
+        _write_explorer(model, report, scores, heads, folder)
     with stage("cause", f"do they make it say {side}? zeroing {TOP} heads, and {size.controls} random sets, on {VAL}"):
         effect = _ablate(model, heads, size, seed, folder)
     with stage("cure", f"tuning {TOP} heads on {PROBE}, keeping what {VAL} allows"):
@@ -178,6 +180,13 @@ class _Stages:
         yield
         self.seconds[name] = round(time.perf_counter() - start, 2)
         self.say(f"    {self.seconds[name]:.0f} s")
+
+
+def _write_explorer(model: Model, report: BinaryReport, scores: HeadScores, heads: HeadList, folder: Path) -> None:
+    """One question under every head, so that each head on the page can be clicked."""
+    every = [(layer, index) for layer in range(model.n_layers) for index in range(model.n_heads)]
+    shown = [ShownPrompt.of(view_heads(model, report.questions[0], every, order)) for order in ORDERS]
+    Snapshot.of({"scores": scores}, [shown], scores.run, heads).save(folder / "explorer.json")
 
 
 def _write_scores(scores: HeadScores, toward: Side, folder: Path) -> HeadList:

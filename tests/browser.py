@@ -26,9 +26,9 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",
-    # Names lead nowhere, so that a request which slips through fails as well as being seen.
-    "--host-resolver-rules=MAP * ~NOTFOUND",
 )
+# Names lead nowhere, so that a request which slips through fails as well as being seen.
+NOWHERE = "--host-resolver-rules=MAP * ~NOTFOUND"
 LOCAL = ("data:", "blob:", "about:")
 
 
@@ -53,13 +53,15 @@ class Browser:
     Args:
         path: of the program.
         profile: an empty folder for it to keep its things in.
+        loopback: whether a server on this machine may be asked.
     """
 
-    def __init__(self, path: str, profile: Path):
+    def __init__(self, path: str, profile: Path, loopback: bool = False):
         to_child, self._write = os.pipe()
         self._read, from_child = os.pipe()
         # Run as root (in a container) Chromium starts only without its sandbox.
-        flags = [*FLAGS, f"--user-data-dir={profile}", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+        nowhere = f"{NOWHERE}, EXCLUDE 127.0.0.1" if loopback else NOWHERE
+        flags = [*FLAGS, nowhere, f"--user-data-dir={profile}", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
         # The protocol wants the pipes at 3 and 4; the shell puts them there.
         script = f'exec "$0" "$@" 3<&{to_child} 4>&{from_child}'
         self._process = subprocess.Popen(
@@ -124,10 +126,11 @@ class Browser:
                 page.hear(message["method"], message["params"])
 
     def open(self, path: str | Path, width: int = 1280, dark: bool = False) -> "Page":
-        """Opens a file, from a fresh tab, and waits for its load event."""
+        """Opens a file, or an address of this machine, from a fresh tab, and waits for its load event."""
+        url = str(path) if str(path).startswith("http://") else Path(path).resolve().as_uri()
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = self._pages[session] = Page(self, session, Path(path).resolve().as_uri())
+        page = self._pages[session] = Page(self, session, url)
         for domain in ("Page", "Runtime", "Network", "Log"):
             page.call(f"{domain}.enable")
         page.look(width, dark, settle=0)

@@ -18,7 +18,7 @@ import nasa_interp as ni
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-NEWCOMER, STEPS, OFFSETS, FORMS, SERVED, HOOKED, DATA = BLOCKS
+NEWCOMER, STEPS, CLICKS, OFFSETS, FORMS, SERVED, HOOKED, DATA = BLOCKS
 HUB_ID = r'load_model\("([^"]+/[^"]+)"\)'
 
 
@@ -84,9 +84,11 @@ def test_the_steps_run(tiny, tmp_path, monkeypatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(compile(source, "README.md", "exec"), space)
+        exec(compile(re.sub(r'"builtin:verify#(\w+)"', r"\1", CLICKS), "README.md", "exec"), space)
         exec(compile(OFFSETS, "README.md", "exec"), space)
         exec(compile(FORMS, "README.md", "exec"), space)
     assert abs(space["report"].calibrated(space["offsets"]).yes_rate - 0.5) < abs(space["report"].yes_rate - 0.5)
+    assert space["explorer"].view["head"] == space["explorer"].shown
     assert isinstance(space["report"], ni.decisions.BinaryReport)
     assert list(space["found"].grid().columns) == ["yes-no", "reversed", "unsure"]
     assert ni.HeadList.load("heads.json") == space["heads"]

@@ -19,6 +19,7 @@ from ..figures.theme import TEMPLATES
 from ..results import check_place
 from ..run import library_versions, write_text
 from ..view.markup import STYLE
+from ..view.page import explorer_style, static_script
 from .checks import page_problems
 from .registry import sections_of
 from .section import Section
@@ -61,6 +62,9 @@ def render(sections: Sequence[Section], missing: Sequence[str]) -> str:
         content.append({"section": section, "figures": drawn})
     runs = {name: run for section in sections for name, run in section.runs.items() if run}
     scripts = {"plotly": get_plotlyjs(), "page": _asset("page.js")}
+    style = _asset("page.css") + STYLE
+    if any(section.explores for section in sections):
+        scripts["explorer"], style = static_script(), style + explorer_style()
     themes = {name: template.to_plotly_json() for name, template in TEMPLATES.items()}
     return _template().render(
         title=_title(runs, next((f"{s.bias.capitalize()} bias" for s in sections if s.bias), "Yes-no bias")),
@@ -71,7 +75,7 @@ def render(sections: Sequence[Section], missing: Sequence[str]) -> str:
         versions=_versions(runs),
         commands=[command for section in sections for command in section.commands],
         summary=[(s, " ".join(s.sentences[: s.leads])) for s in sections if s.sentences[: s.leads]],
-        style=Markup(_asset("page.css") + STYLE),
+        style=Markup(style),
         scripts={name: Markup(text) for name, text in scripts.items()},
         hashes=" ".join(f"'{_hash(text)}'" for text in scripts.values()),
         themes=script_json(themes),

@@ -8,6 +8,8 @@ from pathlib import Path
 from ..errors import NasaInterpError
 from .change import FILES as CHANGE_FILES
 from .change import change_section, demo_section
+from .exploring import FILES as EXPLORER_FILES
+from .exploring import exploring_section
 from .results import decisions_section, effect_section, scores_section, tokens_section
 from .rows import rows_section
 from .section import Section
@@ -36,6 +38,7 @@ PARTS = (
     Part("decisions before and after a change", ("decisions.json", "decisions_after.json"), decisions_section),
     Part("scores of heads", ("scores.json", "heads*.json"), scores_section),
     Part("a prompt under the lens", ("tokens*.json",), tokens_section),
+    Part("heads to click on", EXPLORER_FILES, exploring_section),
     Part("the effect of ablating heads", ("effect.json",), effect_section),
     _rows("rankings of heads against one another", "contest.json", "Which ranking finds the heads"),
     _rows("the winning heads on data that had no part in choosing them", "confirmation.json", "On data kept apart"),

@@ -100,6 +100,7 @@ class Section:
         runs: name of a file to the details of the run that wrote it.
         commands: how to compute the files again.
         leads: how many of the sentences also go into the page's summary.
+        explores: whether its markup needs the explorer's script.
         bias: of decisions: "negative" or "positive" where one is shown; it names the page.
     """
 
@@ -113,4 +114,5 @@ class Section:
     runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     commands: Sequence[str] = ()
     leads: int = 1
+    explores: bool = False
     bias: str = ""

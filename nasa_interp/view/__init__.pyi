@@ -2,6 +2,8 @@
 
 from .build import view_heads
 from .local import LocalPage
+from .shown import ShownPrompt
+from .snapshot import Snapshot
 from .value import HeadView
 
-__all__ = ["HeadView", "LocalPage", "view_heads"]
+__all__ = ["HeadView", "LocalPage", "ShownPrompt", "Snapshot", "view_heads"]

@@ -4,6 +4,7 @@ import html
 
 import numpy as np
 
+from .marks import leans, shades
 from .value import HeadView
 
 # Shades are transparent and text keeps its colour, so that both work on light and dark pages.
@@ -20,7 +21,6 @@ KEY = (
     "first token's. Frames: the candidates, Yes solid and blue, No dashed and orange. Bar under a query: what it "
     "adds to the score, orange toward No, blue toward Yes."
 )
-MOST = 0.6
 
 
 def visible(token: str) -> str:
@@ -39,15 +39,14 @@ def strips(view: HeadView) -> str:
 
 def _strip(view: HeadView, row: int) -> str:
     received, terms = view.received[row], view.contributions[row]
-    most = float(received[1:].max()) or 1.0
-    reach = float(np.nanmax(np.abs(terms))) if not np.isnan(terms).all() else 1.0
+    shade, lean = shades(received), leans(terms)
     spans = []
     for position, token in enumerate(view.tokens):
-        shade = MOST * min(1.0, float(received[position]) / most) ** 0.5
-        style, label = f"--a:{shade:.3f}", f"attention {received[position]:.4f}"
-        if position >= view.first_query and not np.isnan(term := terms[position - view.first_query]):
+        style, label = f"--a:{shade[position]:.3f}", f"attention {received[position]:.4f}"
+        query = position - view.first_query
+        if query >= 0 and not np.isnan(term := terms[query]):
             colour = "213,94,0" if term > 0 else "0,114,178"
-            style += f";--c:rgba({colour},{min(1.0, abs(float(term)) / (reach or 1.0)):.2f})"
+            style += f";--c:rgba({colour},{abs(lean[query]):.2f})"
             label += f", adds {term:+.4f} nats"
         role = view.role(position)
         name = {"yes": "the Yes candidate, ", "no": "the No candidate, "}.get(role, "")

@@ -22,7 +22,7 @@ from nasa_interp.report.results import commands
 from nasa_interp.report.section import Cell, Table
 from nasa_interp.run import RunInfo, write_json
 from nasa_interp.scoring import HeadScores
-from nasa_interp.view import HeadView
+from nasa_interp.view import HeadView, ShownPrompt, Snapshot
 
 EVIL = '<script>document.title="owned"</script> & "quotes" </script>'
 RUN = RunInfo("tiny<b>", "six<b>.csv", 6, ("yes_no", "no_yes"), model_hash="abc123", draws=20, seed=7)
@@ -179,7 +179,7 @@ def test_json_in_a_script_cannot_end_it() -> None:
 
 def test_plotly_is_there_once_and_only_known_scripts_run(page) -> None:
     assert page.count("plotly.js v") == 1
-    assert len(re.findall(r"'sha256-[^']+'", html.unescape(page[: page.index("</head>")]))) == 2
+    assert len(re.findall(r"'sha256-[^']+'", html.unescape(page[: page.index("</head>")]))) == 3
     assert "default-src 'none'" in page
     assert len(page.encode()) < 8_000_000
 
@@ -385,6 +385,46 @@ def test_hovering_a_cell_names_the_head(opened) -> None:
     )
 
 
+def test_clicking_a_heat_maps_cell_opens_that_head(opened) -> None:
+    """Its numbers, the effect that it had part in, and the prompts that were kept under it."""
+    click = (
+        "[...document.querySelectorAll('.plot')]"
+        ".find(box => box.data?.[0]?.type === 'heatmap')"
+        ".emit('plotly_click', {points: [{customdata: ['HEAD', 0, 0]}]})"
+    )
+    heading = "document.querySelector('.ni-detail h3').textContent"
+    opened.evaluate(click.replace("HEAD", "1.2"))
+    opened.wait_for(f"{heading} === 'Head 1.2'")
+    numbers = opened.evaluate("document.querySelector('.ni-numbers').textContent")
+    assert f"{head_scores().polarity[1, 2]:+.3f}".replace("-", "−") in numbers
+    assert opened.evaluate("document.querySelectorAll('.ni-token').length") == 8
+    assert EVIL in opened.evaluate("document.querySelector('.ni-prompt').textContent")
+    assert "1.2 under Zero" in opened.evaluate("document.querySelector('.ni-effect').textContent")
+    opened.evaluate(click.replace("HEAD", "2.3"))
+    opened.wait_for(f"{heading} === 'Head 2.3'")
+    assert "No prompt was kept" in opened.evaluate("document.querySelector('.ni-prompt').textContent")
+    opened.evaluate(click.replace("HEAD", "9.9"))
+    assert opened.evaluate(heading) == "Head 2.3"
+    assert opened.errors == []
+
+
+def test_what_an_explorer_saved_is_completed_from_the_folder(folder, tmp_path) -> None:
+    """The effect of its heads, and a sweep over all heads, where they were measured apart."""
+    shutil.copytree(folder, tmp_path / "run")
+    scores = head_scores()
+    shown = [ShownPrompt.of(head_view())]
+    Snapshot.of({"scores": scores}, [shown], RUN, HeadList.of(["0.3"])).save(tmp_path / "run" / "explorer.json")
+    grid = np.full((3, 4), 0.25)
+    swept = ni.HeadTable({"values": grid}, {"values": np.stack([grid, grid])}, RUN, quantity="zero ablation")
+    swept.save(tmp_path / "run" / "sweep.json")
+    text = write_report(tmp_path / "run").read_text()
+    (data,) = re.findall(r'<script type="application/json" id="explorer-data">(.*?)</script>', text)
+    found = json.loads(data)
+    assert [grid["name"] for grid in found["grids"]] == ["values", "polarity", "recency", "zero ablation"]
+    assert found["effects"][0]["heads"] == ["1.2"]
+    assert found["chosen"] == ["0.3"]
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1280])
 def test_nothing_is_cut_off_and_colours_follow(opened, width, dark) -> None:
@@ -404,7 +444,9 @@ def test_nothing_is_cut_off_and_colours_follow(opened, width, dark) -> None:
 
 
 def test_the_page_can_be_used_by_keyboard(opened) -> None:
-    assert opened.evaluate("document.querySelectorAll('th button').length === document.querySelectorAll('th').length")
+    assert opened.evaluate(
+        "document.querySelectorAll('th button').length === document.querySelectorAll('th:not(.ni-explorer th)').length"
+    )
     regions = "[...document.querySelectorAll('.scroll')]"
     assert opened.evaluate(
         f"{regions}.every(r => r.tabIndex === 0 && document.getElementById(r.getAttribute('aria-labelledby')))"

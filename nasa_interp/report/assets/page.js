@@ -15,6 +15,15 @@
     drawn.add(box);
     const figure = read(box.id + "-data");
     Plotly.newPlot(box, figure.data, {...figure.layout, template: template()}, config);
+    box.on("plotly_click", ({points}) => open([points[0]?.customdata].flat()[0]));
+  }
+
+  // A head's cell in any figure opens that head further down, where there is something to open.
+  function open(head) {
+    const place = document.querySelector(".ni-static");
+    if (!place || !/^[0-9]+[.][0-9]+$/.test(head)) return;
+    document.dispatchEvent(new CustomEvent("ni-head", {detail: head}));
+    place.scrollIntoView();
   }
 
   function recolour() {
