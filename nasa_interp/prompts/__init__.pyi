@@ -5,6 +5,7 @@ from .build import build_prompts, encode_texts
 from .forms import FORM_NAMES, FORMS, load_form, with_examples
 from .pairs import PromptPairs, instruction_pairs, question_pairs
 from .style import ORDERS, Order, Orders, PromptStyle, find_candidates
+from .turns import UserTurns, user_turns
 
 __all__ = [
     "FORMS",
@@ -15,6 +16,7 @@ __all__ = [
     "PromptBatch",
     "PromptPairs",
     "PromptStyle",
+    "UserTurns",
     "build_prompts",
     "encode_texts",
     "find_candidates",
@@ -22,5 +24,6 @@ __all__ = [
     "labels_of",
     "load_form",
     "question_pairs",
+    "user_turns",
     "with_examples",
 ]
