@@ -238,7 +238,7 @@ def export(
     json_: JsonOpt = False,
     placement: ModelOptions,
 ) -> None:
-    """Write the tuned model: a folder for transformers, an adapter for PEFT, or the change alone. Or any model as it is."""
+    """Write the tuned model: a folder for transformers, a PEFT adapter, or the change alone. Or any model as it is."""
     from ..alignment.result import DELTA
     from ..deltas import HeadDelta
     from ..deltas import export as write

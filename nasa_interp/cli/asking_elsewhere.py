@@ -17,7 +17,7 @@ def task(
     data: Annotated[str, typer.Argument(metavar="DATA", help="questions with labels, as for --data elsewhere")],
     *,
     out: Annotated[Path, typer.Option(help="a new folder")],
-    model: Annotated[str, typer.Option(help="whose tokenizer the prompts are checked with: as MODEL elsewhere")] = "demo",
+    model: Annotated[str, typer.Option(help="MODEL whose tokenizer the prompts are checked with")] = "demo",
     name: Annotated[str | None, typer.Option(help="of the group of tasks; by default made of the data's name")] = None,
     order: OrderOpt = "both",
     skip_bad: SkipBadOpt = False,

@@ -127,8 +127,8 @@ def _first(model: Model, delta: HeadDelta) -> str:
     changed = sum(bool(used) for _, used, _ in _heads(model, delta))
     bias, answer = _bias(delta)
     return (
-        f"`{public_name(delta.base_model)}` with weights of {_count(changed, 'attention head')} changed by nasa_interp, "
-        f"to lower its {bias} bias: answering {answer} too often to yes-no questions. What the change did is under "
+        f"`{public_name(delta.base_model)}` with weights of {_count(changed, 'attention head')} changed by "
+        f"nasa_interp, to lower its {bias} bias: answering {answer} too often to yes-no questions. What the change did is under "
         f"[How it was measured](#how-it-was-measured)."
     )
 

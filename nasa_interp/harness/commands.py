@@ -21,7 +21,9 @@ def commands(folder: Path, name: str, kind: str, arguments: Mapping[str, bool], 
     given = "".join(f",{key}={value}" for key, value in arguments.items())
     harness = f"lm_eval --model hf --model_args pretrained=MODEL,dtype=float32{given}"
     harness += f" --include_path {quote(str(folder))} --tasks {name}"
-    inspect = f"inspect eval {quote(str(folder / f'{name}.py'))} --model hf/local -M model_path=MODEL -M do_sample=false"
+    # inspect_ai finds files of tasks only below where it is started.
+    inspect = f"cd {quote(str(folder))} && inspect eval {name}.py --model hf/local -M model_path=MODEL"
+    inspect += " -M do_sample=false"
     inspect += "".join(f" -M {key}={str(value).lower()}" for key, value in arguments.items())
     if kind == "chat" and begun:
         inspect += f" -M tokenizer_call_args={quote(NO_SPECIAL)}"
@@ -36,12 +38,12 @@ def readme(name: str, kind: str, n_questions: int, orders: Sequence[str], lines:
     warning = (
         "Without `--apply_chat_template` lm-evaluation-harness asks without the template, and the numbers are others."
         if kind == "chat"
-        else "Without `-M chat_template=...` inspect_ai makes a chat of the prompt; only its `hf` provider asks plain text."
+        else "Without `-M chat_template=...` inspect_ai makes a chat of it; only its `hf` provider asks plain text."
     )
     return f"""# {name}
 
 {n_questions} yes-no questions by nasa-interp, in {kind} prompts: {tasks}, one for each order of the candidates.
-The group `{name}` gives the means over both. MODEL is a folder that `nasa-interp export --format hf` wrote, or a hub id.
+The group `{name}` gives the means over both. MODEL is a folder that `nasa-interp export` wrote, or a hub id.
 
 ```
 {lines["lm_eval"]}
@@ -50,7 +52,7 @@ The group `{name}` gives the means over both. MODEL is a folder that `nasa-inter
 
 {warning}
 
-`acc` is the rate of right answers, `yes_rate` that of Yes, `mean_logit_difference` the mean of log P(No) - log P(Yes): those of
-`nasa-interp decide` on the same questions in float32. `answered` (inspect_ai): how often either answer was among the
-likeliest tokens that the server returned. The folder may be moved; the paths above are those of where it was written.
+`acc` is the rate of right answers, `yes_rate` that of Yes, `mean_logit_difference` the mean of log P(No) - log P(Yes):
+those of `nasa-interp decide` on the same questions in float32. `answered` (inspect_ai): how often either answer was
+among the likeliest tokens that the model returned. The folder may be moved; the paths above are those of where it was written.
 """

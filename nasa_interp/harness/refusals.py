@@ -28,12 +28,3 @@ def check_labels(questions: Sequence[BinaryQuestion]) -> None:
             f"question {unlabeled[0]!r} has no label, and lm-evaluation-harness counts right answers; give it one, "
             f"or leave it out"
         )
-
-
-def check_ids(questions: Sequence[BinaryQuestion]) -> None:
-    """Raises PromptError where two questions have one id, by which decisions are told apart."""
-    ids: set[str] = set()
-    for q in questions:
-        if q.id in ids:
-            raise PromptError(f"two questions have the id {q.id!r}; give each its own, so that answers can be compared")
-        ids.add(q.id)

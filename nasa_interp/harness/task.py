@@ -16,7 +16,7 @@ from ..questions import BinaryQuestion, QuestionList
 from ..questions.resolve import resolve_questions
 from ..run import json_text, library_versions
 from .commands import commands, readme
-from .refusals import check_ids, check_labels, check_style
+from .refusals import check_labels, check_style
 from .tokens import template_arguments
 from .yaml_files import group_yaml, rows_file, task_yaml
 
@@ -83,12 +83,11 @@ def write_task(
     check_style(style)
     questions = resolve_questions(data, limit, seed)
     check_labels(questions)
-    check_ids(questions)
     orders: tuple[Order, ...] = ORDERS if order == "both" else (order,)
-    asked = {o: build_prompts(tokenizer, questions, o, style) for o in orders}
-    turns = {o: user_turns(tokenizer, prompts) for o, prompts in asked.items()}
-    arguments = [template_arguments(tokenizer, asked[o], turns[o]) for o in orders][0]
-    first = asked[orders[0]]
+    asked: dict[Order, PromptBatch] = {o: build_prompts(tokenizer, questions, o, style) for o in orders}
+    turns: dict[Order, UserTurns] = {o: user_turns(tokenizer, prompts) for o, prompts in asked.items()}
+    fitting = {o: template_arguments(tokenizer, asked[o], turns[o]) for o in orders}
+    first, arguments = asked[orders[0]], fitting[orders[0]]
     begun = bool(tokenizer.bos_token) and first.texts[0].startswith(tokenizer.bos_token)
     name = _name(name, questions, first.kind)
     with _new_folder(folder) as (part, folder):

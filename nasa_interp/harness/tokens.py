@@ -76,7 +76,7 @@ def _written(tokenizer: Any, turns: UserTurns, text: str, arguments: Mapping[str
 
 
 def _check_row(tokenizer: Any, prompts: PromptBatch, row: int, written: str, lead: str) -> None:
-    """The tokens of one prompt and of both answers behind it, which the harness cuts where the prompt's last word ends."""
+    """One prompt's tokens and both answers' behind it, cut as the harness does, where the prompt's last word ends."""
     own = prompts.tokens[row][prompts.mask[row]].tolist()
     limit, name = tokenizer.model_max_length, prompts.questions[row].id
     if len(own) >= limit:

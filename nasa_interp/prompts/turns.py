@@ -60,9 +60,9 @@ def user_turns(tokenizer: Any, prompts: PromptBatch) -> UserTurns:
             f"the examples stand under {len(instructions)} instructions in turn, and other programs ask the same "
             f"examples before every question; give one instruction, or no examples"
         )
+    first = instructions[0] if instructions else ""
     examples = tuple(
-        (content(style, instructions[0], q), style.yes if style.right_word(bool(q.label)) else style.no)
-        for q in style.examples
+        (content(style, first, q), style.yes if style.right_word(bool(q.label)) else style.no) for q in style.examples
     )
     turns = zip(prompts.questions, turns_of(prompts.questions, len(instructions)), strict=True)
     texts = tuple(content(style, instructions[turn], q) for q, turn in turns)

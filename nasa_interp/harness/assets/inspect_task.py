@@ -41,7 +41,7 @@ def _difference(output):
 
 @scorer(metrics={name: [mean(), stderr()] for name in ("acc", "yes_rate", "answered")})
 def decision():
-    """Whether the likelier candidate is right, and whether it is Yes; `answered`: whether either was to be seen at all."""
+    """Whether the likelier candidate is right, and whether it is Yes; `answered`: whether either was to be seen."""
 
     async def score(state, target):
         d = _difference(state.output)

@@ -1,4 +1,4 @@
-"""Reads the questions beside this file, and counts answers; lm-evaluation-harness loads it with the tasks' YAML files."""
+"""Reads the questions beside this file, and counts answers; lm-evaluation-harness loads it with the tasks."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ def questions(file, **_):
 
 
 def results(doc, answers):
-    """Whether the answer is right, whether it is Yes, and d = log P(No) - log P(Yes); a tie is a No, as in nasa-interp."""
+    """Whether the answer is right, whether it is Yes, and d = log P(No) - log P(Yes); a tie is a No."""
     (yes, _), (no, _) = answers
     says_yes = no - yes < 0
     right = says_yes == (doc["target"] == 0)
