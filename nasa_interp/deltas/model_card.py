@@ -128,8 +128,8 @@ def _first(model: Model, delta: HeadDelta) -> str:
     bias, answer = _bias(delta)
     return (
         f"`{public_name(delta.base_model)}` with weights of {_count(changed, 'attention head')} changed by "
-        f"nasa_interp, to lower its {bias} bias: answering {answer} too often to yes-no questions. What the change did is under "
-        f"[How it was measured](#how-it-was-measured)."
+        f"nasa_interp, to lower its {bias} bias: answering {answer} too often to yes-no questions. What the change did "
+        f"is under [How it was measured](#how-it-was-measured)."
     )
 
 

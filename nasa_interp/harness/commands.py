@@ -54,5 +54,6 @@ The group `{name}` gives the means over both. MODEL is a folder that `nasa-inter
 
 `acc` is the rate of right answers, `yes_rate` that of Yes, `mean_logit_difference` the mean of log P(No) - log P(Yes):
 those of `nasa-interp decide` on the same questions in float32. `answered` (inspect_ai): how often either answer was
-among the likeliest tokens that the model returned. The folder may be moved; the paths above are those of where it was written.
+among the likeliest tokens that the model returned. The folder may be moved; the paths above are those of where it was
+written.
 """

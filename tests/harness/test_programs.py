@@ -1,4 +1,4 @@
-"""lm-evaluation-harness and inspect_ai themselves, where they are installed (`make harness`): their answers are ours."""
+"""lm-evaluation-harness and inspect_ai themselves, where they are installed (`make harness`): they answer as we do."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Tasks for other programs: what is in them is our prompt, token for token, and what can't be asked there is refused."""
+"""Tasks for other programs: they hold our prompts, token for token, and what can't be asked there is refused."""
 
 import json
 from dataclasses import replace
@@ -141,7 +141,7 @@ def test_a_tokenizer_that_begins_texts_by_itself_begins_them_once(questions, tmp
 def test_prompts_that_the_harness_would_cut_are_refused(questions, tmp_path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.model_max_length = 20
-    with pytest.raises(PromptError, match="question 'a' makes a prompt of .* would cut it silently"):
+    with pytest.raises(PromptError, match=r"question 'a' makes a prompt of .* would cut it silently"):
         write_task(tokenizer, questions, tmp_path / "out")
 
 
