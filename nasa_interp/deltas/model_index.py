@@ -7,7 +7,6 @@ from typing import Any
 from .delta import HeadDelta
 from .license import without_folders
 
-TASK = {"task_type": "text-generation", "task_name": "Yes-no decisions"}
 # What the hub calls them; the others are ours and keep their names.
 HUB_NAMES = {"auc": "roc_auc"}
 
@@ -28,7 +27,8 @@ def evaluation_results(delta: HeadDelta) -> list[Any]:
     ]
     return [
         EvalResult(
-            **TASK,
+            task_type="text-generation",
+            task_name="Yes-no decisions",
             dataset_type=kind,
             dataset_name=without_folders(data),
             metric_type=HUB_NAMES.get(name, name),

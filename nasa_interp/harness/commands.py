@@ -5,7 +5,8 @@ from pathlib import Path
 from shlex import quote
 
 NO_SPECIAL = "{add_special_tokens: false}"
-PLAIN_TEMPLATE = "{{ messages[-1].content }}"
+# In quotes of its own, as inspect_ai reads the value as YAML.
+PLAIN_TEMPLATE = '"{{ messages[-1].content }}"'
 
 
 def commands(folder: Path, name: str, kind: str, arguments: Mapping[str, bool], begun: bool) -> dict[str, str]:
