@@ -1,8 +1,8 @@
 """Does lm-evaluation-harness, run for real, decide every question as we do? The embedded model as it is and tuned.
 
 make harness                                            # once: an environment with lm-evaluation-harness in it
-python benchmarks/harness.py --lm-eval .venv-harness/bin/lm_eval                    # all of #val, an hour on two cores
-python benchmarks/harness.py --lm-eval .venv-harness/bin/lm_eval --questions 64     # as recorded
+python benchmarks/harness.py --lm-eval .venv-harness/bin/lm_eval                    # all of #val
+python benchmarks/harness.py --lm-eval .venv-harness/bin/lm_eval --questions 64 --steps 16 --heads heads.json  # recorded
 """
 
 import argparse

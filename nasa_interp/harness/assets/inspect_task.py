@@ -27,6 +27,11 @@ def _samples(order):
         yield Sample(input=asked, target=SETTING["choices"][row["target"]], id=row["id"], metadata={"row": row})
 
 
+def _text(token):
+    """What a token says: the local provider gives some as their vocabulary writes them, a space as a sign of its own."""
+    return " " + token[1:] if token[:1] in ("\u0120", "\u2581") else token
+
+
 def _difference(output):
     """d = log P(No) - log P(Yes) of the first token; infinite where one isn't among the likeliest, None for both."""
     logprobs = output.choices[0].logprobs if output.choices else None
@@ -34,7 +39,7 @@ def _difference(output):
         said = output.completion.strip()
         return {SETTING["choices"][0]: -float("inf"), SETTING["choices"][1]: float("inf")}.get(said)
     first = logprobs.content[0]
-    seen = {top.token: top.logprob for top in [first, *(first.top_logprobs or [])]}
+    seen = {_text(top.token): top.logprob for top in [first, *(first.top_logprobs or [])]}
     yes, no = (seen.get(word, -float("inf")) for word in WORDS)
     return None if yes == no == -float("inf") else no - yes
 
