@@ -2,7 +2,7 @@
 
 make harness                                            # once: an environment with lm-evaluation-harness in it
 python benchmarks/harness.py --lm-eval .venv-harness/bin/lm_eval                    # all of #val
-python benchmarks/harness.py --lm-eval .venv-harness/bin/lm_eval --questions 64 --steps 16 --heads heads.json  # recorded
+python benchmarks/harness.py --lm-eval PROGRAM --questions 64 --steps 16 --heads LIST.json  # as recorded
 """
 
 import argparse

@@ -28,7 +28,7 @@ def _samples(order):
 
 
 def _text(token):
-    """What a token says: the local provider gives some as their vocabulary writes them, a space as a sign of its own."""
+    """What a token says: the local provider gives them as vocabularies write them, a space as a sign of its own."""
     return " " + token[1:] if token[:1] in ("\u0120", "\u2581") else token
 
 
