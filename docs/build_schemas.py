@@ -101,7 +101,7 @@ DECISION = fields(
     order=ORDER,
     label=LABEL,
     logit_difference=NUMBER,
-    answer_mass=NUMBER,
+    answer_mass=MAYBE,
     question=TEXT,
 )
 HEAD_TABLE = {
@@ -206,7 +206,7 @@ KINDS: dict[str, tuple[str, Schema]] = {
             difference=MAYBE,
             heads=rows(HEAD),
             table=TABLE,
-            by={"enum": ["head", "class", "position"]},
+            by={"enum": ["head", "class", "position", "together"]},
             run=RUN,
         ),
     ),
