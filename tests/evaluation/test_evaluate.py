@@ -250,5 +250,5 @@ def test_a_runs_own_export_writes_the_card_that_the_command_writes(tmp_path) -> 
     renamed = (
         own.replace("# own", "# command").replace('"own', '"command').replace("- name: own\n", "- name: command\n")
     )
-    assert renamed == command
+    assert own == command
     assert "low and high are the ends" in own
