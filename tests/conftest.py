@@ -21,6 +21,15 @@ sys.path[:0] = [str(HERE), *(str(folder) for folder in HERE.iterdir() if folder.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def results_keep_to_their_schemas():
+    """Every result that a test's code writes is held to the schema of its kind in docs/schemas."""
+    import schemas
+
+    with schemas.held():
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo():
     """The embedded model; part of the installation, so never skipped."""

@@ -20,8 +20,8 @@ ORDER = [
     "bootstrap", "head_table", "questions", "prompts", "served", "models", "batches", "generating", "thinking",
     "reference", "session", "attention", "restart", "forward", "measures", "scoring", "decisions", "calibration",
     "restartable", "interventions", "patching", "attribution", "rankings", "deltas", "evaluation", "objectives",
-    "alignment", "comparison", "transfer", "knowledge", "streams", "survey", "figures", "view", "explorer", "report",
-    "memory", "doctor", "demo", "cli", "__init__", "__main__",
+    "alignment", "comparison", "transfer", "knowledge", "streams", "survey", "harness", "figures", "view", "explorer",
+    "report", "memory", "doctor", "demo", "cli", "__init__", "__main__",
 ]  # fmt: skip
 
 

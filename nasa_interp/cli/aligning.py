@@ -228,7 +228,9 @@ def _counts(text: str) -> int | list[int]:
 @app.command()
 @with_shared_options
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder that `align` wrote")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="the folder that `align` wrote; or a MODEL, which is written as it is")
+    ],
     *,
     out: Annotated[Path, typer.Option(help="a new folder")],
     format_: Annotated[
@@ -245,22 +247,26 @@ def export(
     json_: JsonOpt = False,
     placement: ModelOptions,
 ) -> None:
-    """Write the tuned model: for transformers, an adapter for PEFT, files for llama.cpp, or the change alone."""
+    """Write the tuned model: for transformers, an adapter for PEFT, files for llama.cpp, or the change alone.
+
+    Or any model as it is, for transformers.
+    """
     from ..alignment.result import DELTA
     from ..deltas import HeadDelta
     from ..deltas import export as write
     from ..evaluation import with_evaluation
 
-    if not run.is_dir():
-        raise NasaInterpError(f"{run} is no run folder; give the one that `nasa-interp align --out` wrote")
     check_out_folder(out)
     if out.is_dir() and any(out.iterdir()):
         raise NasaInterpError(f"{out} is not empty; name a new folder, or empty it")
-    delta = HeadDelta.load(run / DELTA)
-    loaded = placement.load(model or delta.base_model)
-    measured = with_evaluation(loaded, delta, run)
-    folder = write(loaded, measured, out, format=format_, base=base, stored=stored)
-    print_result({"folder": folder, "format": format_} if json_ else f"written to {folder}", json_)
+    folder = Path(run)
+    if folder.is_dir() and not (folder / DELTA).exists() and not (folder / "config.json").exists():
+        raise NasaInterpError(f"{run} is no run folder; give the one that `nasa-interp align --out` wrote")
+    delta = HeadDelta.load(folder / DELTA) if (folder / DELTA).exists() else None
+    loaded = placement.load(model or (run if delta is None else delta.base_model))
+    change = delta and with_evaluation(loaded, delta, folder)
+    written = write(loaded, change, out, format=format_, base=base, stored=stored)
+    print_result({"folder": written, "format": format_} if json_ else f"written to {written}", json_)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

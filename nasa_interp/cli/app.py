@@ -6,6 +6,5 @@ app = typer.Typer(
     name="nasa-interp",
     help="Find and cure the bias of language models toward No or Yes, head by head.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )

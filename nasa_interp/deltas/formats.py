@@ -43,7 +43,7 @@ HALF_TOLERANCE = 0.05
 @under_torch_defaults
 def export(
     model: Model,
-    delta: HeadDelta,
+    delta: HeadDelta | None,
     folder: str | Path,
     format: str = "hf",
     notes: str = "",
@@ -55,7 +55,7 @@ def export(
 
     Args:
         model: the delta's base model, with the delta applied or not; it is left as it is.
-        delta: the change.
+        delta: the change; None writes the model as it is, as "hf".
         folder: a new or empty folder; it appears complete or not at all.
         format: "hf", the whole model for transformers, with tokenizer and, in the subfolder nasa_interp, the delta;
             "peft", an exact LoRA for PEFT; "delta", the HeadDelta's own file; "gguf", the base's GGUF file with the
@@ -88,8 +88,10 @@ def export(
     check_in_memory(model.weights, model.name, "export")
     if stored not in TENSOR_TYPES:
         raise DeltaError(f"tensors can't be stored as {stored!r}; use one of {', '.join(TENSOR_TYPES)}")
+    if delta is None and format != "hf":
+        raise DeltaError(f"model {model.name!r} alone has no change to write as {format!r}; use 'hf', or give a change")
     file = GGUFBase.of(model, base) if format.startswith("gguf") else None
-    folder = _free(Path(folder))
+    folder, delta = _free(Path(folder)), HeadDelta.nothing(model) if delta is None else delta
     part = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
     with _base(model, delta):
         try:
@@ -146,7 +148,8 @@ def _write(model: Model, delta: HeadDelta, part: Path, exported: Exported) -> No
         with delta.applied(model, check=False):
             _save_pretrained(model, part)
         # Not next to the weights: some programs load every safetensors file in that folder.
-        delta.save(part / RECORD_FOLDER / DELTA_FILE)
+        if delta.slices:
+            delta.save(part / RECORD_FOLDER / DELTA_FILE)
     elif exported.format == "peft":
         write_adapter(model, delta, part, public_name(delta.base_model))
     elif exported.base is not None:

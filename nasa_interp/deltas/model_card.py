@@ -13,10 +13,11 @@ from ..models import Model
 from ..models.slice_values import plain_view
 from ..models.slices import PROJECTIONS, group_of, head_slices
 from ..run import library_versions
-from .card_texts import DEMO_NOTE, DEMO_SOURCE, INTENDED, LIBRARY, LIMITS, UNDO, USE, WHOLE
+from .card_texts import DEMO_CHANGE, DEMO_NOTE, DEMO_SOURCE, INTENDED, LIBRARY, LIMITS, UNDO, USE, WHOLE
 from .delta import HeadDelta
 from .gguf_model import MODEL_FILE, GGUFBase
 from .license import license_of, public_name, without_folders
+from .model_index import evaluation_results
 
 
 @dataclass(frozen=True)
@@ -47,26 +48,11 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
     dictionary such as {"before": 0.50, "after": 0.81}; and its entries "base" and "tuned", the validation questions'
     measures before and after. Absolute paths in the log are cut to their last part.
     """
-    base, changed = public_name(delta.base_model), sum(bool(used) for _, used, _ in _heads(model, delta))
-    sections = {
-        "What was changed": _changed(model, delta, exported),
-        "How it was made": _made(delta),
-        "How it was measured": _measured(delta),
-        "How to use it": f"```python\n{_filled(USE, delta, exported)}\n```",
-        "Limits": LIMITS,
-        "Intended use": INTENDED,
-        "How to undo it": _filled(UNDO, delta, exported),
-        "Licence": _licence(model),
-    }
-    bias, answer = _bias(delta)
-    first = (
-        f"`{base}` with weights of {_count(changed, 'attention head')} changed by nasa_interp, to lower its "
-        f"{bias} bias: answering {answer} too often to yes-no questions. What the change did is under "
-        f"[How it was measured](#how-it-was-measured)."
-    )
+    base = public_name(delta.base_model)
+    sections = _sections(model, delta, exported)
     paragraphs = [
-        first,
-        *([DEMO_NOTE] if delta.base_model == "demo" else []),
+        _first(model, delta) if delta.slices else f"`{base}` as it is, written by nasa_interp for other programs.",
+        *([DEMO_NOTE.format(DEMO_CHANGE if delta.slices else "")] if delta.base_model == "demo" else []),
         *([exported.notes] if exported.notes else []),
     ]
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
@@ -74,6 +60,35 @@ def model_card(model: Model, delta: HeadDelta, exported: Exported) -> str:
         f"---\n{_header(model, delta, exported)}\n---\n\n# {exported.folder}\n\n"
         + "\n\n".join(paragraphs)
         + f"\n\n{body}\n"
+    )
+
+
+def _sections(model: Model, delta: HeadDelta, exported: Exported) -> dict[str, str]:
+    """The card's parts by title; of a model without a change those that aren't about one."""
+    how = f"```python\n{_filled(USE, delta, exported)}\n```"
+    if not delta.slices:
+        stored = f"hash of the weights: `{delta.base_hash}`, stored as {str(model.dtype).removeprefix('torch.')}"
+        return {"Weights": stored, "How to use it": how, "Licence": _licence(model, changed=False)}
+    return {
+        "What was changed": _changed(model, delta, exported),
+        "How it was made": _made(delta),
+        "How it was measured": _measured(delta),
+        "How to use it": how,
+        "Limits": LIMITS,
+        "Intended use": INTENDED,
+        "How to undo it": _filled(UNDO, delta, exported),
+        "Licence": _licence(model),
+    }
+
+
+def _first(model: Model, delta: HeadDelta) -> str:
+    """What it is, in a sentence."""
+    changed = sum(bool(used) for _, used, _ in _heads(model, delta))
+    bias, answer = _bias(delta)
+    return (
+        f"`{public_name(delta.base_model)}` with weights of {_count(changed, 'attention head')} changed by "
+        f"nasa_interp, to lower its {bias} bias: answering {answer} too often to yes-no questions. What the change did "
+        f"is under [How it was measured](#how-it-was-measured)."
     )
 
 
@@ -113,17 +128,20 @@ def _header(model: Model, delta: HeadDelta, exported: Exported) -> str:
     known: dict[str, Any] = {}
     # The hub takes only ids; a folder's name would be mistaken for one.
     if base.count("/") == 1:
-        known |= {"base_model": base, "base_model_relation": "finetune" if exported.format in WHOLE else "adapter"}
+        known["base_model"] = base
+        if delta.slices:
+            known["base_model_relation"] = "finetune" if exported.format in WHOLE else "adapter"
     if license := license_of(model):
         known["license"] = license
     lora = ["lora"] if exported.format in ("peft", "gguf-lora") else []
+    if results := evaluation_results(delta):
+        known |= {"model_name": exported.folder, "eval_results": results}
     return ModelCardData(
         library_name=LIBRARY[exported.format],
         pipeline_tag="text-generation",
         tags=[
             "nasa-interp",
-            f"{_bias(delta)[0]}-bias",
-            "attention-heads",
+            *([f"{_bias(delta)[0]}-bias", "attention-heads"] if delta.slices else []),
             *lora,
         ],
         **known,
@@ -193,14 +211,12 @@ def _measures(measures: dict[str, Any]) -> str:
     return _table(head + [(name, *(_text(row.get(column)) for column in columns)) for name, row in rows.items()])
 
 
-def _licence(model: Model) -> str:
+def _licence(model: Model, changed: bool = True) -> str:
     name = license_of(model)
     if not name:
         return "The base's licence is not known to the program that wrote this. Find it before you pass this on."
-    return (
-        f"The base model's licence, {name}, holds for this too; see the files beside this one. Weights of the base "
-        f"were modified as described above."
-    )
+    modified = " Weights of the base were modified as described above." if changed else ""
+    return f"The base model's licence, {name}, holds for this too; see the files beside this one.{modified}"
 
 
 def _heads(model: Model, delta: HeadDelta) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -74,16 +74,44 @@ def load_model(
     placement = Placement.of(device, device_map, max_memory, offload_folder)
     mixed = dtype == MIXED
     torch_dtype = torch.float32 if mixed else _dtype(dtype, placement.device)
-    source, license = str(name), None
-    if source == "demo":
-        source, license = str(converted(demo_file())), "apache-2.0"
-    elif source.lower().endswith(".gguf"):
-        source = str(converted(source))
-    elif source.startswith((".", "/", "~")) or Path(source).exists():
-        source = str(Path(source).expanduser())
-        _check_folder(Path(source), str(name))
+    source, license = _source(str(name)), "apache-2.0" if str(name) == "demo" else None
     hf, loaded_tokenizer = _from_pretrained(source, str(name), placement, torch_dtype, revision)
     return Model(str(name), hf, tokenizer or loaded_tokenizer, license=license, mixed=mixed)
+
+
+def load_tokenizer(name: str | Path = "demo", revision: str | None = None) -> Any:
+    """The tokenizer alone of what `load_model` would load.
+
+    Args:
+        name, revision: as for `load_model`, without models in memory.
+
+    Raises:
+        ModelError: where there is none.
+    """
+    from transformers import AutoTokenizer
+
+    source = _source(str(name))
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(source, revision=revision)
+    except Exception as error:  # as for models
+        raise ModelError(
+            f"the tokenizer of model {str(name)!r} can't be loaded ({first_line(error)}); give 'demo', a folder, "
+            f"a .gguf file, or the id of a model that the hub or its local cache holds"
+        ) from error
+
+
+def _source(name: str) -> str:
+    """Where transformers finds the model of this name: a folder, or an id of the hub."""
+    if name == "demo":
+        return str(converted(demo_file()))
+    if name.lower().endswith(".gguf"):
+        return str(converted(name))
+    if name.startswith((".", "/", "~")) or Path(name).exists():
+        folder = Path(name).expanduser()
+        _check_folder(folder, name)
+        return str(folder)
+    return name
 
 
 def demo_file() -> Path:

@@ -6,6 +6,7 @@ from .forms import FORM_NAMES, FORMS, load_form, with_examples
 from .messages import ServedPrompt, served_prompts
 from .pairs import PromptPairs, instruction_pairs, question_pairs
 from .style import ORDERS, Order, Orders, PromptStyle, find_candidates
+from .turns import UserTurns, user_turns
 
 __all__ = [
     "FORMS",
@@ -17,6 +18,7 @@ __all__ = [
     "PromptPairs",
     "PromptStyle",
     "ServedPrompt",
+    "UserTurns",
     "build_prompts",
     "encode_texts",
     "find_candidates",
@@ -25,5 +27,6 @@ __all__ = [
     "load_form",
     "question_pairs",
     "served_prompts",
+    "user_turns",
     "with_examples",
 ]

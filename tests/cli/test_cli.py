@@ -265,6 +265,38 @@ def test_the_whole_path_on_a_tiny_model(place):
     assert json.loads((place / "effect.json").read_text())["toward"] in ("no", "yes")
 
 
+def test_questions_go_out_as_a_task_and_a_model_as_it_is(place):
+    asked = ["task", "good.jsonl", "--model", "tiny", "--limit", "4", "--name", "mine"]
+    results = call(
+        [*asked, "--out", "task"],
+        [*asked, "--out", "plain", "--form", "plain", "--order", "yes_no", "--json"],
+        [*asked, "--out", "none", "--candidates", "is right,is wrong"],
+        ["export", "tiny", "--out", "exported"],
+        ["export", "task", "--out", "none"],
+        ["export", "nobody/nothing", "--out", "none"],
+        cwd=place,
+    )
+    assert [status for status, _, _ in results] == [0, 0, 1, 0, 1, 1], results
+    assert "lm_eval --model hf" in results[0][1]
+    assert "--apply_chat_template" in results[0][1]
+    assert len((place / "task" / "mine_no_yes.jsonl").read_text().splitlines()) == 4
+    assert json.loads(results[1][1])["orders"] == ["yes_no"]
+    assert "error: the candidate 'is right' has several tokens" in results[2][2]
+    assert (place / "exported" / "config.json").exists()
+    assert "error: task is no run folder" in results[4][2]
+    assert "nobody/nothing" in results[5][2]
+    assert not (place / "none").exists()
+
+
+def test_shells_can_complete_commands_and_options():
+    """What `--install-completion` makes a shell ask."""
+    program = "import sys; sys.argv = ['nasa-interp']; from nasa_interp.cli import entry; entry()"
+    for words, completed in (("nasa-interp ta", "task"), ("nasa-interp task --ord", "--order")):
+        told = {"_NASA_INTERP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        done = subprocess.run([sys.executable, "-c", program], env=os.environ | told, capture_output=True, text=True)
+        assert done.stdout.split() == [completed], done.stderr
+
+
 WRITE_A_FILE = {
     "decide": ["decide", "nobody/nothing", "--data", "good.jsonl", "--out"],
     "answers": ["decide", "nobody/nothing", "--data", "good.jsonl", "--by", "generation", "--out"],
@@ -279,6 +311,7 @@ WRITE_A_FOLDER = {
     "align": ["align", "nobody/nothing", "--heads", "inside.json", "--out"],
     "compare": ["compare", "nobody/nothing", "--heads", "inside.json", "--out"],
     "export": ["export", ".", "--model", "nobody/nothing", "--out"],
+    "task": ["task", "good.jsonl", "--model", "nobody/nothing", "--out"],
     "demo": ["demo", "--out"],
 }
 
@@ -392,7 +425,7 @@ RUN_A_MODEL = ("decide", "score", "ablate", "patch", "align", "compare", "doctor
 def test_help_and_module_entry():
     done = subprocess.run([sys.executable, "-m", "nasa_interp", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for command in (*RUN_A_MODEL, "heads", "export", "report"):
+    for command in (*RUN_A_MODEL, "heads", "export", "report", "task"):
         assert command in done.stdout
     for status, out, _ in call(*([name, "--help"] for name in RUN_A_MODEL)):
         assert status == 0

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import families
 import pytest
+import schemas
 import torch
-from huggingface_hub import metadata_load
+from huggingface_hub import ModelCard, metadata_load
 from peft import PeftModel
 from safetensors.torch import load_file
 from test_delta import HEADS, TOKENS, fresh, logits, one_thread, tuned  # noqa: F401 (the fixture)
@@ -255,6 +256,7 @@ def test_the_card_says_what_was_changed_and_measured(tmp_path):
         assert said in card, said
     assert "licensed under: mit" in (folder / "LICENSE").read_text()
     found = json.loads((folder / "nasa_interp" / "export.json").read_text())
+    schemas.check(found)
     assert found["log"] == delta.log
     assert found["heads"]["0.1"] == {"projections": ["q", "k"], "shared_with": ["0.0"]}
     assert (found["base_hash"], found["result_hash"]) == (delta.base_hash, tuned_hash)
@@ -325,6 +327,40 @@ def test_the_card_names_the_bias_that_was_measured(tmp_path, imbalance, bias, an
     folder = export(model, tuned(model, log=log, bias=False), tmp_path / "out", "delta")
     assert f"to lower its {bias} bias: answering {answer} too often" in (folder / "README.md").read_text()
     assert f"{bias}-bias" in metadata_load(folder / "README.md")["tags"]
+
+
+def test_the_card_tells_the_hub_what_was_measured(tmp_path):
+    """As `model-index`: the numbers after the change, those that are numbers alone, by data."""
+    log = {
+        "measured": {"accuracy": {"before": 0.5, "after": 0.75}, "auc": {"before": 0.5, "after": float("nan")}},
+        "measured_on": "demo, /home/me/mine.jsonl, 8 questions",
+        "base": {"accuracy": 0.5, "imbalance": {"yes_no": 0.5}},
+        "tuned": {"accuracy": 0.625, "imbalance": {"yes_no": -0.125}, "nas": None},
+    }
+    model = plain()
+    card = ModelCard.load(export(model, tuned(model, log=log, bias=False), tmp_path / "mine", "delta") / "README.md")
+    found = [(each.dataset_name, each.metric_type, each.metric_value) for each in card.data.eval_results]
+    apart, val = "demo, mine.jsonl, 8 questions", "the validation questions, by which tuning was steered"
+    assert card.data.model_name == "mine"
+    assert found == [(apart, "accuracy", 0.75), (val, "accuracy", 0.625), (val, "imbalance yes_no", -0.125)]
+    bare = ModelCard.load(export(model, tuned(model, bias=False), tmp_path / "bare", "delta") / "README.md")
+    assert bare.data.eval_results is None
+
+
+def test_a_model_goes_out_as_it_is(tmp_path):
+    model = plain()
+    folder = export(model, None, tmp_path / "base")
+    assert load_model(folder).weights_hash() == model.weights_hash()
+    card = (folder / "README.md").read_text()
+    assert "as it is, written by nasa_interp" in card
+    assert not any(word in card for word in ("changed", "undo", "bias"))
+    assert [path.name for path in (folder / "nasa_interp").iterdir()] == ["export.json"]
+    content = json.loads((folder / "nasa_interp" / "export.json").read_text())
+    schemas.check(content)
+    assert content["result_hash"] == content["base_hash"] == model.weights_hash()
+    assert HeadDelta.nothing(model).n_changed == 0
+    with pytest.raises(DeltaError, match="has no change to write as 'peft'"):
+        export(model, None, tmp_path / "other", "peft")
 
 
 def test_a_card_without_measures_or_licence_says_so(tmp_path):
