@@ -141,6 +141,8 @@ GENERATED = fields(
     answer=LABEL,
 )
 OPTION = fields(id=TEXT, question=TEXT, options=rows(TEXT), answer=COUNT, topic=TEXT)
+SHOWN = fields(order=ORDER, d=NUMBER, tokens=rows(TEXT), breaks=rows(COUNT), roles=rows(TEXT), first_query=COUNT)
+SHOWN_HEAD = fields(nas=MAYBE, received=rows(MAYBE), added=rows(MAYBE), shades=rows(MAYBE), leans=rows(MAYBE))
 PATCHED = fields(pairs=COUNT, difference=MAYBE, table=TABLE, together=either(ANY, NULL), run=RUN)
 
 KINDS: dict[str, tuple[str, Schema]] = {
@@ -357,6 +359,21 @@ KINDS: dict[str, tuple[str, Schema]] = {
             logit_difference=NUMBER,
             contributions=rows(rows(MAYBE)),
             attention=rows(GRID),
+            run=RUN,
+        ),
+    ),
+    "explorer_snapshot": (
+        "What an explorer shows (explorer.json)",
+        fields(
+            size={"type": "array", "items": COUNT, "minItems": 2, "maxItems": 2},
+            grids=rows(
+                fields(
+                    name=TEXT, title=TEXT, unit=TEXT, low_means=TEXT, reach=NUMBER, numbers=GRID, low=GRID, high=GRID
+                )
+            ),
+            prompts=rows(fields(question=TEXT, orders=rows(SHOWN), heads=by_name(rows(SHOWN_HEAD)))),
+            chosen=rows(HEAD),
+            effects=TABLE,
             run=RUN,
         ),
     ),

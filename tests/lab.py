@@ -1,4 +1,4 @@
-"""A real JupyterLab on this machine for tests: a notebook, its server, and the notebook's own commands."""
+"""A real JupyterLab or Notebook 7 on this machine for tests: a notebook, its server, and its own commands."""
 
 import json
 import os
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGE_ROOT = Path(__file__).parents[1]
+# Each program's module, the class that holds its settings, and where it opens a notebook.
+PROGRAMS = {"lab": ("jupyterlab", "LabApp", "lab/tree"), "notebook": ("notebook", "JupyterNotebookApp", "notebooks")}
 
 
 def write_notebook(path: Path, cells: list[str]) -> Path:
@@ -27,8 +29,9 @@ def write_notebook(path: Path, cells: list[str]) -> Path:
 
 
 @contextmanager
-def lab_server(folder: Path) -> Iterator[str]:
-    """JupyterLab over the notebooks of `folder / "notebooks"`; gives its address, ends it afterwards."""
+def lab_server(folder: Path, program: str = "lab") -> Iterator[str]:
+    """A program over the notebooks of `folder / "notebooks"`; gives the address of their folder, ends it afterwards."""
+    module, app, tree = PROGRAMS[program]
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -39,9 +42,9 @@ def lab_server(folder: Path) -> Iterator[str]:
     )}  # fmt: skip
     paths = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+        sys.executable, "-m", module, "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
         "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder / 'notebooks'}",
-        "--LabApp.expose_app_in_browser=True",
+        f"--{app}.expose_app_in_browser=True",
     ]  # fmt: skip
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
@@ -50,7 +53,7 @@ def lab_server(folder: Path) -> Iterator[str]:
     try:
         address = f"http://127.0.0.1:{port}"
         _wait_for(address, server, folder / "server.log")
-        yield address
+        yield f"{address}/{tree}"
     finally:
         server.terminate()
         server.wait(timeout=60)
@@ -59,7 +62,7 @@ def lab_server(folder: Path) -> Iterator[str]:
 def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
     for _ in range(600):
         if server.poll() is not None:
-            raise RuntimeError(f"JupyterLab ended: {log.read_text()[-2000:]}")
+            raise RuntimeError(f"the server ended: {log.read_text()[-2000:]}")
         try:
             urllib.request.urlopen(f"{address}/api", timeout=2).close()
             return
@@ -69,8 +72,8 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
 
 
 def open_notebook(browser, address: str, name: str, dark: bool = False):
-    """The notebook in JupyterLab at 1280 px, its kernel ready."""
-    page = browser.open(f"{address}/lab/tree/{name}", dark=dark)
+    """The notebook at 1280 px, its kernel ready."""
+    page = browser.open(f"{address}/{name}", dark=dark)
     page.wait_for("window.jupyterapp && document.querySelector('.jp-CodeCell')")
     page.wait_for("jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'")
     if dark:

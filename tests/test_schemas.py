@@ -15,8 +15,9 @@ from nasa_interp.harness import write_task
 from nasa_interp.results import write_result
 
 PACKAGE = Path(ni.__file__).parent
-# Not files of JSON: the first two are the metadata of tensor files, the third is a word in a log.
-NO_FILES = {"head_delta", "mean", "scaled heads"}
+# Not files of JSON: the first two are the metadata of tensor files, the third is a word in a log, the fourth the first
+# line of a file of kept answers.
+NO_FILES = {"head_delta", "mean", "scaled heads", "served_answers"}
 
 
 def kinds_in_the_code() -> set[str]:

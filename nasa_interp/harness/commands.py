@@ -10,7 +10,10 @@ PLAIN_TEMPLATE = '"{{ messages[-1].content }}"'
 
 
 def commands(folder: Path, name: str, kind: str, arguments: Mapping[str, bool], begun: bool) -> dict[str, str]:
-    """One command line a program; MODEL stands for a folder that `nasa-interp export --format hf` wrote, or a hub id.
+    """The command lines by program.
+
+    MODEL stands for a folder that `nasa-interp export --format hf` wrote, or a hub id; in the line for a served model
+    for the name that the server knows, and ADDRESS for the server's.
 
     Args:
         folder: of the task.
@@ -30,7 +33,13 @@ def commands(folder: Path, name: str, kind: str, arguments: Mapping[str, bool], 
         inspect += f" -M tokenizer_call_args={quote(NO_SPECIAL)}"
     if kind == "plain":
         return {"lm_eval": harness, "inspect_ai": f"{inspect} -M chat_template={quote(PLAIN_TEMPLATE)}"}
-    return {"lm_eval": f"{harness} --apply_chat_template", "inspect_ai": inspect}
+    lines = {"lm_eval": f"{harness} --apply_chat_template", "inspect_ai": inspect}
+    if not arguments:
+        # A server fills in the template by itself, with no arguments of ours.
+        server = "SERVED_BASE_URL=ADDRESS SERVED_API_KEY=${SERVED_API_KEY:-none}"
+        served = f"cd {quote(str(folder))} && {server} inspect eval {name}.py --model openai-api/served/MODEL"
+        lines["inspect_ai, served"] = served
+    return lines
 
 
 def readme(name: str, kind: str, n_questions: int, orders: Sequence[str], lines: Mapping[str, str]) -> str:
@@ -41,6 +50,16 @@ def readme(name: str, kind: str, n_questions: int, orders: Sequence[str], lines:
         if kind == "chat"
         else "Without `-M chat_template=...` inspect_ai makes a chat of it; only its `hf` provider asks plain text."
     )
+    served = ""
+    if line := lines.get("inspect_ai, served"):
+        served = f"""
+A model behind an OpenAI-compatible address (ADDRESS, such as http://127.0.0.1:8080/v1), which has to return
+log-probabilities:
+
+```
+{line}
+```
+"""
     return f"""# {name}
 
 {n_questions} yes-no questions by nasa-interp, in {kind} prompts: {tasks}, one for each order of the candidates.
@@ -52,7 +71,7 @@ The group `{name}` gives the means over both. MODEL is a folder that `nasa-inter
 ```
 
 {warning}
-
+{served}
 `acc` is the rate of right answers, `yes_rate` that of Yes, `mean_logit_difference` the mean of log P(No) - log P(Yes):
 those of `nasa-interp decide` on the same questions in float32. `answered` (inspect_ai): how often either answer was
 among the likeliest tokens that the model returned. The folder may be moved; the paths above are those of where it was

@@ -74,6 +74,18 @@ class RandomControls:
     random: dict[str | None, dict[str, tuple[float, ...]]]
     matched: bool
 
+    @classmethod
+    def against(cls, chosen: AblationEffect, others: Iterable[AblationEffect], matched: bool) -> "RandomControls":
+        """The effect on the chosen heads beside those on random sets, of which one at a time is held."""
+        orders = (None, *dict.fromkeys(chosen.base.order))
+        found: dict[str | None, dict[str, list[float]]] = {o: {name: [] for name in MEASURES} for o in orders}
+        for effect in others:
+            for order, measures in found.items():
+                for name, (before, after) in effect.points(order).items():
+                    measures[name].append(after - before)
+        random = {order: {name: tuple(values) for name, values in each.items()} for order, each in found.items()}
+        return cls(chosen, random, matched)
+
     def of(self, measure: str = "mean_logit_difference", order: str | None = None) -> RandomControl:
         """The control on one measure, in one order or in both together.
 
@@ -137,17 +149,9 @@ def random_controls(
     chosen = HeadList.of(heads)
     own, rng = ablator.effect(chosen, intervention), np.random.default_rng(seed)
     shape = (ablator.model.n_layers, ablator.model.n_heads)
-    asked = tuple(dict.fromkeys(ablator.base.order))
-    found: dict[str | None, dict[str, list[float]]] = {
-        order: {name: [] for name in MEASURES} for order in (None, *asked)
-    }
-    for _ in tqdm(range(n), desc="random heads", unit="set", disable=not progress):
-        effect = ablator.effect_of(random_heads(chosen, *shape, rng, matched), intervention)
-        for order, measures in found.items():
-            for name, (before, after) in effect.points(order).items():
-                measures[name].append(after - before)
-    random = {order: {name: tuple(values) for name, values in each.items()} for order, each in found.items()}
-    return RandomControls(own, random, matched)
+    sets = tqdm(range(n), desc="random heads", unit="set", disable=not progress)
+    others = (ablator.effect_of(random_heads(chosen, *shape, rng, matched), intervention) for _ in sets)
+    return RandomControls.against(own, others, matched)
 
 
 def random_heads(

@@ -34,7 +34,7 @@ class Parts:
     """
 
     def __init__(self, folder: str | Path, setting: Mapping[str, Any], n: int):
-        self.folder, self.n = Path(folder), n
+        self.folder, self.n, self._known = Path(folder), n, set[int]()
         hold_setting(self.folder / "setting.json", {"kind": SETTING, **setting, "parts": n}, self.folder)
 
     @classmethod
@@ -62,13 +62,20 @@ class Parts:
         # The last that is written: where it is, the part is whole.
         content = {"kind": KIND, "rows": table.num_rows, "sha256": file_sha256(path), **about}
         write_result(path.with_suffix(".json"), content)
+        self._known.discard(number)
 
     def read(self, number: int, columns: list[str] | None = None) -> Part:
         """A part's rows, all columns or these; raises ResultError where it is missing or damaged."""
         path = self._path(number)
-        if not self._is_whole(number):
-            raise ResultError(f"{path} is missing or damaged; start the run again, which computes it anew")
-        return Part(pq.read_table(path, columns=columns), self.about(number))
+        fault = ResultError(f"{path} is missing or damaged; start the run again, which computes it anew")
+        # The whole file is held to its hash once; after that the checksums of the pages that are read do.
+        if number not in self._known and not self._is_whole(number):
+            raise fault
+        self._known.add(number)
+        try:
+            return Part(pq.read_table(path, columns=columns, page_checksum_verification=True), self.about(number))
+        except (OSError, pa.ArrowException) as error:
+            raise fault from error
 
     def __iter__(self) -> Iterator[Part]:
         return (self.read(number) for number in range(self.n))

@@ -15,7 +15,6 @@ from ..errors import warn_user
 from ..forward import intervenable
 from ..heads import HeadList
 from ..interventions import AblationEffect, Intervention, RandomControls, Zero, edits_of, random_heads
-from ..interventions.effect import MEASURES
 from ..models import as_model
 from ..prompts import Orders, PromptStyle
 from ..questions import QuestionStream
@@ -206,14 +205,11 @@ def _ablation(
     effect = AblationEffect(chosen, what, base, StreamedReport.of(parts, replace(run, notes=note), names[0]))
     for message in effect.warnings:
         warn_user(message)
-    random: dict[str | None, dict[str, tuple[float, ...]]]
-    random = {o: dict.fromkeys(MEASURES, ()) for o in (None, *run.orders)}
-    for name in tqdm(names[1:], desc="random heads", unit="set", disable=not progress):
-        other = AblationEffect(chosen, what, base, StreamedReport.of(parts, run, name))
-        for order, measures in random.items():
-            for measure, (before, after) in other.points(order).items():
-                measures[measure] = (*measures[measure], after - before)
-    return StreamedAblation(effect, RandomControls(effect, random, True) if names[1:] else None)
+    if not names[1:]:
+        return StreamedAblation(effect, None)
+    sets = tqdm(names[1:], desc="random heads", unit="set", disable=not progress)
+    others = (AblationEffect(chosen, what, base, StreamedReport.of(parts, run, name)) for name in sets)
+    return StreamedAblation(effect, RandomControls.against(effect, others, True))
 
 
 def _streamed(

@@ -1,4 +1,4 @@
-"""The explorer in a real JupyterLab, in a real browser, on the embedded model."""
+"""The explorer in a real JupyterLab and a real Notebook 7, in a real browser, on the embedded model."""
 
 import os
 from pathlib import Path
@@ -14,13 +14,13 @@ CELLS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
+@pytest.fixture(scope="module", params=lab.PROGRAMS)
+def page(request, tmp_path_factory):
     """The explorer in a notebook, its first prompt on the page."""
     path, folder = require_chromium(), tmp_path_factory.mktemp("lab")
     (folder / "notebooks").mkdir()
     lab.write_notebook(folder / "notebooks" / "explorer.ipynb", CELLS)
-    with lab.lab_server(folder) as address, Browser(path, folder / "profile", loopback=True) as found:
+    with lab.lab_server(folder, request.param) as address, Browser(path, folder / "profile", loopback=True) as found:
         opened = lab.open_notebook(found, address, "explorer.ipynb")
         lab.run_cells(opened)
         opened.wait_for("document.querySelector('.ni-token')")
@@ -81,5 +81,6 @@ def test_it_follows_the_notebooks_theme(page) -> None:
             f"{boxes}.every(([name, number]) => name.bottom <= number.top + 1 && name.left === number.left)"
         )
         if folder:
+            program = page.evaluate("jupyterapp.name.toLowerCase().replaceAll(' ', '_')")
             page.look(1280, height=1100)
-            page.photograph(Path(folder) / f"explorer_{theme.lower()}.png")
+            page.photograph(Path(folder) / f"explorer_{program}_{theme.lower()}.png")
