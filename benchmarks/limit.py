@@ -134,7 +134,7 @@ def step_of(model: Any, asked: PromptSet, narrow: bool) -> tuple[float, Callable
     return flops, run
 
 
-def needed(model: Any, prompts: PromptBatch) -> float:
+def needed(model: Any, prompts: PromptBatch, attention: bool = True) -> float:
     """The products of one pass over these prompts, their prefix once, without pads and without the unembedding."""
     prefix, ends = shared_prefix_length(prompts), (prompts.last_pos + 1).double()
     own = ends - prefix
@@ -142,7 +142,8 @@ def needed(model: Any, prompts: PromptBatch) -> float:
     pairs = float((own * prefix + own * (own + 1) / 2).sum()) + prefix * (prefix + 1) / 2
     config = model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return (float(own.sum()) + prefix) * 2 * weights(model) + pairs * 4 * width * model.n_heads * model.n_layers
+    layers = (float(own.sum()) + prefix) * 2 * weights(model)
+    return layers + (pairs * 4 * width * model.n_heads * model.n_layers if attention else 0.0)
 
 
 def weights(model: Any) -> int:

@@ -31,8 +31,7 @@ def memory_estimate(model: Model, length: int) -> dict[str, int]:
     size, heads, layers = model.dtype.itemsize, model.n_heads, model.n_layers
     weights, held = _weights(model.module)
     width, inner = _widths(model)
-    # A layer's hidden states, queries, keys and values, and the products inside its MLP.
-    fused = held + SLACK + size * length * (8 * width + _terms(model) * inner)
+    fused = held + SLACK + activation_bytes(size, length, width, inner, _terms(model))
     if held < weights:
         return {"weights": weights, "fused": fused, "score": fused}
     # A layer's scores and pattern in fp32, masks of [query, key], and what leaves each layer.
@@ -42,6 +41,19 @@ def memory_estimate(model: Model, length: int) -> dict[str, int]:
     check = 4 * short * (3 * layers * heads * short + 5 * model.config.vocab_size)
     hooked = held + model.copied_bytes + SLACK + HOOKED_VIEW + max(hooks, check)
     return {"weights": weights, "fused": fused, "hooked": hooked, "score": max(fused, hooked)}
+
+
+def activation_bytes(size: int, tokens: int, width: int, inner: int, terms: int) -> int:
+    """What a pass holds of a layer: hidden states, queries, keys and values, and the products inside its MLP.
+
+    Args:
+        size: bytes of an entry.
+        tokens: of all prompts that run together.
+        width: entries of the residual stream, or of all heads' queries where these are more.
+        inner: entries inside the MLP.
+        terms: tensors of that width that it holds.
+    """
+    return size * tokens * (8 * width + terms * inner)
 
 
 def _terms(model: Model) -> int:

@@ -78,7 +78,7 @@ function heatMap(model) {
   table.addEventListener("mouseover", event => event.target.dataset.head && say(event.target.dataset.head));
   table.addEventListener("mouseleave", () => model.get("shown") && say(model.get("shown")));
   table.addEventListener("focusin", event => event.target.dataset.head && say(event.target.dataset.head));
-  table.addEventListener("keydown", event => {
+  function press(event) {
     const head = event.target.dataset?.head;
     if (!head || event.ctrlKey || event.metaKey || event.altKey) return;
     const [layer, index] = head.split(".").map(Number);
@@ -93,8 +93,7 @@ function heatMap(model) {
     } else if (event.key === "a") toggled(model, head);
     else return;
     event.preventDefault();
-    event.stopPropagation();
-  });
+  }
 
   function colour() {
     const grid = gridOf(model);
@@ -137,7 +136,7 @@ function heatMap(model) {
   both();
   mark();
   return [make("section", {class: "ni-map", "aria-label": "heat map"}, columns, title, table, scale, line),
-    {"change:grids": both, "change:column": both, "change:shown": () => { mark(); say(model.get("shown")); }, "change:chosen": mark}];
+    {"change:grids": both, "change:column": both, "change:shown": () => { mark(); say(model.get("shown")); }, "change:chosen": mark}, press];
 }
 
 // The prompt's text, shaded by the attention that each token gets; the numbers are Python's.
@@ -245,14 +244,23 @@ function progress(model) {
 }
 
 function render({model, el}) {
-  // Letters are commands of the notebook's elsewhere.
-  const root = make("div", {class: "ni-explorer", "data-lm-suppress-shortcuts": "true"});
+  const root = make("div", {class: "ni-explorer"});
   const parts = [heatMap(model), detail(model), list(model), progress(model)];
   root.append(...parts.map(([element]) => element));
   el.append(root);
   const handlers = parts.flatMap(([, heard]) => Object.entries(heard));
   for (const [event, act] of handlers) model.on(event, act);
-  return () => { for (const [event, act] of handlers) model.off(event, act); };
+  // Letters and arrows are commands of the notebook's elsewhere, and it listens on the document before anything in it.
+  function press(event) {
+    if (!root.contains(event.target)) return;
+    for (const [, , pressed] of parts) pressed?.(event);
+    event.stopPropagation();
+  }
+  window.addEventListener("keydown", press, true);
+  return () => {
+    window.removeEventListener("keydown", press, true);
+    for (const [event, act] of handlers) model.off(event, act);
+  };
 }
 
 // Without a kernel: the same page over values that were kept. It looks them up and computes none.
