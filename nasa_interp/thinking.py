@@ -9,6 +9,8 @@ from .models import Model
 from .prompts import PromptBatch, build_prompts
 from .questions import QuestionList
 
+# What the note of thoughts that ended for want of room says.
+CUT = "thoughts were cut at"
 # The least room to reason in that is worth asking for.
 LEAST = 8
 
@@ -51,7 +53,7 @@ def _notes(lengths: Sequence[int], allowed: int, asked: int) -> tuple[str, ...]:
     if allowed < asked:
         notes = (f"the model's context leaves room for {allowed} of {asked} tokens to think in",)
     if cut:
-        notes = (*notes, f"{cut} of {len(lengths)} thoughts were cut at {allowed} tokens")
+        notes = (*notes, f"{cut} of {len(lengths)} {CUT} {allowed} tokens")
     return notes
 
 

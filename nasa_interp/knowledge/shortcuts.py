@@ -10,6 +10,9 @@ from ..errors import ResultError
 from ..measures import measure_draws
 from .value import Knowledge, State
 
+# Questions that a side needs for an interval over them to mean something.
+FEWEST = 8
+
 
 @dataclass(frozen=True)
 class Shortcut:
@@ -19,8 +22,8 @@ class Shortcut:
         missing: the state that is compared with "knows".
         change: imbalance there - imbalance where the model knows.
         low, high: its 95% interval, over questions.
-        n_missing, n_known: decisions on either side.
-        data: what was asked.
+        n_missing, n_known: short questions on either side; twins are of one.
+        data: what was asked, form: how.
     """
 
     missing: State
@@ -30,13 +33,22 @@ class Shortcut:
     n_missing: int
     n_known: int
     data: str = ""
+    form: str = ""
+
+    @property
+    def few(self) -> bool:
+        """Whether a side has too few questions to tell."""
+        return min(self.n_missing, self.n_known) < FEWEST
 
     @property
     def told(self) -> str:
         """The claim, what was found, and what would refute it."""
         numbers = f"{self.change:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
-        n = f"{self.data}; {self.missing} against knows, {self.n_missing} and {self.n_known} decisions"
-        if np.isnan(self.low) or self.low <= 0 <= self.high:
+        asked = ", ".join(filter(None, (self.data, self.form)))
+        n = f"{asked}; {self.missing} against knows, {self.n_missing} and {self.n_known} questions"
+        if self.few:
+            verdict = f"too few to tell: either side needs {FEWEST}"
+        elif np.isnan(self.low) or self.low <= 0 <= self.high:
             verdict = "not shown: the interval holds 0"
         else:
             verdict = "shown" if self.low > 0 else "refuted: Yes is said more often there"
@@ -70,7 +82,7 @@ def shortcut(report: BinaryReport, knowledge: Knowledge, missing: State = "doesn
     once = np.ones((1, len(states)), dtype=np.float32)
     (now,), drawn = (_difference(report, sides, w) for w in (once, weights))
     low, high = interval(drawn)
-    counted = (int(sides[0].sum()), int(sides[1].sum()))
+    counted = [len(set(np.asarray(report.clusters)[side].tolist())) for side in sides]
     return Shortcut(missing, float(now), float(low), float(high), *counted, report.run.data)
 
 

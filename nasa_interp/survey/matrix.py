@@ -21,6 +21,7 @@ from ..run import digest_of, jsonable, read_json, write_json
 from ..scoring import HeadScores, score_heads
 from ..scoring.score import LEFT_OUT
 from ..streams import stream_decisions, stream_scores, world_rank
+from ..thinking import CUT
 from ..torch_defaults import under_torch_defaults
 from .table import FormMatrix, row_of
 
@@ -92,6 +93,8 @@ def form_matrix(
         for questions, form, style in bar:
             bar.set_postfix_str(f"{questions.name}, {form}")
             facts, report = cells.get(questions, form, style)
+            if report is not None:
+                facts = facts | {"note": "; ".join(filter(None, (facts["note"], *_cut(report))))}
             rows.append(row_of(questions.name, form, "all", report, facts))
             if report is None:
                 continue
@@ -100,7 +103,7 @@ def form_matrix(
                 continue
             parts = _states(report, knowledge)
             rows += [row_of(questions.name, form, state, part, facts | {"heads": []}) for state, part in parts]
-            shortcuts[questions.name, form] = _shortcut(report, knowledge)
+            shortcuts[questions.name, form] = _shortcut(report, knowledge, form)
     details = {"base": cells.base, "seed": seed, "limit": limit, "n_heads": model.n_layers * model.n_heads}
     if not reports:
         raise ResultError(f"no cell could be asked; the first: {rows[0]['note']}")
@@ -127,10 +130,15 @@ def _least(limit: int | None, limits: Mapping[str, int], *names: str) -> int | N
     return min(holding, default=None)
 
 
-def _shortcut(report: Any, knowledge: Knowledge) -> Shortcut | None:
+def _cut(report: MeasuredDecisions) -> list[str]:
+    """Of its notes those of thoughts that ended for want of room, each once."""
+    return list(dict.fromkeys(note for note in report.run.notes if CUT in note))
+
+
+def _shortcut(report: Any, knowledge: Knowledge, form: str) -> Shortcut | None:
     """The claim that No is a shortcut without knowledge; None where a side has no decisions."""
     try:
-        return shortcut(report, knowledge)
+        return replace(shortcut(report, knowledge), form=form)
     except ResultError:
         return None
 
@@ -144,6 +152,11 @@ def _states(report: Any, knowledge: Knowledge) -> list[tuple[str, BinaryReport]]
         if rows:
             parts.append((state, report.select(rows)))
     return parts
+
+
+def _renamed(report: BinaryReport, questions: QuestionList) -> BinaryReport:
+    """A kept report under the name that its data has now: the same questions may lie elsewhere."""
+    return replace(report, run=replace(report.run, data=questions.name))
 
 
 class _Cells:
@@ -177,7 +190,7 @@ class _Cells:
             if (place / "cell.json").exists():
                 facts = read_json(place / "cell.json")
                 asked = facts["note"] == "" or (place / "report.json").exists()
-                return facts, BinaryReport.load(place / "report.json") if asked else None
+                return facts, _renamed(BinaryReport.load(place / "report.json"), questions) if asked else None
         facts, report = self._make(questions, style)
         if place is not None:
             place.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..decisions import MeasuredDecisions
 from ..knowledge import Shortcut
+from ..knowledge.shortcuts import FEWEST
 from ..results import parsing_result, read_result, write_result
 from ..run import RunInfo, jsonable
 from ..scoring.overlap import chance_overlap
@@ -86,7 +87,7 @@ class FormMatrix:
         shared = [_shared(reference, heads.split(), details["n_heads"]) for heads in table["heads"]]
         for place, name in enumerate(("shared", "expected", "p")):
             table[name] = [each[place] for each in shared]
-        return cls(table, reports, claims_of(reports), run, jsonable(details), tuple(each.told for each in shortcuts))
+        return cls(table, reports, claims_of(reports), run, jsonable(details), tuple(_told(shortcuts)))
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -170,6 +171,18 @@ def _shared(reference: Sequence[str], heads: Sequence[str], n: int) -> tuple[flo
         return math.nan, math.nan, math.nan
     count = len(set(reference) & set(heads))
     return float(count), *chance_overlap(n, len(reference), len(heads), count)
+
+
+def _told(shortcuts: Sequence[Shortcut]) -> list[str]:
+    """The claims that enough questions were asked for, and in how many cells there were too few."""
+    told = [each.told for each in shortcuts if not each.few]
+    if few := [each for each in shortcuts if each.few]:
+        told.append(
+            f"Whether No is a shortcut where knowledge is missing can't be told in {len(few)} of {len(shortcuts)} "
+            f"cells: {min(each.n_known for each in few)} to {max(each.n_known for each in few)} of the short questions "
+            f"there are known, and either side needs {FEWEST}."
+        )
+    return told
 
 
 def _claim(row: Mapping[str, Any]) -> Claim:

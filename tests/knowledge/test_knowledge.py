@@ -94,20 +94,22 @@ def test_questions_are_parted_by_what_is_known_of_them(run) -> None:
 
 
 def test_the_shortcut_is_the_difference_of_imbalances(run) -> None:
-    ids = [f"q{n}" for n in range(12)]
+    ids = [f"q{n}" for n in range(24)]
     questions = [BinaryQuestion("Is it?", label, f"{id}/{label}", pair=id) for id in ids for label in (True, False)]
-    d = np.where([int(q.id[1:].partition("/")[0]) < 6 and bool(q.label) for q in questions], -1.0, 1.0)
-    report = ni.decisions.BinaryReport(d, np.ones(24), ("yes_no",) * 24, tuple(questions), run)
-    # the first six are known, three are known wrongly, of three nothing is known
-    known = tuple(Known(id, "x", "x" if n < 9 else "", n < 6) for n, id in enumerate(ids))
+    d = np.where([int(q.id[1:].partition("/")[0]) < 12 and bool(q.label) for q in questions], -1.0, 1.0)
+    report = ni.decisions.BinaryReport(d, np.ones(48), ("yes_no",) * 48, tuple(questions), run)
+    # the first twelve are known, three are known wrongly, of nine nothing is known
+    known = tuple(Known(id, "x", "x" if n < 15 else "", n < 12) for n, id in enumerate(ids))
     value = Knowledge(known, run)
     found = shortcut(report, value)
-    assert (found.change, found.n_missing, found.n_known) == (0.5, 6, 12)
-    assert shortcut(report, value, "knows wrongly").n_missing == 6
+    assert (found.change, found.n_missing, found.n_known) == (0.5, 9, 12)
+    wrongly = shortcut(report, value, "knows wrongly")
+    assert wrongly.n_missing == 3
+    assert wrongly.told.endswith("too few to tell: either side needs 8.")
     assert found.low > 0
     assert found.told.endswith("shown.")
     with pytest.raises(ResultError, match="can't be compared: 0 of"):
-        shortcut(report, Knowledge(known[:9], run))
+        shortcut(report, Knowledge(known[:15], run))
     unlabeled = dataclasses.replace(report, questions=tuple(dataclasses.replace(q, label=None) for q in questions))
     with pytest.raises(ResultError, match="takes labels"):
         shortcut(unlabeled, value)
