@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from ..errors import ResultError
 from ..run import RunInfo
-from .theme import captioned, safe
+from .theme import WIDTH, captioned, safe
 
 SHOWN: dict[str, tuple[str, str, float, float]] = {
     "imbalance": ("imbalance", "RdBu_r", -0.5, 0.5),
@@ -18,6 +18,9 @@ SHOWN: dict[str, tuple[str, str, float, float]] = {
     "shared": ("leading heads shared", "Purples", 0.0, 10.0),
 }
 """What a matrix's figure can show: its name, its colours, and where they end."""
+
+# Pixels that a number with its star takes, and that the names beside take.
+PER_FORM, BESIDE = 62, 340
 
 
 def form_matrix_heatmap(
@@ -40,7 +43,8 @@ def form_matrix_heatmap(
     cells = {(row["data"], row["form"]): row for _, row in frame[frame["known"] == "all"].iterrows()}
     data, forms = (list(dict.fromkeys(str(key[side]) for key in cells)) for side in (0, 1))
     grid = [[cells[d, f].get(value) if (d, f) in cells else None for f in forms] for d in data]
-    text = [[_told(cells[d, f], value) if (d, f) in cells else "" for f in forms] for d in data]
+    most = max((int(row["n"]) for row in cells.values()), default=0)
+    text = [[_told(cells[d, f], value, most) if (d, f) in cells else "" for f in forms] for d in data]
     figure = go.Figure(
         go.Heatmap(
             z=grid,
@@ -62,7 +66,11 @@ def form_matrix_heatmap(
         "imbalance": "Above 0: No is said too often. A star: the model sorts right from wrong no better than chance.",
         "shared": f"Of ten; by chance {frame['expected'].mean():.1f}." if "expected" in frame else "Of ten.",
     }.get(value, "")
-    return captioned(figure, title or f"Data and forms: {name}", run, height=220 + 44 * len(data), note=note)
+    note = f"{most} questions a cell, or as many as it says. {note}".strip()
+    width = max(WIDTH, BESIDE + PER_FORM * len(forms))
+    return captioned(
+        figure, title or f"Data and forms: {name}", run, height=220 + 44 * len(data), width=width, note=note
+    )
 
 
 def settling_curve(
@@ -86,14 +94,14 @@ def settling_curve(
     return captioned(figure, title, run, height=420, note="Bars: 95% of the draws.")
 
 
-def _told(row: Any, value: str) -> str:
-    """The number, with a star where the model doesn't sort and an n where few were asked; a dash without a number."""
+def _told(row: Any, value: str, most: int) -> str:
+    """The number, with a star where the model doesn't sort and an n where fewer were asked; a dash without a number."""
     number = row.get(value)
     if number is None or number != number:
         return "–"
     shown = f"{number:.0f}" if value == "shared" else f"{number:+.2f}" if "imbalance" in value else f"{number:.2f}"
     blind = value == "imbalance" and not row["auc_low"] > 0.5
-    return shown + ("*" if blind else "") + (f"<br>n={int(row['n'])}" if row["n"] < 60 else "")
+    return shown + ("*" if blind else "") + (f"<br>n={int(row['n'])}" if row["n"] < most else "")
 
 
 def _short(data: str) -> str:
