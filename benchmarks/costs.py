@@ -4,10 +4,10 @@ python benchmarks/costs.py                    # minutes, on an idle machine; one
 python benchmarks/costs.py --from FILE        # fits anew on the measurements of that file
 
 Time is that of scoring in float32: products in layers, products in attention, entries that are read and written, and
-calls, each at a rate of its own (least squares on relative errors, none below zero). Random models have the embedded one's
-tokenizer. Those marked `held_out` had no part in the fit: a larger model than all of them, the embedded one, and Gemma
-3 270M where it is. Memory is `memory_estimate`, which `benchmarks/memory.py` measures. Bytes are those of the parts
-that `score --parts` writes: so many a prompt and so many a score.
+calls, each at a rate of its own (least squares on relative errors, none below zero). Random models have the embedded
+one's tokenizer. Those marked `held_out` had no part in the fit: a larger model than all of them, the embedded one, and
+Gemma 3 270M where it is. Memory is `memory_estimate`, which `benchmarks/memory.py` measures. Bytes are those of the
+parts that `score --parts` writes: so many a prompt and so many a score.
 """
 
 import argparse

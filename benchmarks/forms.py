@@ -4,7 +4,8 @@ python benchmarks/forms.py demo --data PATH/TO/DATA      # hours on two cores; f
 
 PATH/TO/DATA holds gsm8k/test.jsonl, math/test500.jsonl, musique/dev_sample.jsonl, ar_lsat/AR_DevelopmentData.json and
 strategyqa/dev.json. The result goes to forms_MODEL.json (the matrix), forms_MODEL_long.json (MuSiQue with all of its 20
-paragraphs) and forms_MODEL_settling.json (how soon the leading heads settle) beside this file; figures to figures/.
+paragraphs), forms_MODEL_known.json (all of MATH by what the model knows, as of 60 questions it knows too
+few) and forms_MODEL_settling.json (how soon the leading heads settle) beside this file; figures to figures/.
 """
 
 import argparse
@@ -30,6 +31,8 @@ DATA = (
 FORMS = (
     "yes-no", "true-false", "correct-incorrect", "meaning", "reversed", "after", "unsure", "few-shot", "plain", "think",
 )  # fmt: skip
+MATH = DATA[3]
+PARTS = ("whole", "long", "known", "settling")
 LONG, LONG_FORMS = f"{MUSIQUE}#all", ("yes-no", "true-false", "reversed", "unsure")
 # Thinking takes seconds a question, and twenty paragraphs some 2,400 tokens.
 FEW = 24
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="mixed")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs/forms"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     name, start = Path(options.model).stem, time.perf_counter()
@@ -54,12 +58,19 @@ def main() -> None:
     # So that results name the data by what they are, not by where they lie.
     os.chdir(options.data)
     shared = {"limit": options.limit, "folder": folder}
-    whole = form_matrix(model, DATA, FORMS, known=options.known, limits={"think": FEW}, **shared)
-    keep(whole, f"forms_{name}")
-    keep(form_matrix(model, [MUSIQUE, LONG], LONG_FORMS, limits={LONG: FEW}, **shared), f"forms_{name}_long")
-    settled(model, f"forms_{name}_settling")
+    if "whole" in options.parts:
+        found = form_matrix(model, DATA, FORMS, known=options.known, limits={"think": FEW}, **shared)
+        keep(found, f"forms_{name}")
+        print("\n".join(found.verdict))
+    if "long" in options.parts:
+        keep(form_matrix(model, [MUSIQUE, LONG], LONG_FORMS, limits={LONG: FEW}, **shared), f"forms_{name}_long")
+    if "known" in options.parts:
+        found = form_matrix(model, [MATH], ["yes-no"], limit=None, known=options.known, heads=False, folder=folder)
+        found.save(HERE / f"forms_{name}_known.json")
+        print("\n".join(found.verdict))
+    if "settling" in options.parts:
+        settled(model, f"forms_{name}_settling")
     print(f"{(time.perf_counter() - start) / 3600:.2f} hours")
-    print("\n".join(whole.verdict))
 
 
 def keep(matrix: FormMatrix, name: str) -> None:
