@@ -65,19 +65,19 @@ def decide(
     limit: LimitOpt = None,
 ) -> None:
     """Does the model say No, or Yes, too often? Precision, recall, imbalance, AUC, calibration, by group and order."""
-    from .. import decisions, evaluation, streams
+    from .. import decisions, streams
     from ..calibration import Calibration
-    from ..results import write_table
     from ..served import is_address
 
     kind = "streamed_report" if parts is not None else ANSWERS if by == "generation" else "binary_report"
     check_out(out, kind)
-    if parts is not None and (by == "generation" or average_orders or calibration is not None):
+    words = by == "generation"
+    if parts is not None and (words or average_orders or calibration is not None):
         message = "goes with plain decisions; leave --by, --average-orders and --calibration out"
         raise typer.BadParameter(message, param_hint="--parts")
     if parts is not None and is_address(model):
         raise typer.BadParameter("a server's answers are kept with --answers", param_hint="--parts")
-    if average_orders and by == "generation":
+    if average_orders and words:
         raise typer.BadParameter("answers in words have no d to average", param_hint="--average-orders")
     offsets = None if calibration is None else Calibration.load(calibration)
     options: dict[str, Any] = {"style": prompt.style(), "seed": seed}
@@ -89,18 +89,26 @@ def decide(
         _show_report(report, json_, out)
         return
     questions = load_data(data, limit, seed, unlabeled, skip_bad)
-    if by == "generation":
-        answers = evaluation.decide_by_generation(
-            served.load(model, placement), questions, order, calibration=offsets, **options
-        )
-        counts = {**answers.counts, "accuracy": answers.accuracy}
-        show = partial(print_result, counts if json_ else repr(answers), json_)
-        deliver(show, (out, lambda path: write_table(path, answers.to_dataframe())))
+    if words:
+        _decide_in_words(served.load(model, placement), questions, order, offsets, out, json_, **options)
         return
     report = decisions.decide(served.load(model, placement), questions, order, **options)
     report = report if offsets is None else report.calibrated(offsets)
     report = decisions.average_orders(report) if average_orders else report
     _show_report(report, json_, out)
+
+
+def _decide_in_words(
+    model: Any, questions: Any, order: Any, offsets: Any, out: Path | None, json_: bool, **options: Any
+) -> None:
+    """Decisions by what the model writes: counts, and one row an answer where they are wanted."""
+    from .. import evaluation
+    from ..results import write_table
+
+    answers = evaluation.decide_by_generation(model, questions, order, calibration=offsets, **options)
+    counts = {**answers.counts, "accuracy": answers.accuracy}
+    show = partial(print_result, counts if json_ else repr(answers), json_)
+    deliver(show, (out, lambda path: write_table(path, answers.to_dataframe())))
 
 
 def _show_report(report: Any, json_: bool, out: Path | None) -> None:

@@ -50,6 +50,8 @@ def claims_of(reports: Reports) -> tuple[Claim, ...]:
     - *Context helps*, *"I don't know" helps*: the imbalance by size falls.
     - *Chain of thought hurts*: it rises.
 
+    Sizes are taken within each candidate order and then averaged: opposite leanings don't cancel.
+
     Source: the claims are the follow-up's (arXiv 2511.10881), the measures ours. That No is a shortcut without
     knowledge takes what the model knows: `ni.knowledge.shortcut`.
     """
@@ -62,16 +64,17 @@ def claims_of(reports: Reports) -> tuple[Claim, ...]:
     return tuple(claim for claim in found if claim is not None)
 
 
-Imbalance = Float[np.ndarray, " draw"]
+Imbalance = Float[np.ndarray, "order draw"]
+Value = Float[np.ndarray, " draw"]
 
 
-def _words(straight: Imbalance, turned: Imbalance) -> Imbalance:
+def _words(straight: Imbalance, turned: Imbalance) -> Value:
     """By how much the words' part of the imbalance exceeds the meaning's."""
-    return np.abs(straight + turned) / 2 - np.abs(straight - turned) / 2
+    return (np.abs(straight + turned) / 2 - np.abs(straight - turned) / 2).mean(0)
 
 
-def _fallen(before: Imbalance, after: Imbalance) -> Imbalance:
-    return np.abs(before) - np.abs(after)
+def _fallen(before: Imbalance, after: Imbalance) -> Value:
+    return (np.abs(before) - np.abs(after)).mean(0)
 
 
 _BETWEEN_FORMS = (
@@ -86,7 +89,7 @@ def _compared(
     reports: Reports,
     first: tuple[str, str],
     second: tuple[str, str],
-    value: Callable[[Imbalance, Imbalance], Imbalance],
+    value: Callable[[Imbalance, Imbalance], Value],
 ) -> Claim | None:
     """The claim on the questions that both cells asked; None where one of them is missing."""
     if first not in reports or second not in reports:
@@ -124,11 +127,16 @@ def _alike(one: MeasuredDecisions, other: MeasuredDecisions) -> tuple[MeasuredDe
 
 
 def _imbalance(report: MeasuredDecisions, weights: Float[np.ndarray, "draw decision"]) -> Imbalance:
-    """Of the decisions that are none of the third candidate's."""
-    label = report.label
+    """In each order, of the decisions that are none of the third candidate's."""
+    label, order = report.label, np.array(report.order)
     assert label is not None
     decided = np.ones(len(label), dtype=bool) if report.unsure is None else ~report.unsure
-    if not decided.any():
-        return np.full(len(weights), np.nan)
-    d, mass = report.logit_differences[decided], report.answer_masses[decided]
-    return measure_draws(d, label[decided], mass, weights[:, decided])["imbalance"]
+    found = []
+    for each in dict.fromkeys(report.order):
+        rows = decided & (order == each)
+        if not rows.any():
+            found.append(np.full(len(weights), np.nan))
+            continue
+        d, mass = report.logit_differences[rows], report.answer_masses[rows]
+        found.append(measure_draws(d, label[rows], mass, weights[:, rows])["imbalance"])
+    return np.stack(found)

@@ -1,5 +1,6 @@
 """The matrix of data and forms: its cells are those of `decide`, a killed run goes on, claims and overlap by hand."""
 
+import dataclasses
 import json
 
 import families
@@ -64,16 +65,26 @@ def test_heads_are_those_of_the_scores_and_overlap_is_held_against_chance(model,
     assert p == pytest.approx(float(hypergeom.sf(1, 12, 3, 3)))
 
 
+def by_order(report, weights) -> np.ndarray:
+    """The imbalance in each order under these weights, in plain words."""
+    found = []
+    for order in ("yes_no", "no_yes"):
+        w = np.where(np.array(report.order) == order, weights, 0)
+        found.append(w @ report.label / w.sum() - w @ (report.logit_differences < 0) / w.sum())
+    return np.array(found)
+
+
 def test_the_claim_of_words_over_meaning_is_the_definition(found) -> None:
     pair = [found.reports["one", form] for form in ("meaning", "reversed")]
     (claim,) = (c for c in found.claims if c.data == "one" and "words" in c.claim)
-    a, b = (report.imbalance for report in pair)
-    assert claim.value == pytest.approx(abs(a + b) / 2 - abs(a - b) / 2)
+
+    def value(weights) -> float:
+        a, b = (by_order(report, weights) for report in pair)
+        return float((abs(a + b) / 2 - abs(a - b) / 2).mean())
+
+    assert claim.value == pytest.approx(value(np.ones(len(pair[0].order))))
     # the interval beside a loop over the draws
-    weights, values = draw_weights(pair[0].clusters, 20, pair[0].run.seed), []
-    for w in weights:
-        a, b = (w @ r.label / w.sum() - w @ (r.logit_differences < 0) / w.sum() for r in pair)
-        values.append(abs(a + b) / 2 - abs(a - b) / 2)
+    values = [value(w) for w in draw_weights(pair[0].clusters, 20, pair[0].run.seed)]
     assert (claim.low, claim.high) == pytest.approx(tuple(interval(np.array(values))), abs=1e-6)
 
 
@@ -81,9 +92,20 @@ def test_context_is_compared_with_the_same_questions_without(found) -> None:
     reports = {("x", "yes-no"): found.reports["one", "yes-no"], ("x#all", "yes-no"): found.reports["one", "meaning"]}
     (claim,) = claims_of(reports)
     assert claim.claim == "context reduces the bias"
-    one, other = (abs(report.imbalance) for report in reports.values())
+    one, other = (abs(by_order(report, np.ones(len(report.order)))).mean() for report in reports.values())
     assert claim.value == pytest.approx(one - other)
     assert claim.told.startswith("context reduces the bias (x#all; x against x#all): ")
+
+
+def test_opposite_leanings_of_the_orders_do_not_cancel(found) -> None:
+    """Yes always in one order and No always in the other is as much bias as No always."""
+    report = found.reports["one", "yes-no"]
+    sign = np.where(np.array(report.order) == "yes_no", -1.0, 1.0)
+    split, always = (dataclasses.replace(report, logit_differences=d) for d in (sign, np.ones(len(sign))))
+    assert split.imbalance == pytest.approx(0, abs=1e-6)
+    assert always.imbalance == pytest.approx(0.5)
+    (claim,) = claims_of({("x", "yes-no"): always, ("x#all", "yes-no"): split})
+    assert claim.value == pytest.approx(0, abs=1e-6)
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(model, found, tmp_path, monkeypatch) -> None:
