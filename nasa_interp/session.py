@@ -67,6 +67,11 @@ class PromptSet:
         return tuple(batch.order for batch in self.batches)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the prompts, of either order, each note once."""
+        return tuple(dict.fromkeys(note for batch in self.batches for note in batch.notes))
+
+    @property
     def compared_order(self) -> Order:
         """The order whose shortest and longest prompt are held to the plain model; orders take turns by seed."""
         return reference_order(self.orders, self.seed)
@@ -139,5 +144,5 @@ def describe_run(
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         seconds=round(time.perf_counter() - start, 3),
-        notes=(*prompts.questions.notes, *first.notes, *model.state_notes(), *notes),
+        notes=(*prompts.questions.notes, *prompts.notes, *model.state_notes(), *notes),
     )

@@ -40,20 +40,20 @@ def think(model: Model, prompts: PromptBatch, progress: bool = False) -> PromptB
     written = generate(model, rows, allowed, padded=not model.handed_hooked, bar=bar)
     thoughts = [model.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in written]
     thoughts = [thought.partition(style.cue.strip())[0].rstrip() for thought in thoughts]
-    notes = _notes([len(tokens) for tokens in written], allowed, style.think)
+    notes = _notes([len(tokens) for tokens in written], allowed, style.think, prompts.order)
     for note in notes:
         warn_user(note)
     built = build_prompts(model, QuestionList(prompts.questions, prompts.data), prompts.order, style, thoughts)
     return replace(built, notes=(*built.notes, *notes))
 
 
-def _notes(lengths: Sequence[int], allowed: int, asked: int) -> tuple[str, ...]:
+def _notes(lengths: Sequence[int], allowed: int, asked: int, order: str) -> tuple[str, ...]:
     """How many thoughts ended because there was no more room."""
     cut, notes = sum(length >= allowed for length in lengths), ()
     if allowed < asked:
         notes = (f"the model's context leaves room for {allowed} of {asked} tokens to think in",)
     if cut:
-        notes = (*notes, f"{cut} of {len(lengths)} {CUT} {allowed} tokens")
+        notes = (*notes, f"{cut} of {len(lengths)} {CUT} {allowed} tokens (order {order})")
     return notes
 
 

@@ -117,7 +117,7 @@ def stream_scores(
 
         def make(asked: PromptSet) -> tuple[Mapping[str, Any], RunInfo]:
             scored = score_chunk(run.model, asked, choice, per, batch_size, engine == "fused")
-            notes = (*asked.questions.notes, *asked.batches[0].notes, *scored.notes)
+            notes = (*asked.questions.notes, *asked.notes, *scored.notes)
             told = RunInfo(run.model.name, "", len(asked.questions), asked.orders, engine=scored.engine, notes=notes)
             told = replace(told, dtype=str(run.model.dtype).removeprefix("torch."))
             return {f"nas_{o}": head_column(values) for o, values in scored.per_prompt.items()}, told

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import tiny_model, tiny_tokenizer
+from llama_server import llama_server
 
 import nasa_interp as ni
 from nasa_interp.deltas import export
 from nasa_interp.harness import write_task
+from nasa_interp.models import load_tokenizer
+from nasa_interp.models.loading import demo_file
 
 LM_EVAL, INSPECT = (importlib.util.find_spec(name) is not None for name in ("lm_eval", "inspect_ai"))
 STYLES = {
@@ -97,3 +100,21 @@ def test_inspect_ai_decides_as_we_do_where_it_can_see_the_answers(style, exporte
             assert score["value"]["yes_rate"] == (d[sample["id"], order] < 0)
     assert found.keys() == d.keys()
     assert max(abs(found[key] - d[key]) for key in d) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:answer mass")
+@pytest.mark.skipif(not INSPECT, reason="inspect_ai is not installed; `make harness` runs it")
+def test_inspect_ai_decides_as_we_do_at_a_server(questions, tmp_path) -> None:
+    """llama.cpp runs the embedded model; both programs read its log-probabilities."""
+    task = write_task(load_tokenizer("demo"), questions, tmp_path / "task", name="t")
+    with llama_server(demo_file()) as server:
+        report = ni.decide(ni.load_server(server.url), questions, draws=20, progress=False)
+        line = task.commands["inspect_ai, served"].replace("ADDRESS", server.url)
+        run(f"{line} --log-format json --display plain", tmp_path, INSPECT_LOG_DIR=str(tmp_path / "logs"))
+    found = {}
+    for log in (json.loads(path.read_text()) for path in (tmp_path / "logs").glob("*.json")):
+        order = log["eval"]["task"].removeprefix("t_")
+        for sample in log["samples"]:
+            found[sample["id"], order] = sample["scores"]["decision"]["metadata"]["logit_difference"]
+    rows = zip(report.questions, report.order, report.logit_differences, strict=True)
+    assert found == pytest.approx({(q.id, order): float(d) for q, order, d in rows}, abs=1e-4)

@@ -159,7 +159,9 @@ def test_thoughts_become_a_part_of_the_prompt_and_cuts_are_counted() -> None:
     style = PromptStyle("Think, and then answer {first} or {second}.", think=12)
     with pytest.warns(UserWarning, match="thoughts were cut at 12 tokens"):
         report = ni.decide(model, QUESTIONS, style=style, progress=False)
-    assert any("thoughts were cut" in note for note in report.run.notes)
+    # Each order's thoughts are its own.
+    for order in report.orders:
+        assert any("thoughts were cut" in note and order in note for note in report.run.notes)
     with pytest.warns(UserWarning, match="cut at"):
         asked = ni.session.resolve_prompts(model, QUESTIONS, "yes_no", style)
     prompts = asked.batches[0]
