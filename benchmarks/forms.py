@@ -33,7 +33,7 @@ FORMS = (
 )  # fmt: skip
 MATH = DATA[3]
 PARTS = ("whole", "long", "known", "settling")
-LONG, LONG_FORMS = f"{MUSIQUE}#all", ("yes-no", "true-false", "reversed", "unsure")
+LONG, LONG_FORMS = f"{MUSIQUE}#all", ("yes-no",)
 # Thinking takes seconds a question, and twenty paragraphs some 2,400 tokens.
 FEW = 24
 HERE = Path(__file__).resolve().parent
