@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -226,6 +228,31 @@ def check_folder(path: str | Path) -> None:
     try_place(path / "file" if os.path.isdir(path) else path)
     if path.exists() and not path.is_dir():
         raise ResultError(f"{path} is a file; name a folder")
+
+
+@contextmanager
+def whole_folder(path: str | Path, error: type[NasaInterpError] = ResultError) -> Iterator[tuple[Path, Path]]:
+    """A folder under a temporary name, and its place: it gets there at the end of the block, complete or not at all.
+
+    Raises:
+        error: the place is a file, holds files already, or can't be written.
+    """
+    folder = Path(path).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise error(f"{folder} is a file; name a new folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise error(f"{folder} is not empty; name a new folder, or empty it")
+    part = folder.parent / f".{folder.name[:40]}.{uuid.uuid4().hex[:8]}.part"
+    try:
+        part.mkdir(parents=True)
+        yield part, folder
+        if folder.exists():
+            folder.rmdir()
+        part.rename(folder)
+    except OSError as fault:
+        raise error(f"{folder} can't be written ({fault.strerror or fault}); name another place") from fault
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def kind_of(path: str | Path) -> str | None:

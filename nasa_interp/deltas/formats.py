@@ -1,9 +1,7 @@
 """Exports a change: a folder that transformers, PEFT or llama.cpp loads, or the delta by itself."""
 
 import copy
-import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from ..models.gguf import load_gguf
 from ..models.loading import quiet_transformers
 from ..models.offload import check_in_memory
 from ..models.slice_values import plain_view, read_slices
+from ..results import whole_folder
 from ..run import write_json
 from ..torch_defaults import under_torch_defaults
 from .delta import HeadDelta
@@ -91,33 +90,13 @@ def export(
     if delta is None and format != "hf":
         raise DeltaError(f"model {model.name!r} alone has no change to write as {format!r}; use 'hf', or give a change")
     file = GGUFBase.of(model, base) if format.startswith("gguf") else None
-    folder, delta = _free(Path(folder)), HeadDelta.nothing(model) if delta is None else delta
-    part = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.part"
-    with _base(model, delta):
-        try:
-            part.mkdir(parents=True)
-            exported = Exported(format, folder.name, _result_hash(model, delta), notes, file, stored)
-            _write(model, delta, part, exported)
-            if verify:
-                VERIFY[format](model, delta, part, exported)
-            if folder.exists():
-                folder.rmdir()
-            part.rename(folder)
-        except OSError as error:
-            raise DeltaError(f"{folder} can't be written ({error.strerror or error}); name another place") from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return folder
-
-
-def _free(folder: Path) -> Path:
-    """The folder, if it is new or empty."""
-    folder = folder.expanduser().resolve()
-    if folder.exists() and not folder.is_dir():
-        raise DeltaError(f"{folder} is a file; name a new folder")
-    if folder.exists() and any(folder.iterdir()):
-        raise DeltaError(f"{folder} is not empty; name a new folder, or empty it")
-    return folder
+    delta = HeadDelta.nothing(model) if delta is None else delta
+    with whole_folder(folder, DeltaError) as (part, place), _base(model, delta):
+        exported = Exported(format, place.name, _result_hash(model, delta), notes, file, stored)
+        _write(model, delta, part, exported)
+        if verify:
+            VERIFY[format](model, delta, part, exported)
+    return place
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def form_matrix_heatmap(
     cells = {(row["data"], row["form"]): row for _, row in frame[frame["known"] == "all"].iterrows()}
     data, forms = (list(dict.fromkeys(str(key[side]) for key in cells)) for side in (0, 1))
     grid = [[cells[d, f].get(value) if (d, f) in cells else None for f in forms] for d in data]
-    most = max((int(row["n"]) for row in cells.values()), default=0)
+    most = int(frame.loc[frame["known"] == "all", "n"].max())
     text = [[_told(cells[d, f], value, most) if (d, f) in cells else "" for f in forms] for d in data]
     figure = go.Figure(
         go.Heatmap(

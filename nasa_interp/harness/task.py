@@ -2,10 +2,7 @@
 
 import json
 import re
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from ..errors import ResultError
 from ..prompts import ORDERS, Order, Orders, PromptBatch, PromptStyle, UserTurns, build_prompts, user_turns
 from ..questions import BinaryQuestion, QuestionList
 from ..questions.resolve import resolve_questions
+from ..results import whole_folder
 from ..run import json_text, library_versions
 from .commands import commands, readme
 from .refusals import check_labels, check_style
@@ -90,7 +88,7 @@ def write_task(
     first, arguments = asked[orders[0]], fitting[orders[0]]
     begun = bool(tokenizer.bos_token) and first.texts[0].startswith(tokenizer.bos_token)
     name = _name(name, questions, first.kind)
-    with _new_folder(folder) as (part, folder):
+    with whole_folder(folder) as (part, folder):
         lines = commands(folder, name, first.kind, arguments, begun)
         task = HarnessTask(folder, name, first.kind, orders, len(questions), lines)
         for file, text in _files(task, questions, asked, turns, arguments).items():
@@ -164,24 +162,3 @@ def _name(name: str | None, questions: Sequence[BinaryQuestion], kind: str) -> s
     if name in ("utils", "README"):
         raise ResultError(f"the task's name {name!r} is that of a file beside it; give another")
     return name
-
-
-@contextmanager
-def _new_folder(path: str | Path) -> Iterator[tuple[Path, Path]]:
-    """A folder under a temporary name that gets its own at the end, and its place then."""
-    folder = Path(path).expanduser().resolve()
-    if folder.exists() and not folder.is_dir():
-        raise ResultError(f"{folder} is a file; name a new folder")
-    if folder.exists() and any(folder.iterdir()):
-        raise ResultError(f"{folder} is not empty; name a new folder, or empty it")
-    part = folder.parent / f".{folder.name[:40]}.{uuid.uuid4().hex[:8]}.part"
-    try:
-        part.mkdir(parents=True)
-        yield part, folder
-        if folder.exists():
-            folder.rmdir()
-        part.rename(folder)
-    except OSError as error:
-        raise ResultError(f"{folder} can't be written ({error.strerror or error}); name another place") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

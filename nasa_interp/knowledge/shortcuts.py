@@ -82,8 +82,8 @@ def shortcut(report: BinaryReport, knowledge: Knowledge, missing: State = "doesn
     once = np.ones((1, len(states)), dtype=np.float32)
     (now,), drawn = (_difference(report, sides, w) for w in (once, weights))
     low, high = interval(drawn)
-    counted = [len(set(np.asarray(report.clusters)[side].tolist())) for side in sides]
-    return Shortcut(missing, float(now), float(low), float(high), *counted, report.run.data)
+    n_missing, n_known = (len(np.unique(report.clusters[side])) for side in sides)
+    return Shortcut(missing, float(now), float(low), float(high), n_missing, n_known, report.run.data)
 
 
 def _difference(report: BinaryReport, sides: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
