@@ -63,7 +63,8 @@ def main() -> None:
         keep(found, f"forms_{name}")
         print("\n".join(found.verdict))
     if "long" in options.parts:
-        keep(form_matrix(model, [MUSIQUE, LONG], LONG_FORMS, limits={LONG: FEW}, **shared), f"forms_{name}_long")
+        found = form_matrix(model, [MUSIQUE, LONG], LONG_FORMS, limits={LONG: FEW}, **shared)
+        found.save(HERE / f"forms_{name}_long.json")
     if "known" in options.parts:
         found = form_matrix(model, [MATH], ["yes-no"], limit=None, known=options.known, heads=False, folder=folder)
         found.save(HERE / f"forms_{name}_known.json")
@@ -94,7 +95,8 @@ def settled(model: Model, name: str) -> None:
         HERE / f"{name}.json",
         {"kind": "settling", "rows": frame.to_dict(orient="records"), "run": scores.run.to_dict()},
     )
-    save_figure(settling_curve(frame, run=scores.run), HERE.parent / "figures" / f"{name}.png")
+    run = f"{model.name}, up to 256 questions of each data set, in the first form and both orders"
+    save_figure(settling_curve(frame, run=run), HERE.parent / "figures" / f"{name}.png")
 
 
 if __name__ == "__main__":
