@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from limit import needed, weights
+from limit import products, weights
 from memory import SHAPES, made
 from scipy.optimize import nnls
 
@@ -65,8 +65,7 @@ def terms(model: Any, prompts: Any) -> list[float]:
     prefix, order = shared_prefix_length(prompts), longest_first(prompts)
     lengths = [int(prompts.last_pos[row]) + 1 - prefix for row in order]
     batches = len(list(split_batches(order, lengths, lambda length: batch_size_for(model, length, prefix))))
-    layers = needed(model, prompts, attention=False)
-    attention = needed(model, prompts) - layers
+    layers, attention = products(model, prompts)
     moved = (sum(lengths) + prefix) * model.n_layers * (8 * config.hidden_size + 3 * config.intermediate_size)
     calls = model.n_layers * (batches + 1)
     return [layers / 1e9, attention / 1e9, moved / 1e9, calls / 1e9]

@@ -134,8 +134,13 @@ def step_of(model: Any, asked: PromptSet, narrow: bool) -> tuple[float, Callable
     return flops, run
 
 
-def needed(model: Any, prompts: PromptBatch, attention: bool = True) -> float:
+def needed(model: Any, prompts: PromptBatch) -> float:
     """The products of one pass over these prompts, their prefix once, without pads and without the unembedding."""
+    return sum(products(model, prompts))
+
+
+def products(model: Any, prompts: PromptBatch) -> tuple[float, float]:
+    """The same apart: those of the layers' weights, and those of attention."""
     prefix, ends = shared_prefix_length(prompts), (prompts.last_pos + 1).double()
     own = ends - prefix
     # Each token of a prompt attends to all before it, the prefix's among them.
@@ -143,7 +148,7 @@ def needed(model: Any, prompts: PromptBatch, attention: bool = True) -> float:
     config = model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layers = (float(own.sum()) + prefix) * 2 * weights(model)
-    return layers + (pairs * 4 * width * model.n_heads * model.n_layers if attention else 0.0)
+    return layers, pairs * 4 * width * model.n_heads * model.n_layers
 
 
 def weights(model: Any) -> int:

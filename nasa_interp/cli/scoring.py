@@ -69,9 +69,8 @@ def decide(
     from ..calibration import Calibration
     from ..served import is_address
 
-    kind = "streamed_report" if parts is not None else ANSWERS if by == "generation" else "binary_report"
-    check_out(out, kind)
     words = by == "generation"
+    check_out(out, "streamed_report" if parts is not None else ANSWERS if words else "binary_report")
     if parts is not None and (words or average_orders or calibration is not None):
         message = "goes with plain decisions; leave --by, --average-orders and --calibration out"
         raise typer.BadParameter(message, param_hint="--parts")

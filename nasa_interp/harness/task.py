@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ResultError
-from ..prompts import ORDERS, Order, Orders, PromptBatch, PromptStyle, UserTurns, build_prompts, user_turns
+from ..prompts import Order, Orders, PromptBatch, PromptStyle, UserTurns, build_prompts, user_turns
 from ..questions import BinaryQuestion, QuestionList
 from ..questions.resolve import resolve_questions
 from ..results import whole_folder
 from ..run import json_text, library_versions
+from ..session import orders_of
 from .commands import commands, readme
 from .refusals import check_labels, check_style
 from .tokens import template_arguments
@@ -81,7 +82,7 @@ def write_task(
     check_style(style)
     questions = resolve_questions(data, limit, seed)
     check_labels(questions)
-    orders: tuple[Order, ...] = ORDERS if order == "both" else (order,)
+    orders = orders_of(order)
     asked: dict[Order, PromptBatch] = {o: build_prompts(tokenizer, questions, o, style) for o in orders}
     turns: dict[Order, UserTurns] = {o: user_turns(tokenizer, prompts) for o, prompts in asked.items()}
     fitting = {o: template_arguments(tokenizer, asked[o], turns[o]) for o in orders}

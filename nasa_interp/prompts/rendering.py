@@ -167,19 +167,24 @@ def with_bos(tokenizer: Any, text: str) -> str:
 def plain_text(style: PromptStyle, instruction: str, turn: str) -> str:
     """A plain prompt: the system prompt, examples with their answers, and what is asked."""
     head = "" if style.system is None else f"{style.system}{SEPARATOR}"
-    head += "".join(f"{said}\nAnswer: {word}{SEPARATOR}" for said, word in _answered(style, instruction))
+    head += "".join(f"{said}\nAnswer: {word}{SEPARATOR}" for said, word in answered_examples(style, instruction))
     return f"{head}{turn}" if style.think else f"{head}{turn}\nAnswer:"
 
 
 def chat_messages(style: PromptStyle, instruction: str, turn: str) -> list[dict[str, str]]:
     """A chat: the system prompt, examples with their answers, and the user's turn."""
-    messages = [] if style.system is None else [{"role": "system", "content": style.system}]
-    for said, word in _answered(style, instruction):
+    return messages_of(style.system, answered_examples(style, instruction), turn)
+
+
+def messages_of(system: str | None, answered: Sequence[tuple[str, str]], turn: str) -> list[dict[str, str]]:
+    """A chat of a system prompt, what was asked and answered before, and what the user says last."""
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for said, word in answered:
         messages += [{"role": "user", "content": said}, {"role": "assistant", "content": word}]
     return [*messages, {"role": "user", "content": turn}]
 
 
-def _answered(style: PromptStyle, instruction: str) -> list[tuple[str, str]]:
+def answered_examples(style: PromptStyle, instruction: str) -> list[tuple[str, str]]:
     """The style's examples as they are asked, and the right answer to each."""
     asked = [(content(style, instruction, q), q.label) for q in style.examples]
     return [(said, style.yes if style.right_word(bool(label)) else style.no) for said, label in asked]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from ..errors import PromptError
 from .batch import PromptBatch
 from .chat import answer_lead
-from .rendering import content, turns_of
+from .rendering import answered_examples, content, messages_of, turns_of
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,7 @@ class UserTurns:
 
     def messages(self, text: str) -> list[dict[str, str]]:
         """The chat that ends in this text."""
-        said = [] if self.system is None else [{"role": "system", "content": self.system}]
-        for asked, answer in self.examples:
-            said += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-        return [*said, {"role": "user", "content": text}]
+        return messages_of(self.system, self.examples, text)
 
 
 def user_turns(tokenizer: Any, prompts: PromptBatch) -> UserTurns:
@@ -61,9 +58,7 @@ def user_turns(tokenizer: Any, prompts: PromptBatch) -> UserTurns:
             f"examples before every question; give one instruction, or no examples"
         )
     first = instructions[0] if instructions else ""
-    examples = tuple(
-        (content(style, first, q), style.yes if style.right_word(bool(q.label)) else style.no) for q in style.examples
-    )
+    examples = tuple(answered_examples(style, first))
     turns = zip(prompts.questions, turns_of(prompts.questions, len(instructions)), strict=True)
     texts = tuple(content(style, instructions[turn], q) for q, turn in turns)
     return UserTurns(kind, style.system, examples, texts, lead)

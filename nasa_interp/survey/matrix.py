@@ -131,8 +131,8 @@ def _least(limit: int | None, limits: Mapping[str, int], *names: str) -> int | N
 
 
 def _cut(report: MeasuredDecisions) -> list[str]:
-    """Of its notes those of thoughts that ended for want of room, each once."""
-    return list(dict.fromkeys(note for note in report.run.notes if CUT in note))
+    """Of its notes those of thoughts that ended for want of room."""
+    return [note for note in report.run.notes if CUT in note]
 
 
 def _shortcut(report: Any, knowledge: Knowledge, form: str) -> Shortcut | None:

@@ -47,6 +47,16 @@ def run(line: str, folder, **environment) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def scores_in(logs: Path) -> dict[tuple[str, str], dict]:
+    """inspect_ai's score of every question and order, from its logs of the task t."""
+    found = {}
+    for log in (json.loads(path.read_text()) for path in logs.glob("*.json")):
+        assert log["status"] == "success"
+        order = log["eval"]["task"].removeprefix("t_")
+        found |= {(sample["id"], order): sample["scores"]["decision"] for sample in log["samples"]}
+    return found
+
+
 def ours(model, questions, style) -> dict[tuple[str, str], float]:
     report = ni.decide(model, questions, style=style, draws=20, progress=False)
     rows = zip(report.questions, report.order, report.logit_differences, strict=True)
@@ -88,16 +98,11 @@ def test_inspect_ai_decides_as_we_do_where_it_can_see_the_answers(style, exporte
     every = len(model.tokenizer)
     line = f"{task.commands['inspect_ai'].replace('MODEL', str(exported))} -T top_logprobs={every}"
     run(f"{line} --log-format json --display plain", exported, INSPECT_LOG_DIR=str(tmp_path / "logs"))
-    d, found = ours(model, questions, chosen), {}
-    for path in (tmp_path / "logs").glob("*.json"):
-        log = json.loads(path.read_text())
-        assert log["status"] == "success"
-        order = log["eval"]["task"].removeprefix("t_")
-        for sample in log["samples"]:
-            score = sample["scores"]["decision"]
-            found[sample["id"], order] = score["metadata"]["logit_difference"]
-            assert score["value"]["answered"] == 1
-            assert score["value"]["yes_rate"] == (d[sample["id"], order] < 0)
+    d, scored = ours(model, questions, chosen), scores_in(tmp_path / "logs")
+    for key, score in scored.items():
+        assert score["value"]["answered"] == 1
+        assert score["value"]["yes_rate"] == (d[key] < 0)
+    found = {key: score["metadata"]["logit_difference"] for key, score in scored.items()}
     assert found.keys() == d.keys()
     assert max(abs(found[key] - d[key]) for key in d) < 1e-4
 
@@ -111,10 +116,6 @@ def test_inspect_ai_decides_as_we_do_at_a_server(questions, tmp_path) -> None:
         report = ni.decide(ni.load_server(server.url), questions, draws=20, progress=False)
         line = task.commands["inspect_ai, served"].replace("ADDRESS", server.url)
         run(f"{line} --log-format json --display plain", tmp_path, INSPECT_LOG_DIR=str(tmp_path / "logs"))
-    found = {}
-    for log in (json.loads(path.read_text()) for path in (tmp_path / "logs").glob("*.json")):
-        order = log["eval"]["task"].removeprefix("t_")
-        for sample in log["samples"]:
-            found[sample["id"], order] = sample["scores"]["decision"]["metadata"]["logit_difference"]
+    found = {key: score["metadata"]["logit_difference"] for key, score in scores_in(tmp_path / "logs").items()}
     rows = zip(report.questions, report.order, report.logit_differences, strict=True)
     assert found == pytest.approx({(q.id, order): float(d) for q, order, d in rows}, abs=1e-4)
