@@ -90,9 +90,12 @@ lint: $(STAMP)  ## ruff, style and format
 types: $(STAMP)  ## pyright
 	$(BIN)/pyright
 
-bench: $(STAMP)  ## the fused engine beside what one would write without it, into runs/; DATA=... names the questions
-	mkdir -p runs
-	$(BIN)/python benchmarks/scoring.py $(if $(DATA),--data $(DATA)) --out runs/bench.json
+bench: $(STAMP)  ## speed beside other tools, growth with sizes, streams and processes, into runs/; DATA=... names questions
+	mkdir -p runs/bench
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/scoring.py $(if $(DATA),--data $(DATA)) --out runs/bench/scoring.json
+	$(BIN)/python benchmarks/growth.py --out runs/bench/growth.json --figure runs/bench/growth.png
+	$(BIN)/python benchmarks/streams.py demo --out runs/bench/streams.json
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) $(LEGACY) $(HARNESS) $(SECOND) runs/demo runs/bench.json analyses/*.ipynb .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LEGACY) $(HARNESS) $(SECOND) runs/demo runs/bench analyses/*.ipynb .pytest_cache .ruff_cache

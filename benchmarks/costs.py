@@ -3,11 +3,12 @@
 python benchmarks/costs.py                    # minutes, on an idle machine; one thread
 python benchmarks/costs.py --from FILE        # fits anew on the measurements of that file
 
-Time is that of scoring in float32: products in layers, products in attention, entries that are read and written, and
-calls, each at a rate of its own (least squares on relative errors, none below zero). Random models have the embedded
-one's tokenizer. Those marked `held_out` had no part in the fit: a larger model than all of them, the embedded one, and
-Gemma 3 270M where it is. Memory is `memory_estimate`, which `benchmarks/memory.py` measures. Bytes are those of the
-parts that `score --parts` writes: so many a prompt and so many a score.
+Time is that of scoring in float32: products in layers at the rate at which the machine multiplies matrices of these
+shapes (measured beside it, a tenth of a second), pairs of tokens that attention computes, entries that are read and
+written, and calls; each with a factor of its own (least squares on relative errors, none below zero). Pads count as
+what is computed. Random models have the embedded one's tokenizer. Those marked `held_out` had no part in the fit: two
+other random models, the embedded one, and Gemma 3 270M where it is. Memory is `memory_estimate`, which
+`benchmarks/memory.py` measures. Bytes are those of the parts that `score --parts` writes: so many a prompt and a score.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from limit import products, weights
+from limit import matmul_rate, weights
 from memory import SHAPES, made
 from scipy.optimize import nnls
 
@@ -38,9 +39,9 @@ FITTED = [
         (4, 4, 4, 256, 704), (16, 4, 2, 256, 704), (6, 8, 4, 512, 1408), (12, 8, 2, 512, 2048), (4, 12, 4, 768, 2048),
     )
     for length, tokens in ((96, 3072), (512, 4096), (2048, 4096))
-]  # fmt: skip
-HELD_OUT = [(10, 16, 4, 1024, 2816, 300, 12), (6, 16, 8, 1024, 4096, 4096, 1)]
-TERMS = ("layers' products", "attention's products", "entries moved", "calls")
+] + [(10, 16, 4, 1024, 2816, 300, 12), (6, 16, 8, 1024, 4096, 4096, 1)]  # fmt: skip
+HELD_OUT = [(20, 10, 5, 640, 1728, 200, 20), (8, 14, 2, 896, 4864, 1500, 3)]
+TERMS = ("layers' products, s at the rate of their shapes", "pairs in attention", "entries moved", "calls")
 SECOND = Path(SHAPES["gemma"]["file"])
 
 
@@ -60,15 +61,39 @@ def prompts_of(model: Any, length: int, n: int) -> Any:
 
 
 def terms(model: Any, prompts: Any) -> list[float]:
-    """What the time is made of, in billions."""
+    """What the time is made of: seconds, and billions of the others."""
+    batches, prefix = batches_of(model, prompts)
+    tokens = prefix + sum(n * length for n, length in batches)
+    products = 2 * weights(model) * tokens / 1e9 / matmul_rate(model, torch.float32)
+    # One prompt alone is causal, and its kernel leaves out what is masked; a batch computes all pairs under a mask.
+    pairs = sum(n * length * (prefix + length) for n, length in batches) + prefix**2 / 2
+    pairs /= 2 if len(prompts) == 1 else 1
     config = model.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    calls = model.n_layers * (len(batches) + 1)
+    return [products, pairs * width * model.n_heads * model.n_layers / 1e9, tokens * entries(model) / 1e9, calls / 1e9]
+
+
+def batches_of(model: Any, prompts: Any) -> tuple[list[tuple[int, int]], int]:
+    """How many prompts of how many tokens are run at once behind the shared prefix, pads included; and the prefix."""
     prefix, order = shared_prefix_length(prompts), longest_first(prompts)
     lengths = [int(prompts.last_pos[row]) + 1 - prefix for row in order]
-    batches = len(list(split_batches(order, lengths, lambda length: batch_size_for(model, length, prefix))))
-    layers, attention = products(model, prompts)
-    moved = (sum(lengths) + prefix) * model.n_layers * (8 * config.hidden_size + 3 * config.intermediate_size)
-    calls = model.n_layers * (batches + 1)
-    return [layers / 1e9, attention / 1e9, moved / 1e9, calls / 1e9]
+    split = split_batches(order, lengths, lambda length: batch_size_for(model, length, prefix))
+    return [(len(rows), int(prompts.last_pos[rows[0]]) + 1 - prefix) for rows in split], prefix
+
+
+def entries(model: Any) -> int:
+    """Entries that a token's pass touches outside products: norms, positions, the inner activation, sums."""
+    config, touched = model.config, 0
+    for name, module in model.hf.base_model.layers.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            touched += module.in_features + module.out_features
+            # Queries and keys are turned by their position, and normed by head where the layer has such norms.
+            touched += 4 * module.out_features if name.endswith(("q_proj", "k_proj")) else 0
+        elif "norm" in name:
+            of_heads = {"q_norm": model.n_heads, "k_norm": config.num_key_value_heads}
+            touched += 6 * module.weight.numel() * of_heads.get(name.rpartition(".")[2], 1)
+    return touched + model.n_layers * (2 * config.hidden_size + 3 * config.intermediate_size)
 
 
 def measured(model: Any, prompts: Any, runs: int) -> dict[str, Any]:
@@ -99,7 +124,7 @@ def measure(runs: int) -> list[dict[str, Any]]:
 
 
 def fit(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds for a billion of each term, from the rows that may be fitted on, and every row's estimate."""
+    """The factor of each term, from the rows that may be fitted on, and every row's estimate."""
     seen = [row for row in rows if not row["held_out"]]
     # Relative errors: a row of a second counts like one of a tenth.
     design = np.array([np.array(row["terms"]) / row["seconds"] for row in seen])
@@ -139,7 +164,7 @@ def main() -> None:
     rows = measure(options.runs) if before is None else before["rows"]
     rates = fit(rows)
     on_disk = bytes_on_disk() if before is None else before["bytes"]
-    result = {"threads": 1, "seconds_a_billion": rates, "rows": rows, "bytes": on_disk}
+    result = {"threads": 1, "factors": rates, "rows": rows, "bytes": on_disk}
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     for row in rows:
         kind = "held out" if row["held_out"] else "fitted"

@@ -51,7 +51,7 @@ def made(shape: dict[str, Any], tokenizer: Any) -> Any:
         )  # fmt: skip
     else:
         config = LlamaConfig(
-            vocab_size=len(tokenizer), max_position_embeddings=8192, hidden_size=shape["width"],
+            vocab_size=len(tokenizer), max_position_embeddings=shape.get("positions", 8192), hidden_size=shape["width"],
             num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"], num_key_value_heads=shape["groups"],
             intermediate_size=shape["inner"], tie_word_embeddings=True, **special,
         )  # fmt: skip

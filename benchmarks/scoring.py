@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nnsight
 import numpy as np
 import torch
 import transformers
@@ -112,6 +113,21 @@ def eager_attentions(eager: Any, prompts: PromptBatch, by_length: bool) -> Tenso
 
 
 @torch.no_grad()
+def traced_attentions(net: nnsight.NNsight, prompts: PromptBatch) -> Tensor:
+    """nnsight: the attentions of the same model, in padded batches of similar length."""
+    layers = net.model.layers
+    scores = torch.empty(len(prompts), len(layers), net.config.num_attention_heads)
+    for places in length_sorted(prompts, PADDED):
+        batch = prompts.select(places)
+        with net.trace(batch.tokens, attention_mask=batch.mask.long(), use_cache=False, logits_to_keep=1):
+            found = nnsight.save([])
+            for layer in layers:
+                found.append(layer.self_attn.output[1])
+        scores[places] = torch.stack([pattern_nas(pattern, batch) for pattern in found], 1)
+    return scores
+
+
+@torch.no_grad()
 def plain_forward(model: Model, prompts: PromptBatch) -> None:
     """The plain fused pass in padded batches of similar length, nothing read."""
     for places in length_sorted(prompts, PADDED):
@@ -123,23 +139,26 @@ def benchmark_scores(model: Model, data: str, limit: int | None, runs: int) -> t
     questions = ni.load_questions(data)[:limit]
     batches = [build_prompts(model, questions, order) for order in ORDERS]
     eager = eager_twin(model.hf)
+    net = nnsight.NNsight(eager)
     padded = f"padded by {PADDED}"
     sides = {
         "fused score": lambda: [score_fused(model, prompts, progress=False)[0] for prompts in batches],
         "run_with_cache, patterns, one by one": lambda: [cached_patterns(model, prompts) for prompts in batches],
         f"eager output_attentions, {padded}": lambda: [eager_attentions(eager, p, False) for p in batches],
         f"eager output_attentions, {padded}, sorted": lambda: [eager_attentions(eager, p, True) for p in batches],
+        f"nnsight, attentions, {padded}, sorted": lambda: [traced_attentions(net, p) for p in batches],
         f"plain fused forward, {padded}, sorted": lambda: [plain_forward(model, prompts) for prompts in batches],
     }
     few = [prompts.select(range(min(2, len(prompts)))) for prompts in batches]
     for warm in (lambda p: score_fused(model, p, progress=False), lambda p: cached_patterns(model, p),
-                 lambda p: eager_attentions(eager, p, True), lambda p: plain_forward(model, p)):  # fmt: skip
+                 lambda p: eager_attentions(eager, p, True), lambda p: traced_attentions(net, p),
+                 lambda p: plain_forward(model, p)):  # fmt: skip
         warm(few[0])
     seconds, results = interleaved(sides, runs)
     ours, *others = list(sides)
     largest = max(float(scores.abs().max()) for scores in results[ours])
     rows = []
-    for name, target in zip(others, (6, 3, 3, 2), strict=True):
+    for name, target in zip(others, (6, 3, 3, 3, 2), strict=True):
         row: Row = {"what": f"{name} / {ours}", "ratio": ratio(seconds[name], seconds[ours]), "at_least": target}
         if results[name][0] is not None:
             off = [float((a - b).abs().max()) for a, b in zip(results[ours], results[name], strict=True)]
@@ -213,26 +232,47 @@ def hooked_sweep(model: Model, prompts: PromptBatch, heads: list[Head]) -> np.nd
     return d
 
 
+@torch.no_grad()
+def traced_sweep(net: nnsight.NNsight, prompts: PromptBatch, heads: list[Head]) -> np.ndarray:
+    """The same with nnsight, where a head's output enters the output projection."""
+    d, rows = np.empty((len(heads), len(prompts))), torch.arange(len(prompts))
+    width = net.model.layers[0].self_attn.head_dim
+    for place, head in enumerate(heads):
+        own = slice(head.index * width, (head.index + 1) * width)
+        with net.trace(prompts.tokens, attention_mask=prompts.mask.long(), use_cache=False):
+            net.model.layers[head.layer].self_attn.o_proj.input[..., own] = 0
+            logits = net.output.logits.save()
+        last = logits[rows, prompts.last_pos]
+        d[place] = (last[:, prompts.no_token] - last[:, prompts.yes_token]).numpy()
+    return d
+
+
 def benchmark_sweep(model: Model, data: str, count: int | None, runs: int, seed: int) -> tuple[list[Row], dict]:
     prompts = build_prompts(model, ni.load_questions(data)[:4])
     everything = [Head(layer, index) for layer in range(model.n_layers) for index in range(model.n_heads)]
     drawn = np.random.default_rng(seed).permutation(len(everything))[:count]
     heads = [everything[place] for place in sorted(drawn)]
+    net = nnsight.NNsight(model.hf)
     sides = {
         "sweep_heads": lambda: sweep(model, prompts, heads, scale_rows(0.0)).d,
         "TransformerLens hooks": lambda: hooked_sweep(model, prompts, heads),
+        "nnsight": lambda: traced_sweep(net, prompts, heads),
     }
     sweep(model, prompts, heads[:1], scale_rows(0.0))
     hooked_sweep(model, prompts, heads[:1])
+    traced_sweep(net, prompts, heads[:1])
     seconds, results = interleaved(sides, runs)
-    ours, other = sides
-    row = {
-        "what": f"zero ablation of {len(heads)} of {len(everything)} heads, 4 prompts: {other} / {ours}",
-        "ratio": ratio(seconds[other], seconds[ours]),
-        "at_least": 4,
-        "largest_difference": float(np.abs(results[ours] - results[other]).max()),
-    }
-    return [row], {"heads": len(heads), "of": len(everything), "prompts": 4, "seed": seed, "seconds": seconds}
+    ours, *others = sides
+    rows: list[Row] = [
+        {
+            "what": f"zero ablation of {len(heads)} of {len(everything)} heads, 4 prompts: {other} / {ours}",
+            "ratio": ratio(seconds[other], seconds[ours]),
+            "at_least": 4,
+            "largest_difference": float(np.abs(results[ours] - results[other]).max()),
+        }
+        for other in others
+    ]
+    return rows, {"heads": len(heads), "of": len(everything), "prompts": 4, "seed": seed, "seconds": seconds}
 
 
 # Output -------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
 import psutil
 import torch
 
@@ -30,25 +31,48 @@ def equal_length(prompts: PromptBatch, batch_size: int) -> Iterator[list[int]]:
 MEMORY_SHARE = 0.25
 
 
-# More tokens in a batch than these no longer make a token cheaper, and mixed lengths cost pads (measured on the CPU).
+# More tokens in a batch than these no longer make a token cheaper (measured on the CPU alone).
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
 
 
+# Tokens that take as long as a batch does by itself, which pads are weighed against (measured on the CPU alone).
+A_BATCH = {"cpu": 40, "cuda": 2048}
+
 Item = TypeVar("Item")
-
-
 Result = TypeVar("Result")
 
 
 def split_batches(
-    items: Sequence[Item], lengths: Sequence[int], size_for: Callable[[int], int]
+    items: Sequence[Item], lengths: Sequence[int], size_for: Callable[[int], int], a_batch: int = A_BATCH["cpu"]
 ) -> Iterator[list[Item]]:
-    """Batches of items that come longest first; `size_for` says how many of a length make one."""
-    start = 0
-    while start < len(items):
-        end = start + check_batch_size(size_for(lengths[start]))
+    """Batches of items that come longest first, cut where pads would cost more than another batch.
+
+    Args:
+        items: such as places of prompts; lengths: of what is run of each.
+        size_for: how many items of a length a batch takes at most.
+        a_batch: tokens that take as long as a batch by itself does.
+    """
+    for start, end in _cuts(lengths, size_for, a_batch):
         yield list(items[start:end])
-        start = end
+
+
+def _cuts(lengths: Sequence[int], size_for: Callable[[int], int], a_batch: int) -> list[tuple[int, int]]:
+    """Starts and ends of the batches that take the fewest tokens, pads and `a_batch` each included."""
+    n = len(lengths)
+    # The fewest tokens up to each end, and where the last of those batches begins.
+    fewest, begun = np.full(n + 1, np.inf), np.zeros(n + 1, int)
+    fewest[0] = 0
+    for start in range(n):
+        size = min(n - start, check_batch_size(size_for(lengths[start])))
+        ends = slice(start + 1, start + size + 1)
+        tokens = fewest[start] + a_batch + lengths[start] * np.arange(1, size + 1)
+        begun[ends] = np.where(tokens <= fewest[ends], start, begun[ends])
+        fewest[ends] = np.minimum(tokens, fewest[ends])
+    cuts = []
+    while n:
+        cuts.append((int(begun[n]), n))
+        n = int(begun[n])
+    return cuts[::-1]
 
 
 def model_batches(
@@ -58,15 +82,15 @@ def model_batches(
 
     Args:
         model: its user's hooks are looked for where it runs through hooks.
-        items: such as places of prompts; lengths: of what is run of each.
-        size_for: as for `split_batches`.
+        items, lengths, size_for: as for `split_batches`.
     """
+    a_batch = A_BATCH.get(model.device.type, A_BATCH["cuda"])
     if model.why_hooked is None or not model.user_hooks:
-        yield from split_batches(items, lengths, size_for)
+        yield from split_batches(items, lengths, size_for, a_batch)
         return
     for length in sorted(set(lengths), reverse=True):
         alike = [item for item, other in zip(items, lengths, strict=True) if other == length]
-        yield from split_batches(alike, [length] * len(alike), size_for)
+        yield from split_batches(alike, [length] * len(alike), size_for, a_batch)
 
 
 def check_batch_size(size: int) -> int:

@@ -1,16 +1,20 @@
 """Laws of the fused pass: batches, prefix, memory and restarts change no result, and the model stays as it was."""
 
 import copy
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import combinations, pairwise
 
 import families
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from nasa_interp import forward, load_model
 from nasa_interp.attention import ScaleHeads, instrumented
-from nasa_interp.batches import in_batches, split_batches
+from nasa_interp.batches import A_BATCH, in_batches, split_batches
 from nasa_interp.errors import ModelError
 from nasa_interp.forward import (
     Prefix,
@@ -93,7 +97,13 @@ def test_batches_order_and_prefix_change_no_score(family: str, questions) -> Non
     assert agree((scores, counts), (expected[0][order], expected[1][order]))
 
 
-def test_reading_alone_needs_no_logits(tiny, questions) -> None:
+@pytest.fixture
+def one_batch(monkeypatch) -> None:
+    """A batch costs more than any pads, so that few prompts are one."""
+    monkeypatch.setitem(A_BATCH, "cpu", 10**6)
+
+
+def test_reading_alone_needs_no_logits(tiny, questions, one_batch) -> None:
     prompts = build_prompts(tiny, questions)
     (whole,), (read,) = (list(run_fused(tiny, prompts, read=True, logits=logits)) for logits in (True, False))
     assert read.logits.shape == (len(prompts), 0)
@@ -140,7 +150,7 @@ def test_one_prompt_shares_nothing_and_a_prefix_ends_before_an_answer(tiny, ques
     assert shared_prefix_length(unlike) == int(prompts.first_query[0]) - 5
 
 
-def test_queries_that_all_prompts_share_are_read_once_for_all(tiny, questions) -> None:
+def test_queries_that_all_prompts_share_are_read_once_for_all(tiny, questions, one_batch) -> None:
     prompts = build_prompts(tiny, questions)
     assert shared_prefix_length(prompts) > int(prompts.first_query[0])
     [shared] = run_fused(tiny, prompts, read=True)
@@ -186,7 +196,7 @@ def small_memory(
     return tried
 
 
-def test_out_of_memory_halves_the_batch(tiny, questions, monkeypatch) -> None:
+def test_out_of_memory_halves_the_batch(tiny, questions, monkeypatch, one_batch) -> None:
     prompts = build_prompts(tiny, questions)
     expected, logits = score_fused(tiny, prompts, progress=False), logits_of(tiny, prompts)
     tried = small_memory(monkeypatch, most=2)
@@ -212,8 +222,29 @@ def test_batches_keep_every_item_once() -> None:
         return items
 
     batches = split_batches(range(23), [12] * 3 + [5] * 20, lambda length: 60 // length)
-    assert [len(batch) for batch in split_batches(range(23), [12] * 3 + [5] * 20, lambda n: 60 // n)] == [5, 12, 6]
     assert [item for batch in in_batches(batches, run) for item in batch] == list(range(23))
+
+
+def test_batches_end_where_pads_would_cost_more_than_another_batch() -> None:
+    # Together 5 x 12 tokens and one batch, apart 12 + 4 x 10 and two.
+    for a_batch, sizes in ((7, [1, 4]), (9, [5])):
+        batches = split_batches(range(5), [12, 10, 10, 10, 10], lambda length: 60 // length, a_batch)
+        assert [len(batch) for batch in batches] == sizes
+
+
+@given(st.lists(st.integers(1, 9), max_size=9), st.integers(9, 30), st.integers(0, 20))
+def test_no_other_cut_takes_fewer_tokens(lengths: list[int], most: int, a_batch: int) -> None:
+    lengths = sorted(lengths, reverse=True)
+
+    def tokens(cuts: Iterable[tuple[int, int]]) -> float:
+        return sum(a_batch + (end - start) * lengths[start] for start, end in cuts)
+
+    found = list(split_batches(range(len(lengths)), lengths, lambda length: most // length, a_batch))
+    assert [item for batch in found for item in batch] == list(range(len(lengths)))
+    inner = range(1, len(lengths))
+    every = [list(pairwise([0, *ends, len(lengths)])) for n in range(len(lengths)) for ends in combinations(inner, n)]
+    fitting = [cuts for cuts in every if all((end - start) * lengths[start] <= most for start, end in cuts)]
+    assert tokens((batch[0], batch[-1] + 1) for batch in found) == min(map(tokens, fitting), default=0)
 
 
 # Restarts -----------------------------------------------------------------------------------------------------------
