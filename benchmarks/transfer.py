@@ -3,7 +3,8 @@
 python benchmarks/transfer.py demo --strategyqa PATH                                # all but random heads; hours
 python benchmarks/transfer.py demo --strategyqa PATH --rows "four kinds" --methods "random heads" --random 19
 
-Finished cells lie in --folder, so that a killed run goes on; the whole lies in transfer_MODEL.json beside this file.
+Finished cells lie in --folder, so that a killed run goes on; the whole lies in transfer_MODEL.json beside this file,
+its picture in figures/.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 import nasa_interp as ni
+from nasa_interp.figures import save_figure, transfer_heatmap
 from nasa_interp.questions import QuestionList, sample_questions
 from nasa_interp.transfer import METHODS, Condition, TransferMatrix, builtin_conditions, transfer_matrix
 
@@ -58,6 +60,10 @@ def main() -> None:
     if out.exists():
         found = TransferMatrix.load(out).joined(found)
     found.save(out)
+    picture = Path(__file__).parents[1] / "figures" / f"transfer_{name}.png"
+    save_figure(
+        transfer_heatmap(found.cells(), run=found.run, title=f"Where a cure of {name} holds"), picture, scale=1.0
+    )
     print(f"{(time.perf_counter() - start) / 3600:.2f} hours")
     print(found.summary().round(3).to_string(index=False))
     print(found.verdict)

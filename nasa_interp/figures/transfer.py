@@ -7,9 +7,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ..run import RunInfo
-from .theme import captioned, safe
+from .theme import WIDTH, captioned, safe
 
-PER_ROW = 30
+PER_ROW, PER_COLUMN = 40, 92
+# What a figure takes beside its columns: names, and the scale of colours.
+BESIDE = 360
 
 
 def transfer_heatmap(
@@ -46,7 +48,8 @@ def transfer_heatmap(
     figure.update_yaxes(autorange="reversed", title=None)
     figure.update_xaxes(title="asked", side="bottom")
     note = "In a cell: imbalance with Yes first / with No first, and accuracy. Dark: far from balance."
-    return captioned(figure, title, run, height=180 + PER_ROW * len(names), note=note)
+    width = max(WIDTH, BESIDE + PER_COLUMN * len(asked))
+    return captioned(figure, title, run, height=180 + PER_ROW * len(names), width=width, note=note)
 
 
 def _name(row: Any) -> str:
@@ -55,4 +58,4 @@ def _name(row: Any) -> str:
 
 
 def _told(row: Any) -> str:
-    return f"{row['imbalance_yes_no']:+.2f} / {row['imbalance_no_yes']:+.2f}, {row['accuracy']:.2f}"
+    return f"{row['imbalance_yes_no']:+.2f} / {row['imbalance_no_yes']:+.2f}<br>{row['accuracy']:.2f} right"

@@ -52,10 +52,7 @@ def verdict_of(cells: pd.DataFrame, p_values: pd.DataFrame) -> str:
         told.append(f"What changes no weights comes to {_told(simple, rows[simple])}.")
     told += _of_tuning(rows, best)
     if len(p_values):
-        few = f"p from {p_values.p.min():.2f} to {p_values.p.max():.2f}"
-        told.append(
-            f"Random heads, tuned alike, end at {p_values.random.median():.2f} ({few} that chance does as well)."
-        )
+        told.append(_of_chance(p_values))
     return " ".join(told)
 
 
@@ -74,6 +71,19 @@ def _of_tuning(rows: dict[str, Any], best: str) -> list[str]:
             f"With an offset on top, tuned heads get {gain:+.2f} more right than the offset alone, which {what}."
         )
     return told
+
+
+def _of_chance(p_values: pd.DataFrame) -> str:
+    """Whether the chosen heads are a better choice than chance."""
+    median = p_values.select_dtypes("number").median()
+
+    def told(what: str, random: str, mine: str, p: str) -> str:
+        few = f"p from {p_values[p].min():.2f} to {p_values[p].max():.2f}"
+        return f"{what} {median[random]:.2f} where the chosen ones have {median[mine]:.2f} ({few})"
+
+    balance = told("imbalance", "random", "nasa", "p")
+    right = told("accuracy", "random_accuracy", "nasa_accuracy", "p_accuracy")
+    return f"Random heads, tuned alike: {balance}, {right}; p says how often chance does as well."
 
 
 def _row(cells: pd.DataFrame) -> dict[str, float]:

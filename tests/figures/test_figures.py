@@ -421,5 +421,5 @@ def test_a_cell_tells_both_orders_and_one_that_was_not_asked_stays_blank() -> No
     assert list(heat.y) == ["as it is", "nasa (median of 3), on here"]
     assert list(heat.x) == ["a", "b"]
     assert heat.z == ((0.5, None), (0.15, 0.2)) or np.isnan(np.array(heat.z, dtype=float)[0, 1])
-    assert heat.text[1][1] == "+0.00 / -0.40, 0.70"
+    assert heat.text[1][1] == "+0.00 / -0.40<br>0.70 right"
     assert heat.text[0][1] == ""

@@ -14,6 +14,7 @@ from nasa_interp.calibration import fit_calibration
 from nasa_interp.errors import AlignmentError, QuestionError
 from nasa_interp.questions import QuestionList
 from nasa_interp.report.registry import sections_of
+from nasa_interp.run import RunInfo
 from nasa_interp.transfer import METHODS, Condition, TransferMatrix, builtin_conditions, transfer_matrix
 from nasa_interp.transfer import matrix as matrix_module
 from nasa_interp.transfer.cures import COLUMN, parts
@@ -130,7 +131,18 @@ def test_the_verdict_follows_the_numbers() -> None:
     assert "Take heads tuned with labels (off by 0.03" in verdict_of(farther, chances)
     assert "at the cost of nothing at inference" in verdict_of(farther, chances)
     assert "What changes no weights comes to an offset" in verdict_of(farther, chances)
-    assert "p from 0.05 to 0.10" in verdict_of(cells, pd.DataFrame({"p": [0.05, 0.1], "random": [0.1, 0.2]}))
+    table = [
+        {"fitted_on": "a", "asked": "b", "method": method, "variant": str(variant), "imbalance": off, "accuracy": right}
+        for method, variant, off, right in (
+            ("nasa", "seed 0", 0.1, 0.7), ("nasa", "seed 1", 0.0, 0.9), ("random heads", "set 0", 0.1, 0.6),
+            ("random heads", "set 1", 0.2, 0.65), ("random heads", "set 2", 0.4, 0.8),
+        )
+    ]  # fmt: skip
+    found = TransferMatrix(pd.DataFrame(table), RunInfo("tiny", "own", 4, ("yes_no",)), {}).p_values()
+    assert found.loc[0, ["p", "p_accuracy", "sets"]].tolist() == [0.5, 0.5, 3]
+    told = verdict_of(cells, found)
+    assert "imbalance 0.20 where the chosen ones have 0.10 (p from 0.50 to 0.50)" in told
+    assert "accuracy 0.65 where the chosen ones have 0.70" in told
     assert verdict_of(cells[:1], chances) == "As it is, the model is off balance by 0.50 (median over what was asked)."
 
 
