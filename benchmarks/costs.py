@@ -26,7 +26,7 @@ from memory import SHAPES, made
 from scipy.optimize import nnls
 
 import nasa_interp as ni
-from nasa_interp.batches import batch_size_for, longest_first, split_batches
+from nasa_interp.batches import a_batch_costs, batch_size_for, longest_first, split_batches
 from nasa_interp.forward import shared_prefix_length
 from nasa_interp.models import load_tokenizer
 from nasa_interp.scoring.fused import score_fused
@@ -78,7 +78,7 @@ def batches_of(model: Any, prompts: Any) -> tuple[list[tuple[int, int]], int]:
     """How many prompts of how many tokens are run at once behind the shared prefix, pads included; and the prefix."""
     prefix, order = shared_prefix_length(prompts), longest_first(prompts)
     lengths = [int(prompts.last_pos[row]) + 1 - prefix for row in order]
-    split = split_batches(order, lengths, lambda length: batch_size_for(model, length, prefix))
+    split = split_batches(order, lengths, lambda length: batch_size_for(model, length, prefix), a_batch_costs(model))
     return [(len(rows), int(prompts.last_pos[rows[0]]) + 1 - prefix) for rows in split], prefix
 
 

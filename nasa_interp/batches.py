@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 
 def split_batches(
-    items: Sequence[Item], lengths: Sequence[int], size_for: Callable[[int], int], a_batch: int = A_BATCH["cpu"]
+    items: Sequence[Item], lengths: Sequence[int], size_for: Callable[[int], int], a_batch: int
 ) -> Iterator[list[Item]]:
     """Batches of items that come longest first, cut where pads would cost more than another batch.
 
@@ -84,7 +84,7 @@ def model_batches(
         model: its user's hooks are looked for where it runs through hooks.
         items, lengths, size_for: as for `split_batches`.
     """
-    a_batch = A_BATCH.get(model.device.type, A_BATCH["cuda"])
+    a_batch = a_batch_costs(model)
     if model.why_hooked is None or not model.user_hooks:
         yield from split_batches(items, lengths, size_for, a_batch)
         return
@@ -141,6 +141,11 @@ def batch_size_for(model: Model, length: int, prefix: int = 0) -> int:
     bytes_each = model.dtype.itemsize * (width * length + 6 * config.hidden_size * (prefix + length))
     bytes_each += 8 * config.vocab_size
     return max(1, min(free_memory(model) // bytes_each, tokens_at_once(model) // max(length, 1)))
+
+
+def a_batch_costs(model: Model) -> int:
+    """Tokens that take as long as a batch by itself does on the model's device."""
+    return A_BATCH.get(model.device.type, A_BATCH["cuda"])
 
 
 def tokens_at_once(model: Model) -> int:

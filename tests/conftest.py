@@ -64,6 +64,14 @@ def questions():
 
 
 @pytest.fixture
+def one_batch(monkeypatch):
+    """A batch costs more than any pads, so that few prompts are one, whatever their lengths."""
+    from nasa_interp import batches
+
+    monkeypatch.setitem(batches.A_BATCH, "cpu", 10**6)
+
+
+@pytest.fixture
 def shared_data():
     """The public question sets, where they lie beside the checkout."""
     folder = Path(__file__).parents[2] / "shared" / "data"

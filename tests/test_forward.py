@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nasa_interp import forward, load_model
 from nasa_interp.attention import ScaleHeads, instrumented
-from nasa_interp.batches import A_BATCH, in_batches, split_batches
+from nasa_interp.batches import in_batches, split_batches
 from nasa_interp.errors import ModelError
 from nasa_interp.forward import (
     Prefix,
@@ -95,12 +95,6 @@ def test_batches_order_and_prefix_change_no_score(family: str, questions) -> Non
     order = [3, 0, 5, 1, 4, 2]
     scores, counts = score_fused(model, prompts.select(order), 2, progress=False)
     assert agree((scores, counts), (expected[0][order], expected[1][order]))
-
-
-@pytest.fixture
-def one_batch(monkeypatch) -> None:
-    """A batch costs more than any pads, so that few prompts are one."""
-    monkeypatch.setitem(A_BATCH, "cpu", 10**6)
 
 
 def test_reading_alone_needs_no_logits(tiny, questions, one_batch) -> None:
@@ -221,7 +215,7 @@ def test_batches_keep_every_item_once() -> None:
             raise torch.OutOfMemoryError("CUDA")
         return items
 
-    batches = split_batches(range(23), [12] * 3 + [5] * 20, lambda length: 60 // length)
+    batches = split_batches(range(23), [12] * 3 + [5] * 20, lambda length: 60 // length, 40)
     assert [item for batch in in_batches(batches, run) for item in batch] == list(range(23))
 
 

@@ -90,7 +90,7 @@ def test_interventions_and_tuning_refuse_prompts_on_both_sides_of_the_switch(lon
 
 
 @pytest.mark.parametrize("kind", INTERVENTIONS)
-def test_what_no_configuration_tells_is_measured(monkeypatch, longrope, kind):
+def test_what_no_configuration_tells_is_measured(monkeypatch, longrope, one_batch, kind):
     monkeypatch.setattr(positions, "switching_length", lambda config: None)
     with pytest.raises(ModelError, match="for the prompt alone through"):
         INTERVENTIONS[kind](longrope, LONG)
@@ -110,7 +110,7 @@ def test_doctor_tells_of_the_switch(longrope):
     )
 
 
-def test_texts_on_both_sides_of_the_switch_are_refused(longrope):
+def test_texts_on_both_sides_of_the_switch_are_refused(longrope, one_batch):
     from nasa_interp.evaluation.likelihood import Row, read_rows
 
     with pytest.raises(ModelError, match="LongRoPE"):

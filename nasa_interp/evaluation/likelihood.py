@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..batches import in_batches, split_batches, tokens_at_once
+from ..batches import a_batch_costs, in_batches, split_batches, tokens_at_once
 from ..errors import ModelError, PromptError
 from ..models import Model
 from ..models.model import device_of
@@ -82,7 +82,8 @@ def read_rows(
         return indices, _logits(hf, [parts[index][1] for index in indices])
 
     with tqdm(total=len(parts), desc=title, unit="row", disable=not progress) as bar:
-        for indices, logits in in_batches(split_batches(range(len(parts)), lengths, size_for), run):
+        batches = split_batches(range(len(parts)), lengths, size_for, a_batch_costs(model))
+        for indices, logits in in_batches(batches, run):
             for index, row_logits in zip(indices, logits, strict=True):
                 row, part = parts[index]
                 yield Reading(row, part.start, row_logits.float().log_softmax(-1))

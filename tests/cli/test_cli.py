@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from families import tiny_model, tiny_tokenizer
 
+from nasa_interp.cli import running
 from nasa_interp.cli.shared import with_shared_options
 from nasa_interp.cli.show import print_scores
 from nasa_interp.deltas.formats import Format
@@ -481,3 +482,14 @@ def test_weights_stay_on_disk_under_a_limit(place):
     assert "'cpu:0' is not DEVICE=SIZE" in wrong[2]
     assert apart[0] == 1
     assert "device 'cpu' and max_memory contradict each other" in apart[2]
+
+
+def test_the_console_script_bounds_what_kernels_are_kept(monkeypatch):
+    first, second = running.KERNEL_CACHES
+    monkeypatch.setenv(first, "7")
+    monkeypatch.setenv(second, "")
+    monkeypatch.delenv(second)
+    monkeypatch.setattr(running, "main", lambda: 0)
+    with pytest.raises(SystemExit):
+        running.entry()
+    assert (os.environ[first], os.environ[second]) == ("7", running.KERNELS)
