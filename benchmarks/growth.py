@@ -118,7 +118,7 @@ def draw(series: dict[str, list[dict[str, Any]]], threads: int, path: Path) -> N
     from nasa_interp.figures import save_figure
     from nasa_interp.figures.theme import BLUE, TEMPLATES, VERMILLION
 
-    figure = make_subplots(2, len(series), column_titles=list(series), vertical_spacing=0.08)
+    figure = make_subplots(2, len(series), column_titles=list(series), vertical_spacing=0.14)
     for column, points in enumerate(series.values(), 1):
         sizes = [point["size"] for point in points]
         for row, (key, colour) in enumerate((("seconds", BLUE), ("mb", VERMILLION)), 1):
@@ -128,10 +128,15 @@ def draw(series: dict[str, list[dict[str, Any]]], threads: int, path: Path) -> N
             spread = {"type": "data", "array": above, "arrayminus": below}
             line = go.Scatter(x=sizes, y=values, error_y=spread, mode="lines+markers", marker_color=colour)
             figure.add_trace(line, row, column)
-        figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{size:,}" for size in sizes], col=column)
-    figure.update_yaxes(type="log", rangemode="tozero")
+        figure.update_xaxes(
+            type="log", tickvals=sizes, ticktext=[f"{size:,}" for size in sizes], tickangle=-45, col=column
+        )
+    # The same decades for all series, so that what hardly grows looks flat.
+    figure.update_yaxes(type="log", dtick=1)
     figure.update_yaxes(title="seconds", row=1, col=1)
     figure.update_yaxes(title="MiB above the loaded model", row=2, col=1)
+    figure.update_yaxes(range=[-1, 2], row=1)
+    figure.update_yaxes(range=[0, 3], row=2)
     title = (
         f"What scoring costs as one size grows ({threads} thread{'s' * (threads > 1)}, float32, random Llama models)"
     )
