@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -62,22 +63,27 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--verbs", nargs="+", help="some alone, by the first word of their names; others stay in the file"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = ni.load_model(options.model)
     asked = PromptSet.build(model, ni.load_questions(options.data, options.prompts))
     found = {"model": Path(options.model).stem, "threads": options.threads, "prompts": options.prompts}
-    found |= {"data": options.data.partition(":")[0], "verbs": measured(model, asked, options.runs)}
+    found |= {"data": options.data.partition(":")[0], "verbs": measured(model, asked, options.runs, options.verbs)}
     whole = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if options.verbs:
+        found["verbs"] = whole.get(found["model"], {"verbs": {}})["verbs"] | found["verbs"]
     options.out.write_text(json.dumps({**whole, found["model"]: found}, indent=1) + "\n")
     for name, row in found["verbs"].items():
         print(f"{name}: {row['gflops']:.0f} of {row['limit']:.0f} GFLOP/s, {row['share']:.2f}; {row['where']}")
 
 
-def measured(model: Any, asked: PromptSet, runs: int) -> dict[str, dict[str, Any]]:
+def measured(model: Any, asked: PromptSet, runs: int, some: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """Each verb's share of the limit, median of interleaved runs, and where its time went."""
-    verbs = list(verbs_of(model, asked))
+    verbs = [verb for verb in verbs_of(model, asked) if some is None or verb[0].partition(",")[0] in some]
     limits = {name: [] for name in ("float32", "bfloat16") if name == "float32" or multiplies_bfloat16(model.device)}
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(runs):
@@ -93,6 +99,12 @@ def measured(model: Any, asked: PromptSet, runs: int) -> dict[str, dict[str, Any
             "seconds": [round(t, 3) for t in times[name]], "dtype": dtype, "gflops": rate, "limit": limit,
             "limits": [round(each, 1) for each in limits[dtype]], "share": rate / limit, "where": where(run),
         }  # fmt: skip
+    if "sweep, mixed" in rows:
+        exact, mixed = (run().values.ravel() for name, _, _, run in verbs if name.startswith("sweep"))
+        shared = len({*np.argsort(exact)[:10]} & {*np.argsort(mixed)[:10]})
+        off, largest = np.abs(mixed - exact).max(), np.abs(exact).max()
+        told = {"off": float(off), "largest": float(largest), "correlation": float(np.corrcoef(exact, mixed)[0, 1])}
+        rows["sweep, mixed"]["beside float32"] = told | {"leading ten shared": shared}
     return rows
 
 
@@ -115,6 +127,9 @@ def verbs_of(model: Any, asked: PromptSet) -> Iterable[tuple[str, str, float, Ca
     # A head alone restarts at its layer: half of the layers on average, for the prompts and for their prefix.
     swept = n_heads * (needed(model, few) / 2 + len(few) * unembedding(model))
     yield "sweep", "float32", swept, lambda: sweep_heads(model, [few], progress=False)
+    if multiplies_bfloat16(model.device):
+        other = ni.load_model(model.name, dtype="mixed")
+        yield "sweep, mixed", "bfloat16", swept, lambda: sweep_heads(other, [few], progress=False)
 
 
 def step_of(model: Any, asked: PromptSet, narrow: bool) -> tuple[float, Callable[[], Any]]:

@@ -2,6 +2,7 @@
 
 import families
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,9 +14,10 @@ from nasa_interp.alignment.trainer import Trainer
 from nasa_interp.alignment.tuned import TunedSlices
 from nasa_interp.errors import ModelError
 from nasa_interp.heads import HeadList
-from nasa_interp.interventions import Zero
+from nasa_interp.interventions import Zero, sweep_heads
 from nasa_interp.mixed_precision import in_bfloat16
 from nasa_interp.models.tunable import tunable_slices
+from nasa_interp.patching import patch_data
 from nasa_interp.session import resolve_prompts
 
 FUSED = [family for family in families.SUPPORTED if (family, "fused") not in families.ENGINE_REFUSES]
@@ -47,6 +49,21 @@ def test_what_reads_attention_is_exact(questions) -> None:
     assert mixed.exact().mixed is False
     assert mixed.exact().hf is mixed.hf
     assert exact.exact() is exact
+
+
+def test_a_sweep_in_bfloat16_lies_near_the_exact_one_and_says_so(questions) -> None:
+    exact, mixed = (sweep_heads(build("llama", m), questions) for m in (False, True))
+    off = np.abs(mixed.values - exact.values)
+    assert 0 < off.max() < 0.1 * np.abs(exact.values).max()
+    assert (exact.run.dtype, mixed.run.dtype) == ("float32", "mixed")
+
+
+def test_patching_is_exact(questions) -> None:
+    one, other = (
+        patch_data(build("llama", m), questions, kind="order", order="yes_no", progress=False) for m in (False, True)
+    )
+    pd.testing.assert_frame_equal(one.singles["yes_no"].to_dataframe(), other.singles["yes_no"].to_dataframe())
+    assert other.singles["yes_no"].run.dtype == "float32"
 
 
 def test_ablation_in_bfloat16_lies_near_the_exact_one(questions) -> None:

@@ -6,7 +6,7 @@ variants restart there. The heads of a layer are rows of one batch, each behind 
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -84,8 +84,9 @@ def sweep_heads(
         progress: a bar over heads.
 
     Returns:
-        The change of d = logit(No) - logit(Yes), in logits, the same as from one whole pass a head (to rounding);
-        below 0: the head made the model say No. NaN for heads that were not named.
+        The change of d = logit(No) - logit(Yes), in logits, the same as from one whole pass a head (to rounding, which
+        is that of bfloat16 for a model loaded as "mixed"); below 0: the head made the model say No. NaN for heads that
+        were not named.
 
     Raises:
         HeadError: a head outside the model.
@@ -103,6 +104,8 @@ def sweep_heads(
         answers = sweep(model, prompts, chosen, scale_rows(factor), **options)
         per_prompt[prompts.order] = answers.changes(model.n_layers, model.n_heads)
     run = describe_run(model, asked, start, model.engine)
+    if model.arithmetic != model.dtype:
+        run = replace(run, dtype="mixed")
     quantity = f"scaling by {factor:g}" if factor else "zero ablation"
     return HeadTable.from_prompts(per_prompt, asked.questions, run, quantity=quantity, sign=-1)
 
@@ -158,12 +161,14 @@ def sweep(
     places = torch.tensor(longest_first(prompts))
     with tqdm(total=len(chosen), desc="sweeping heads", unit="head", disable=not progress) as bar:
         for some in places.split(_prompts_at_once(model, prompts, length, max(len(layers), 1))):
-            base_pass = _BasePass.of(model, prompts.select(some), length, sorted(layers), batch_size)
+            with model.deciding():
+                base_pass = _BasePass.of(model, prompts.select(some), length, sorted(layers), batch_size)
             check_plain(model, base_pass.prompts, base_pass.d)
             base[some] = base_pass.d
             for layer, indices in layers.items():
-                for index, differences in _sweep_layer(model, base_pass, layer, indices, edits, batch_size):
-                    d[chosen.index(Head(layer, index)), some] = differences
+                with model.deciding():
+                    for index, differences in _sweep_layer(model, base_pass, layer, indices, edits, batch_size):
+                        d[chosen.index(Head(layer, index)), some] = differences
                 bar.update(len(indices) * len(some) / len(prompts))
     return SweptAnswers(chosen, d.double().numpy(), base.double().numpy())
 

@@ -214,7 +214,7 @@ def patch_data(
 
 
 def _checked(model: Any, pairs: PromptPairs) -> Model:
-    return intervenable(as_model(model), pairs.corrupted)
+    return intervenable(as_model(model).exact(), pairs.corrupted)
 
 
 def _differences(
