@@ -30,10 +30,8 @@ def equal_length(prompts: PromptBatch, batch_size: int) -> Iterator[list[int]]:
 # The share of free memory that a batch may take, by estimate.
 MEMORY_SHARE = 0.25
 
-
 # More tokens in a batch than these no longer make a token cheaper (measured on the CPU alone).
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 16384}
-
 
 # Tokens that take as long as a batch does by itself, which pads are weighed against (measured on the CPU alone).
 A_BATCH = {"cpu": 40, "cuda": 2048}
@@ -59,11 +57,13 @@ def split_batches(
 def _cuts(lengths: Sequence[int], size_for: Callable[[int], int], a_batch: int) -> list[tuple[int, int]]:
     """Starts and ends of the batches that take the fewest tokens, pads and `a_batch` each included."""
     n = len(lengths)
+    # Asked once a length: what it is found by, free memory, takes time to ask and changes meanwhile.
+    sizes = {length: check_batch_size(size_for(length)) for length in set(lengths)}
     # The fewest tokens up to each end, and where the last of those batches begins.
     fewest, begun = np.full(n + 1, np.inf), np.zeros(n + 1, int)
     fewest[0] = 0
     for start in range(n):
-        size = min(n - start, check_batch_size(size_for(lengths[start])))
+        size = min(n - start, sizes[lengths[start]])
         ends = slice(start + 1, start + size + 1)
         tokens = fewest[start] + a_batch + lengths[start] * np.arange(1, size + 1)
         begun[ends] = np.where(tokens <= fewest[ends], start, begun[ends])

@@ -121,6 +121,7 @@ def describe_run(
     engine: str = "",
     notes: tuple[str, ...] = (),
     model_hash: str | None = None,
+    deciding: bool = False,
 ) -> RunInfo:
     """The run's details.
 
@@ -129,8 +130,9 @@ def describe_run(
         start: time.perf_counter() when the computation began.
         notes: what the user should know of the computation, besides the notes of the prompts and the model's state.
         model_hash: where it is known already, as it takes time on a large model.
+        deciding: whether passes multiplied as decisions do, which may be in another dtype than the weights'.
     """
-    first = prompts.batches[0]
+    first, mixed = prompts.batches[0], deciding and model.arithmetic != model.dtype
     return RunInfo(
         model=model.name,
         model_hash=model.weights_hash() if model_hash is None else model_hash,
@@ -142,7 +144,7 @@ def describe_run(
         draws=prompts.draws,
         engine=engine,
         device=str(model.device),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype="mixed" if mixed else str(model.dtype).removeprefix("torch."),
         seconds=round(time.perf_counter() - start, 3),
         notes=(*prompts.questions.notes, *prompts.notes, *model.state_notes(), *notes),
     )

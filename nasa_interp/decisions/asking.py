@@ -1,7 +1,6 @@
 """What the model decides: the logits of both candidates at the first answer position."""
 
 import time
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,10 +115,8 @@ def report_decisions(
             raise
         engine, notes = "plain", (f"decided by plain passes, as the fused pass refused: {refusal}",)
         answers = [answers_without_fusing(model, prompts, refusal, **options) for prompts in asked]
-    run = describe_run(model, asked, start, engine, notes, model_hash)
+    run = describe_run(model, asked, start, engine, notes, model_hash, deciding=engine == "fused")
     unsure = [answered.unsure for answered in answers if answered.unsure is not None]
-    if engine == "fused" and model.arithmetic != model.dtype:
-        run = replace(run, dtype="mixed")
     return BinaryReport(
         np.concatenate([answered.d for answered in answers]),
         np.concatenate([answered.mass for answered in answers]),

@@ -6,7 +6,7 @@ variants restart there. The heads of a layer are rows of one batch, each behind 
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -103,9 +103,7 @@ def sweep_heads(
     for prompts in asked:
         answers = sweep(model, prompts, chosen, scale_rows(factor), **options)
         per_prompt[prompts.order] = answers.changes(model.n_layers, model.n_heads)
-    run = describe_run(model, asked, start, model.engine)
-    if model.arithmetic != model.dtype:
-        run = replace(run, dtype="mixed")
+    run = describe_run(model, asked, start, model.engine, deciding=True)
     quantity = f"scaling by {factor:g}" if factor else "zero ablation"
     return HeadTable.from_prompts(per_prompt, asked.questions, run, quantity=quantity, sign=-1)
 

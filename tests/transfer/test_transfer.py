@@ -138,6 +138,9 @@ def test_the_verdict_follows_the_numbers() -> None:
             ("random heads", "set 1", 0.2, 0.65), ("random heads", "set 2", 0.4, 0.8),
         )
     ]  # fmt: skip
+    chance = {"p": [0.05, 0.1], "random": [0.1, 0.2], "nasa": [0.0, 0.1]}
+    accuracies = {"p_accuracy": [0.1, 0.2], "random_accuracy": [0.6, 0.7], "nasa_accuracy": [0.7, 0.8]}
+    assert "p from 0.05 to 0.10" in verdict_of(cells, pd.DataFrame(chance | accuracies))
     found = TransferMatrix(pd.DataFrame(table), RunInfo("tiny", "own", 4, ("yes_no",)), {}).p_values()
     assert found.loc[0, ["p", "p_accuracy", "sets"]].tolist() == [0.5, 0.5, 3]
     told = verdict_of(cells, found)
