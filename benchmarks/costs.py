@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from limit import matmul_rate, weights
+from limit import heads_width, matmul_rate, weights
 from memory import SHAPES, made
 from scipy.optimize import nnls
 
@@ -68,10 +68,8 @@ def terms(model: Any, prompts: Any) -> list[float]:
     # One prompt alone is causal, and its kernel leaves out what is masked; a batch computes all pairs under a mask.
     pairs = sum(n * length * (prefix + length) for n, length in batches) + prefix**2 / 2
     pairs /= 2 if len(prompts) == 1 else 1
-    config = model.config
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     calls = model.n_layers * (len(batches) + 1)
-    return [products, pairs * width * model.n_heads * model.n_layers / 1e9, tokens * entries(model) / 1e9, calls / 1e9]
+    return [products, pairs * heads_width(model) / 1e9, tokens * entries(model) / 1e9, calls / 1e9]
 
 
 def batches_of(model: Any, prompts: Any) -> tuple[list[tuple[int, int]], int]:

@@ -13,12 +13,15 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from memory import forget_peak, in_fresh_process, made, resident
 
 # One size changes in a series, the others stay.
 BASE = {"layers": 4, "heads": 4, "groups": 4, "width": 256, "inner": 704, "length": 96, "prompts": 128, "batch": None}
@@ -46,42 +49,43 @@ def shape(series: str, size: int) -> dict[str, Any]:
 def measure(series: str, size: int) -> dict[str, Any]:
     """One run in this process, which did nothing else; something small before it, not counted."""
     import torch
-    from costs import prompts_of
-    from memory import forget_peak, made, resident
-    from streams import questions
 
     from nasa_interp.models import load_tokenizer
-    from nasa_interp.scoring.fused import score_fused
-    from nasa_interp.streams import stream_scores
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     sizes = shape(series, size)
     model = made({"kind": "llama", **sizes, "positions": 16384}, load_tokenizer("demo"))
-    asked = prompts_of(model, sizes["length"], sizes["prompts"]) if series != "prompts" else None
-    score_fused(model, prompts_of(model, 64, 1), progress=False)
     with tempfile.TemporaryDirectory() as place:
-        file = questions(Path(place) / "asked.jsonl", size // 2)
-        if asked is None:
-            few = questions(Path(place) / "few.jsonl", 2)
-            stream_scores(model, str(few), Path(place) / "before", draws=100, progress=False)
+        small, whole = (in_parts if series == "prompts" else at_once)(model, sizes, Path(place))
+        small()
         forget_peak()
         before, start = resident("VmRSS"), time.perf_counter()
-        if asked is None:
-            stream_scores(model, str(file), Path(place) / "parts", draws=100, progress=False)
-        else:
-            score_fused(model, asked, sizes["batch"], progress=False)
+        whole()
         seconds = time.perf_counter() - start
     return {"seconds": seconds, "mb": (resident("VmHWM") - before) / 2**20}
 
 
-def run(series: str, size: int, threads: int) -> dict[str, Any]:
-    """The same in a fresh process."""
-    threaded = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-W", "ignore", __file__, "--child", series, str(size)]
-    done = subprocess.run(command, env=threaded, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+def in_parts(model: Any, sizes: dict[str, Any], place: Path) -> list[Callable[[], Any]]:
+    """Scoring a few questions of a file, and as many prompts as `sizes` say, in both orders."""
+    from streams import questions
+
+    from nasa_interp.streams import stream_scores
+
+    files = [questions(place / f"{n}.jsonl", n // 2) for n in (4, sizes["prompts"])]
+    return [partial(stream_scores, model, f, f.with_suffix(""), draws=100, progress=False) for f in files]
+
+
+def at_once(model: Any, sizes: dict[str, Any], place: Path) -> list[Callable[[], Any]]:
+    """Scoring one short prompt, and those that `sizes` say, in one order."""
+    from costs import prompts_of
+
+    from nasa_interp.scoring.fused import score_fused
+
+    asked = prompts_of(model, sizes["length"], sizes["prompts"])
+    return [
+        partial(score_fused, model, prompts_of(model, 64, 1), progress=False),
+        partial(score_fused, model, asked, sizes["batch"], progress=False),
+    ]
 
 
 def measured(series: str, runs: int, threads: int) -> list[dict[str, Any]]:
@@ -89,7 +93,7 @@ def measured(series: str, runs: int, threads: int) -> list[dict[str, Any]]:
     found: dict[int, list[dict[str, Any]]] = {size: [] for size in SERIES[series]}
     for _ in range(runs):
         for size, taken in found.items():
-            taken.append(run(series, size, threads))
+            taken.append(in_fresh_process(__file__, series, str(size), threads=threads))
             print(f"{series} {size}: {taken[-1]}", file=sys.stderr, flush=True)
     return [
         {"size": size, **{key: statistics.median(each[key] for each in taken) for key in taken[0]}, "runs": taken}

@@ -114,22 +114,20 @@ def verbs_of(model: Any, asked: PromptSet) -> Iterable[tuple[str, str, float, Ca
     answers = sum(len(prompts) for prompts in asked) * unembedding(model)
     few = asked.batches[0].select(range(4))
     n_heads = model.n_layers * model.n_heads
+    narrow = ni.load_model(model.name, dtype="mixed") if multiplies_bfloat16(model.device) else None
     yield "score", "float32", passes, lambda: [score_fused(model, prompts, progress=False) for prompts in asked]
     yield "decide", "float32", passes + answers, lambda: report_decisions(model, asked, progress=False, model_hash="")
-    if multiplies_bfloat16(model.device):
-        mixed = ni.load_model(model.name, dtype="mixed")
-        run = lambda: report_decisions(mixed, asked, progress=False, model_hash="")  # noqa: E731
+    if narrow:
+        run = lambda: report_decisions(narrow, asked, progress=False, model_hash="")  # noqa: E731
         yield "decide, mixed", "bfloat16", passes + answers, run
-    for name, narrow in (("step", False), ("step, mixed", True)):
-        if not narrow or multiplies_bfloat16(model.device):
-            flops, run = step_of(model, asked, narrow)
-            yield name, "bfloat16" if narrow else "float32", flops, run
+    yield "step", "float32", *step_of(model, asked, False)
+    if narrow:
+        yield "step, mixed", "bfloat16", *step_of(model, asked, True)
     # A head alone restarts at its layer: half of the layers on average, for the prompts and for their prefix.
     swept = n_heads * (needed(model, few) / 2 + len(few) * unembedding(model))
     yield "sweep", "float32", swept, lambda: sweep_heads(model, [few], progress=False)
-    if multiplies_bfloat16(model.device):
-        other = ni.load_model(model.name, dtype="mixed")
-        yield "sweep, mixed", "bfloat16", swept, lambda: sweep_heads(other, [few], progress=False)
+    if narrow:
+        yield "sweep, mixed", "bfloat16", swept, lambda: sweep_heads(narrow, [few], progress=False)
 
 
 def step_of(model: Any, asked: PromptSet, narrow: bool) -> tuple[float, Callable[[], Any]]:
@@ -151,19 +149,18 @@ def step_of(model: Any, asked: PromptSet, narrow: bool) -> tuple[float, Callable
 
 def needed(model: Any, prompts: PromptBatch) -> float:
     """The products of one pass over these prompts, their prefix once, without pads and without the unembedding."""
-    return sum(products(model, prompts))
-
-
-def products(model: Any, prompts: PromptBatch) -> tuple[float, float]:
-    """The same apart: those of the layers' weights, and those of attention."""
     prefix, ends = shared_prefix_length(prompts), (prompts.last_pos + 1).double()
     own = ends - prefix
     # Each token of a prompt attends to all before it, the prefix's among them.
     pairs = float((own * prefix + own * (own + 1) / 2).sum()) + prefix * (prefix + 1) / 2
+    return (float(own.sum()) + prefix) * 2 * weights(model) + pairs * 4 * heads_width(model)
+
+
+def heads_width(model: Any) -> int:
+    """Of all heads of all layers together."""
     config = model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    layers = (float(own.sum()) + prefix) * 2 * weights(model)
-    return layers, pairs * 4 * width * model.n_heads * model.n_layers
+    return width * model.n_heads * model.n_layers
 
 
 def weights(model: Any) -> int:

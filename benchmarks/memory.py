@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,16 @@ def measure(name: str, engine: str) -> dict[str, Any]:
     return {"length": length, "weights": estimate["weights"], "peak": peak, "estimate": estimate[engine]}
 
 
+def in_fresh_process(script: str, *arguments: str, threads: int | None = None) -> dict[str, Any]:
+    """What `script --child ARGUMENTS` prints as its last line, in a process that did nothing else."""
+    command = [sys.executable, "-W", "ignore", script, "--child", *arguments]
+    threaded = {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    done = subprocess.run(command, env=os.environ | threaded, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     there = [name for name, shape in SHAPES.items() if Path(shape.get("file", __file__)).exists()]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,11 +140,7 @@ def main() -> None:
     rows = []
     for name in options.shapes:
         for engine in options.engines:
-            command = [sys.executable, "-W", "ignore", __file__, "--child", name, engine]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            row = json.loads(done.stdout.splitlines()[-1])
+            row = in_fresh_process(__file__, name, engine)
             rows.append({"shape": name, "engine": engine, **row, "off": row["estimate"] / row["peak"] - 1})
             mib = {key: round(row[key] / 2**20) for key in ("weights", "peak", "estimate")}
             print(f"{name:10} {engine:6} {row['length']:5} tokens {mib} {rows[-1]['off']:+.1%}", flush=True)

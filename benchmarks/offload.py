@@ -6,8 +6,6 @@ python benchmarks/offload.py FOLDER --questions 64
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from memory import in_fresh_process
 
 from nasa_interp.run import write_json
 
@@ -89,14 +88,6 @@ def measure(name: str, dtype: str, options: dict[str, Any], questions: int, valu
     }
 
 
-def in_a_fresh_process(name: str, dtype: str, options: dict[str, Any], questions: int, values: Path) -> dict[str, Any]:
-    call = json.dumps([name, dtype, options, questions, str(values)])
-    done = subprocess.run([sys.executable, "-W", "ignore", __file__, "--child", call], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def apart(values: Path, whole: Path) -> dict[str, float]:
     """The largest difference of each kind of number from the model in memory."""
     with np.load(values) as mine, np.load(whole) as other:
@@ -118,11 +109,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole, placed = Path(folder) / "whole.npz", Path(folder) / "placed.npz"
         for dtype in DTYPES:
-            base = in_a_fresh_process(options.model, dtype, {}, options.questions, whole)
+            base = in_fresh_process(__file__, json.dumps([options.model, dtype, {}, options.questions, str(whole)]))
             size = base["model_bytes"]
             rows.append({"dtype": dtype, "placement": "in memory", **base})
             for place, given in placements(base["layers"], size).items():
-                row = in_a_fresh_process(options.model, dtype, given, options.questions, placed)
+                row = in_fresh_process(
+                    __file__, json.dumps([options.model, dtype, given, options.questions, str(placed)])
+                )
                 found = {**row, "model_bytes": size, "same_hash": row["hash"] == base["hash"]}
                 rows.append({"dtype": dtype, "placement": place, **found, "apart": apart(placed, whole)})
             for row in rows[-4:]:
