@@ -79,8 +79,7 @@ keep(
 # apart: those in which the best single threshold is right in 65% or more, chosen on validation.
 
 # %%
-validated = ni.decide(model, VAL, limit=LIMIT, progress=False)
-known = groups_above_chance(validated)
+known = groups_above_chance(run.untuned)
 price = evaluate_change(
     model, run.delta, TEST, groups=known, limit=LIMIT, generation=min(LIMIT, 24) // 2, progress=False
 )

@@ -11,7 +11,6 @@ from typing import Any
 from .alignment import Alignment, Limits, Recipe, align_heads
 from .alignment.progress import NAME as PROGRESS
 from .decisions import BinaryReport, decide
-from .deltas import HeadDelta
 from .errors import NothingKeptError
 from .evaluation import ChangeReport, evaluate_change, four_options, groups_above_chance, plain_text
 from .figures import decision_histogram, head_heatmap, save_figure
@@ -19,7 +18,6 @@ from .heads import SIDES, HeadList, Side
 from .interventions import AblationEffect, Ablator, random_controls
 from .models import Model, load_model
 from .prompts import ORDERS
-from .questions import load_questions
 from .report import write_report
 from .results import check_place, write_result
 from .scoring import HeadScores, score_heads
@@ -32,33 +30,37 @@ TOP = 10
 
 @dataclass(frozen=True)
 class Size:
-    """How much each stage asks: questions, each in both candidate orders, and passages of text."""
+    """How much each stage asks: questions, each in both candidate orders, and passages of text.
+
+    `pooled` takes recovered accuracy over the groups that the model knows; with few questions a group may count as
+    known by luck, and then it is over all of them. `carried` are the questions that are asked in other styles; none
+    where it is 0.
+    """
 
     decide: int = 256
     score: int = 256
     ablate: int = 64
     controls: int = 5
-    known: int = 256
-    evaluate: int = 64
+    pooled: bool = True
+    carried: int = 64
     passages: int | None = None
     options: int | None = None
     generation: int = 12
-    other_styles: bool = True
     recipe: Recipe = field(default_factory=Recipe)
 
     @classmethod
     def quick(cls) -> "Size":
         """A quick look: wider intervals, and tuning may stop early."""
         recipe = Recipe(steps=12, check_every=4, probe_questions=64, val_questions=48, questions=16)
-        few = {"decide": 48, "score": 48, "ablate": 16, "controls": 1, "evaluate": 16, "passages": 4, "options": 16}
-        return cls(**few, known=0, generation=0, other_styles=False, recipe=recipe)
+        few = {"decide": 48, "score": 48, "ablate": 16, "controls": 1, "carried": 0, "passages": 4, "options": 16}
+        return cls(**few, pooled=False, generation=0, recipe=recipe)
 
     @classmethod
     def of(cls, limit: int) -> "Size":
         """At most `limit` questions in every stage."""
         recipe = Recipe(steps=4, check_every=2, probe_questions=limit, val_questions=limit, questions=limit)
-        few = dict.fromkeys(("decide", "score", "ablate", "evaluate", "passages", "options"), limit)
-        return cls(**few, controls=1, known=0, generation=0, other_styles=False, recipe=recipe)
+        few = dict.fromkeys(("decide", "score", "ablate", "passages", "options"), limit)
+        return cls(**few, controls=1, carried=0, pooled=False, generation=0, recipe=recipe)
 
 
 @dataclass
@@ -71,7 +73,6 @@ class Story:
     scores: HeadScores
     effect: AblationEffect
     alignment: Alignment | None
-    after: BinaryReport | None
     change: ChangeReport | None
     page: Path
     command: str
@@ -89,7 +90,7 @@ class Story:
             "top_by_polarity": [str(h) for h in self.scores.looking("polarity", toward=self.toward)[:TOP]],
             "ablation": self.effect.changes.to_dict(orient="index"),
             "alignment": None if self.alignment is None else repr(self.alignment),
-            "after": None if self.after is None else self.after.overall.to_dict(),
+            "after": None if self.change is None else self.change.after.overall.to_dict(),
             "change": None if self.change is None else self.change.to_dict(),
             "page": str(self.page),
             "command": self.command,
@@ -131,8 +132,9 @@ def run_demo(
     with stage("bias", f"is there a bias? asking {size.decide} questions of {TEST} in both candidate orders"):
         report = decide(model, TEST, limit=size.decide, seed=seed)
         report.save(folder / "decisions.json")
-        # Heads are chosen on the probe questions, and so is the side that they look to.
-        toward = decide(model, PROBE, limit=size.ablate, seed=seed, progress=False).toward
+        # Whatever is chosen is chosen on other questions than those of the results.
+        ablator = Ablator(model, VAL, limit=size.ablate, seed=seed, progress=False)
+        toward = ablator.base.toward
     count, side = model.n_layers * model.n_heads, SIDES[toward]
     with stage("heads", f"which heads look at {side}? scoring {count} heads on {PROBE}"):
         scores = score_heads(model, PROBE, limit=size.score, seed=seed)
@@ -140,21 +142,21 @@ def run_demo(
         view_heads(model, report.questions[0], heads[:3]).save(folder / "tokens.json")
         _write_explorer(model, report, scores, heads, folder)
     with stage("cause", f"do they make it say {side}? zeroing {TOP} heads, and {size.controls} random sets, on {VAL}"):
-        effect = _ablate(model, heads, size, seed, folder)
+        effect = _ablate(ablator, heads, size, seed, folder)
     with stage("cure", f"tuning {TOP} heads on {PROBE}, keeping what {VAL} allows"):
         # Tuning pays for every layer above the lowest head, and one of the ten is in the first layer.
         tuned = scores.top(TOP, "polarity", model.n_layers // 3, toward)
         alignment = _align(model, tuned, size, seed, folder, say)
-    after = change = None
+    change = None
     if alignment is not None:
         with stage("evaluation", f"asking {TEST} again, and what it cost"):
-            after, change = _evaluate(model, alignment.delta, report, size, seed, folder)
+            change = _evaluate(model, alignment, report, size, seed, folder)
     page, command = folder / "report.html", _command(folder, quick, seed, device, dtype, limit)
-    story = Story(folder, report, toward, scores, effect, alignment, after, change, page, command, stage.seconds)
+    story = Story(folder, report, toward, scores, effect, alignment, change, page, command, stage.seconds)
     # Written once for the report to read, and again with the report's own time.
     write_result(folder / "demo.json", story.to_dict())
     with stage("report", "writing figures and the report"):
-        save_figure(decision_histogram(report, after), folder / "decisions.html")
+        save_figure(decision_histogram(report, None if change is None else change.after), folder / "decisions.html")
         write_report(folder)
     write_result(folder / "demo.json", story.to_dict())
     return story
@@ -199,8 +201,7 @@ def _write_scores(scores: HeadScores, toward: Side, folder: Path) -> HeadList:
     return top
 
 
-def _ablate(model: Model, heads: HeadList, size: Size, seed: int, folder: Path) -> AblationEffect:
-    ablator = Ablator(model, VAL, limit=size.ablate, seed=seed, progress=False)
+def _ablate(ablator: Ablator, heads: HeadList, size: Size, seed: int, folder: Path) -> AblationEffect:
     effect = ablator.effect(heads)
     control = random_controls(ablator, heads, n=size.controls, seed=seed).of()
     write_result(folder / "effect.json", {**effect.to_dict(), "control": asdict(control)})
@@ -212,7 +213,8 @@ def _align(
 ) -> Alignment | None:
     """The tuned heads; None where nothing was kept, as may happen with a small `--limit`."""
     # Always a fresh run: the demo shows how long it takes, and no results of an earlier run remain.
-    for name in (PROGRESS, "align.json", "delta.safetensors", "decisions_after.json", "change.json", "price.json"):
+    earlier = (PROGRESS, "align.json", "untuned.json", "delta.safetensors", "decisions_after.json")
+    for name in (*earlier, "change.json", "price.json"):
         (folder / name).unlink(missing_ok=True)
     try:
         return align_heads(model, heads, PROBE, VAL, recipe=size.recipe, limits=Limits(), folder=folder, seed=seed)
@@ -222,24 +224,21 @@ def _align(
 
 
 def _evaluate(
-    model: Model, delta: HeadDelta, report: BinaryReport, size: Size, seed: int, folder: Path
-) -> tuple[BinaryReport, ChangeReport]:
-    with delta.applied(model):
-        after = decide(model, TEST, limit=size.decide, seed=seed)
-    after.save(folder / "decisions_after.json")
-    # With few questions a group may count as known by luck; then accuracy is pooled over all groups.
-    known = decide(model, VAL, limit=size.known, seed=seed, progress=False) if size.known else None
+    model: Model, alignment: Alignment, report: BinaryReport, size: Size, seed: int, folder: Path
+) -> ChangeReport:
     change = evaluate_change(
         model,
-        delta,
-        load_questions(TEST, size.evaluate, seed),
-        groups=groups_above_chance(known) if known else (),
+        alignment.delta,
+        report,
+        groups=groups_above_chance(alignment.untuned) if size.pooled and alignment.untuned else (),
         texts=plain_text("test")[: size.passages],
         items=four_options(size.options, seed),
-        styles=None if size.other_styles else {},
+        styles=None if size.carried else {},
+        carried=size.carried or None,
         generation=size.generation,
         seed=seed,
         progress=False,
     )
+    change.after.save(folder / "decisions_after.json")
     change.save(folder)
-    return after, change
+    return change

@@ -106,7 +106,7 @@ def align_heads(
         raise AlignmentError("weights outside the chosen slices changed; this is a defect of nasa_interp, report it")
     run = describe_run(model, setting.probe, start, model.engine, setting.notes, base_hash)
     target = None if folder is None else Path(folder)
-    alignment = Alignment(delta, tuple(record.rows), loop.base, tuned, outside, run, target)
+    alignment = Alignment(delta, tuple(record.rows), loop.base, tuned, outside, run, target, loop.untuned)
     if target is not None:
         alignment.save(target)
     return alignment
@@ -123,8 +123,9 @@ class _Loop:
         model, layers = setting.model, sorted({head.layer for head in setting.heads})
         self.reference = TextReference.of(model, texts, progress=False)
         self.validation = Validation(model, setting.val, layers, setting.recipe)
+        start = time.perf_counter()
         self.base, answers = self.validation.measure(setting.heads, reference=True)
-        self.now = self.base
+        self.now, self.untuned = self.base, self.validation.report(answers, start)
         text, untuned = KeptText.of(model, setting.recipe), None
         if record.values:
             untuned = {

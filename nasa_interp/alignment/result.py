@@ -8,15 +8,16 @@ from typing import Any
 
 import pandas as pd
 
+from ..decisions import BinaryReport
 from ..deltas.delta import HeadDelta
 from ..deltas.formats import export
 from ..evaluation import with_evaluation
 from ..models import Model
-from ..results import check_files, check_place, file_hashes, parsing_result, write_result
+from ..results import FILES, check_files, check_place, file_hashes, parsing_result, write_result
 from ..run import RunInfo, read_json
 from .validation import ValidationMetrics
 
-DELTA, LOG = "delta.safetensors", "align.json"
+DELTA, LOG, UNTUNED = "delta.safetensors", "align.json", "untuned.json"
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,6 +32,8 @@ class Alignment:
         outside: hash of all weights but the tuned slices, the same before and after.
         run: where it came from.
         folder: where it lies, if it was saved; what was measured there goes into an export's card.
+        untuned: the untuned model's decisions on the validation questions, from which `groups_above_chance` tells which
+            kinds of questions it knows; None where a version before wrote the folder.
     """
 
     delta: HeadDelta
@@ -40,6 +43,7 @@ class Alignment:
     outside: str
     run: RunInfo = field(repr=False)
     folder: Path | None = field(default=None, repr=False, compare=False)
+    untuned: BinaryReport | None = field(default=None, repr=False, compare=False)
 
     @property
     def log(self) -> pd.DataFrame:
@@ -73,20 +77,24 @@ class Alignment:
         return export(model, delta, folder, format, notes, verify, base, stored)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes delta.safetensors and align.json, which holds its hash, into the folder.
+        """Writes delta.safetensors, untuned.json and align.json, which holds their hashes, into the folder.
 
         Raises:
-            ResultError: where one of the two places holds something else.
+            ResultError: where one of these places holds something else.
         """
         folder = Path(folder)
         check_place(folder / LOG, "alignment")
         object.__setattr__(self, "folder", folder)
         self.delta.save(folder / DELTA)
+        parts = [DELTA]
+        if self.untuned is not None:
+            self.untuned.save(folder / UNTUNED)
+            parts.append(UNTUNED)
         return write_result(
             folder / LOG,
             {
                 "kind": "alignment",
-                **file_hashes(folder, [DELTA]),
+                **file_hashes(folder, parts),
                 "heads": [str(head) for head in self.delta.heads],
                 "base": self.base.to_dict(),
                 "tuned": self.tuned.to_dict(),
@@ -110,7 +118,11 @@ class Alignment:
             # Versions before called them looks.
             checkpoints = content["checkpoints"] if "checkpoints" in content else content["looks"]
             rows = tuple(row | {"checkpoints": _of_head(row["head"], checkpoints)} for row in rows)
-            return cls(HeadDelta.load(folder / DELTA), rows, base, tuned, content["outside_hash"], run, folder)
+            delta, outside = HeadDelta.load(folder / DELTA), content["outside_hash"]
+            # A file that this log doesn't name is another run's.
+            known = UNTUNED in content.get(FILES, {})
+            untuned = BinaryReport.load(folder / UNTUNED) if known else None
+            return cls(delta, rows, base, tuned, outside, run, folder, untuned)
 
     def _checkpoint_rows(self) -> list[dict[str, Any]]:
         return [

@@ -11,11 +11,13 @@ from jaxtyping import Bool, Float
 from scipy.special import expit
 from scipy.stats import rankdata
 
+from ..bootstrap import DRAWS
+from ..decisions import BinaryReport
 from ..heads import HeadList
 from ..measures import measure
 from ..models import Model
 from ..restartable import Answers, Entering, RestartablePrompts
-from ..session import PromptSet
+from ..session import PromptSet, describe_run
 from .recipe import Limits, Recipe
 from .targets import own_decisions, strata_of
 
@@ -302,6 +304,7 @@ class Validation:
         self.asked, self.recipe = asked, recipe
         # What the first answers are, which are the untuned model's.
         self.untuned: Untuned | None = None
+        self.model = model
         self.orders = {prompts.order: RestartablePrompts(model, prompts, layers) for prompts in asked}
         labels = asked.batches[0].labels
         self.labels = None if labels is None else labels.numpy()
@@ -316,6 +319,18 @@ class Validation:
         answers = {order: restarted.decide(layer, reference) for order, restarted in self.orders.items()}
         self.untuned = self.untuned or Untuned.of(self.asked, answers, self.recipe)
         return ValidationMetrics.of(self.labels, answers, self.nas(heads, answers), self.untuned), answers
+
+    def report(self, answers: Mapping[str, Answers], start: float) -> BinaryReport:
+        """The decisions that these answers are, by passes that began at `start` (time.perf_counter())."""
+        asked = replace(self.asked, draws=DRAWS)
+        run = describe_run(self.model, asked, start, self.model.engine)
+        return BinaryReport(
+            np.concatenate([answers[order].d for order in asked.orders]),
+            np.concatenate([answers[order].mass for order in asked.orders]),
+            tuple(order for order in asked.orders for _ in asked.questions),
+            tuple(asked.questions) * len(asked),
+            run,
+        )
 
     def nas(self, heads: HeadList, answers: Mapping[str, Answers] | None = None) -> float:
         """Mean NAS of these heads over orders, with the weights as they are now.

@@ -82,8 +82,7 @@ def demo(
         print_report(story.report)
         print_scores(story.scores, 10, story.toward)
         typer.echo(f"\n{story.effect!r}\n{story.alignment!r}")
-        if story.change is not None and story.after is not None:
-            typer.echo(
-                f"\nafter tuning, on the same questions of the test split:\n{story.after.verdict}\n{story.change!r}"
-            )
+        if story.change is not None:
+            verdict = story.change.after.verdict
+            typer.echo(f"\nafter tuning, on the same questions of the test split:\n{verdict}\n{story.change!r}")
         typer.echo("\n" + story.text())

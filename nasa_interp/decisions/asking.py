@@ -24,6 +24,8 @@ from .report import BinaryReport
 
 # Prompts in a batch of models that don't go through the fused engine.
 PLAIN_BATCH = 16
+# How the note of a run begins that fell back on plain passes.
+PLAIN_NOTE = "decided by plain passes"
 
 
 class Answered(NamedTuple):
@@ -113,7 +115,7 @@ def report_decisions(
     except FusedRefusedError as refusal:
         if edits or fused_only:
             raise
-        engine, notes = "plain", (f"decided by plain passes, as the fused pass refused: {refusal}",)
+        engine, notes = "plain", (f"{PLAIN_NOTE}, as the fused pass refused: {refusal}",)
         answers = [answers_without_fusing(model, prompts, refusal, **options) for prompts in asked]
     run = describe_run(model, asked, start, engine, notes, model_hash, deciding=engine == "fused")
     unsure = [answered.unsure for answered in answers if answered.unsure is not None]

@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,9 +117,11 @@ def decide_by_generation(
         calibration.check(describe_run(model, asked, 0.0), asked.orders)
     for prompts in asked:
         check_room(model, (prompts.last_pos + 1).tolist(), [q.id for q in prompts.questions], max_new_tokens)
+    # A calibration takes off another offset in each order.
+    together = [list(asked)] if calibration is None else [[prompts] for prompts in asked]
     texts: list[str] = []
-    for prompts in asked:
-        texts.extend(_generate(model, prompts, max_new_tokens, batch_size, progress, calibration))
+    for batches in together:
+        texts.extend(_generate(model, batches, max_new_tokens, batch_size, progress, calibration))
     return GenerationReport(
         tuple(asked.questions) * len(asked),
         tuple(order for order in asked.orders for _ in asked.questions),
@@ -145,17 +148,24 @@ def first_candidate(text: str, style: PromptStyle) -> bool | None:
 
 
 def _generate(
-    model: Model, prompts: PromptBatch, max_new_tokens: int, batch_size: int, progress: bool, calibration: Any
+    model: Model,
+    batches: Sequence[PromptBatch],
+    max_new_tokens: int,
+    batch_size: int,
+    progress: bool,
+    calibration: Any,
 ) -> list[str]:
     """The answer to each prompt; what both candidates begin with, which prompts end with, is a part of it."""
-    rows = [row[: int(last) + 1].tolist() for row, last in zip(prompts.tokens, prompts.last_pos, strict=True)]
-    begun = model.tokenizer.decode(prompts.shared)
+    pairs = [pair for prompts in batches for pair in zip(prompts.tokens, prompts.last_pos, strict=True)]
+    rows = [row[: int(last) + 1].tolist() for row, last in pairs]
+    first, orders = batches[0], ", ".join(prompts.order for prompts in batches)
+    begun = model.tokenizer.decode(first.shared)
     answers = generate(
         model,
         rows,
         max_new_tokens,
         batch_size=batch_size,
-        processors=None if calibration is None else lambda length: [calibration.processor(prompts.order, length)],
-        bar=f"generating, {prompts.order}" if progress else None,
+        processors=None if calibration is None else lambda length: [calibration.processor(first.order, length)],
+        bar=f"generating, {orders}" if progress else None,
     )
     return [begun + model.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]

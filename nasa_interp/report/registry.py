@@ -30,8 +30,9 @@ class Part:
     make: Callable[[Path], Section | None]
 
 
-def _rows(name: str, file: str, title: str) -> Part:
-    return Part(name, (file,), lambda folder: rows_section(folder / file, title))
+def _rows(name: str, file: str, title: str, *others: str) -> Part:
+    """A part that shows one file's table; the others belong to it."""
+    return Part(name, (file, *others), lambda folder: rows_section(folder / file, title))
 
 
 PARTS = (
@@ -43,7 +44,7 @@ PARTS = (
     _rows("rankings of heads against one another", "contest.json", "Which ranking finds the heads"),
     _rows("the winning heads on data that had no part in choosing them", "confirmation.json", "On data kept apart"),
     _rows("activation patching", "patch.json", "Activation patching"),
-    _rows("alignment of heads", "align.json", "Alignment of heads"),
+    _rows("alignment of heads", "align.json", "Alignment of heads", "untuned.json"),
     _rows("the alignment beside its baselines", "compare.json", "Alignment beside its baselines"),
     _rows("what a cure is worth where it was not fitted", "transfer.json", "Where a cure holds"),
     _rows("data sets in several forms", "matrix.json", "Data and forms"),

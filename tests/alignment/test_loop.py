@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nasa_interp import BinaryQuestion, batches, load_model
+from nasa_interp import BinaryQuestion, batches, decide, load_model
 from nasa_interp.alignment import Alignment, Limits, Recipe, align_heads
 from nasa_interp.alignment import loop as loop_module
 from nasa_interp.errors import AlignmentError, HeadError, NothingKeptError, QuestionError
@@ -79,8 +79,6 @@ def test_the_imbalance_shrinks_head_by_head_and_the_model_is_left_alone(model) -
 
 
 def test_what_validation_saw_is_what_the_delta_does(model) -> None:
-    from nasa_interp import decide
-
     run = align(model)
     with run.delta.applied(model), pytest.warns(UserWarning, match="answer mass"):
         report = decide(model, asked(100), draws=10, progress=False)
@@ -90,8 +88,6 @@ def test_what_validation_saw_is_what_the_delta_does(model) -> None:
 
 
 def test_instructions_that_take_turns_are_tuned_and_checked_as_they_are_asked(model) -> None:
-    from nasa_interp import decide
-
     style = PromptStyle(("Answer {first} or {second}.", "Is it so? Reply with {first}, or else with {second}."))
     run = align(model, style=style)
     assert run.run.template["instruction"] == list(style.instructions)
@@ -242,8 +238,6 @@ def test_every_checkpoint_is_in_the_log(model) -> None:
 
 
 def test_where_the_text_forbids_the_best_checkpoint_the_next_one_is_kept(model, monkeypatch) -> None:
-    from nasa_interp import decide
-
     whole, read = loop_module.TextReference.ratio, []
 
     def dear_at_first(self, model):
@@ -308,6 +302,16 @@ def test_a_folder_of_another_run_is_refused(model, tmp_path) -> None:
         align(model, folder=tmp_path, seed=1)
 
 
+@pytest.mark.filterwarnings("ignore:answer mass")
+def test_the_untuned_models_decisions_are_those_that_it_makes(model) -> None:
+    run, decided = align(model), decide(model, asked(100), progress=False)
+    assert run.untuned.questions == decided.questions
+    assert run.untuned.order == decided.order
+    assert run.untuned.logit_differences == pytest.approx(decided.logit_differences, abs=1e-4)
+    assert {o: e.imbalance for o, e in run.untuned.orders.items()} == pytest.approx(run.base.imbalance)
+    assert run.untuned.run.model_hash == decided.run.model_hash
+
+
 def test_saving_and_loading(model, tmp_path) -> None:
     run = align(model, folder=tmp_path)
     loaded = Alignment.load(tmp_path)
@@ -318,6 +322,8 @@ def test_saving_and_loading(model, tmp_path) -> None:
     assert "checkpoints" not in run.log
     assert "imbalance" in repr(run)
     assert "<table" in run._repr_html_()
+    assert loaded.untuned is not None
+    assert loaded.untuned.to_dataframe().equals(run.untuned.to_dataframe())
     # Versions before called checkpoints looks.
     path = tmp_path / "align.json"
     path.write_text(path.read_text().replace('"checkpoints"', '"looks"'))

@@ -10,17 +10,19 @@ import pytest
 import torch
 
 from nasa_interp import BinaryQuestion, PromptStyle, load_model
+from nasa_interp.calibration import calibrate
 from nasa_interp.comparison.baselines import scaled_heads
-from nasa_interp.decisions import BinaryReport
+from nasa_interp.decisions import BinaryReport, decide
 from nasa_interp.deltas import HeadDelta, export
 from nasa_interp.errors import DeltaError, QuestionError, ResultError
-from nasa_interp.evaluation import ChangeReport, four_options, with_evaluation
+from nasa_interp.evaluation import ChangeReport, evaluate, four_options, with_evaluation
 from nasa_interp.evaluation.evaluate import evaluate_change, unseen_styles
 from nasa_interp.evaluation.paired import Paired, estimate, groups_above_chance
 from nasa_interp.heads import HeadList
 from nasa_interp.interventions import AblationEffect, Zero
 from nasa_interp.measures import Measures, measure, recovered
 from nasa_interp.prompts import ORDERS
+from nasa_interp.questions import QuestionList
 from nasa_interp.run import RunInfo, file_sha256
 
 TEXTS = ["Water freezes at zero degrees; iron is a metal.", "The moon goes around the earth, and no other way."]
@@ -47,7 +49,8 @@ def delta(model):
 
 def price(model, delta, data=families.QUESTIONS, **options):
     common = {"texts": TEXTS, "items": four_options(8), "generation": 3, "draws": 100, "progress": False}
-    return evaluate_change(model, delta, list(data), **{**common, **options})
+    data = data if isinstance(data, BinaryReport) else list(data)
+    return evaluate_change(model, delta, data, **{**common, **options})
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +171,45 @@ def test_what_is_not_asked_is_not_in_the_table(model, delta) -> None:
     found = price(model, delta, generation=0, styles={})
     assert found.said is None
     assert not [name for name in found.to_dataframe().measure if name.startswith(("generated", "accuracy ("))]
+
+
+@pytest.mark.filterwarnings("ignore:answer mass")
+def test_decisions_that_are_made_already_are_not_made_again(model, delta, measured, monkeypatch) -> None:
+    base = decide(model, list(families.QUESTIONS), draws=100, progress=False)
+    asked = []
+    report = evaluate.report_decisions
+    monkeypatch.setattr(
+        evaluate, "report_decisions", lambda *args, **options: asked.append(1) or report(*args, **options)
+    )
+    found = price(model, delta, base)
+    assert len(asked) == 5  # three styles before and after, less one
+    assert found.before is base
+    assert found.to_dataframe().equals(measured.to_dataframe())
+
+
+def test_other_styles_may_be_asked_of_fewer_questions(model, delta) -> None:
+    found = price(model, delta, carried=3)
+    assert len(found.after.questions) == 2 * len(families.QUESTIONS)
+    assert {len(after.questions) for _, after in found.carried.values()} == {6}
+
+
+@pytest.mark.filterwarnings("ignore:answer mass", "ignore:calibrated on")
+def test_decisions_that_would_not_be_made_so_again_are_refused(model, delta) -> None:
+    def decided(**options):
+        return decide(model, list(families.QUESTIONS), draws=100, progress=False, **options)
+
+    base = decided()
+    offset = calibrate(model, QuestionList(families.QUESTIONS, "own").without_labels(), draws=10, progress=False)
+    for report, says in (
+        (decided(order="yes_no"), "both orders"),
+        (decided(style=PromptStyle(yes="True", no="False")), "another wording"),
+        (offset.apply(base), "another notes .*calibrated"),
+        (replace(base, run=replace(base.run, model_hash="0" * 64)), "another model"),
+    ):
+        with pytest.raises(ResultError, match=says):
+            price(model, delta, report)
+    with pytest.raises(QuestionError, match="limit of 4"):
+        price(model, delta, base, limit=4)
 
 
 @pytest.mark.parametrize(

@@ -250,3 +250,13 @@ def test_prompts_that_were_built_already_are_answered_in_their_own_style():
     assert set(found.order) == {"no_yes"}
     assert found.texts == said(model, oracle(model, prompts, [model.hf.generation_config.eos_token_id]))
     assert found.answers == tuple(ni.evaluation.first_candidate(text, style) for text in found.texts)
+
+
+def test_both_orders_share_batches_and_answer_as_they_do_alone():
+    model = wrapped(tiny_model("llama"))
+    common = {"max_new_tokens": NEW, "progress": False}
+    both, *alone = (
+        ni.evaluation.decide_by_generation(model, QUESTIONS, order, **common) for order in ("both", "yes_no", "no_yes")
+    )
+    assert both.texts == alone[0].texts + alone[1].texts
+    assert both.order == alone[0].order + alone[1].order
