@@ -190,7 +190,7 @@ def check_files(path: str | Path, content: Any) -> None:
 
 
 def check_place(path: str | Path, kind: str) -> None:
-    """Makes sure that a result of this kind can be written here, and creates its folder.
+    """Makes sure that a result of this kind can be written here; its folder may be new.
 
     Args:
         path: of the file.
@@ -224,7 +224,6 @@ def check_with_tensors(path: str | Path, kind: str) -> None:
 def check_folder(path: str | Path) -> None:
     """Makes sure that files can be written into this folder, new or not; raises as `check_place` does."""
     path = Path(path)
-    # For a new folder its parent is tried, as some folders appear complete or not at all.
     try_place(path / "file" if os.path.isdir(path) else path)
     if path.exists() and not path.is_dir():
         raise ResultError(f"{path} is a file; name a folder")

@@ -125,10 +125,18 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def try_place(path: str | Path) -> None:
-    """Makes the folder of `path`, and a file in it for a moment; raises NasaInterpError where it can't be written."""
+    """Makes a file beside `path` for a moment; raises NasaInterpError where it can't be written.
+
+    Folders that aren't there yet are tried under another name, so that nothing stays of a run that fails later.
+    """
     path = Path(path)
+    there = next(folder for folder in path.parents if os.path.lexists(folder))
     with _writing(path):
-        _part(path).unlink()
+        if there == path.parent:
+            _part(path).unlink()
+            return
+        with tempfile.TemporaryDirectory(dir=there, prefix=".", suffix=".part") as folder:
+            _part(Path(folder, path.relative_to(there))).unlink()
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -317,6 +317,17 @@ WRITE_A_FOLDER = {
 }
 
 
+def test_a_command_that_fails_leaves_no_new_folder(place):
+    before = sorted(place.iterdir())
+    starts = [start for name, start in (WRITE_A_FILE | WRITE_A_FOLDER).items() if name != "demo"]
+    starts += [[*start, "--data", "nowhere.jsonl", "--out"] for start in (["matrix", "tiny"], ["calibrate", "tiny"])]
+    starts += [["transfer", "tiny", "--heads", "nowhere.json", "--out"]]
+    for status, _, err in call(*([*start, "new/deep/result.json"] for start in starts), cwd=place):
+        assert status == 1, err
+        assert "can't be written" not in err
+        assert sorted(place.iterdir()) == before, err
+
+
 def test_a_place_that_cannot_be_written_is_found_before_anything_is_loaded(place):
     """Neither the model nor the scores of these calls exist: what is said is of the place alone."""
     taken = place / "taken"
