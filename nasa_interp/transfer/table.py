@@ -17,7 +17,9 @@ from .verdict import verdict_of
 
 KEYS = ("fitted_on", "asked", "method", "variant")
 CONDITIONS = ("fitted", "asked")
-P_VALUES = ("sets", "nasa", "random", "p", "nasa_accuracy", "random_accuracy", "p_accuracy")
+# What random heads are compared by: the end of each column's name, and whether more is better.
+COMPARED = {"imbalance": ("", False), "accuracy": ("_accuracy", True), "auc": ("_auc", True)}
+P_VALUES = ("sets", *(f"{name}{end}" for end, _ in COMPARED.values() for name in ("nasa", "random", "p")))
 
 
 def row_of(fitted: str, asked: str, entry: Entry) -> dict[str, Any]:
@@ -98,9 +100,10 @@ class TransferMatrix:
     def p_values(self) -> pd.DataFrame:
         """For each pair of conditions: how often random heads do as well as the chosen ones, exact.
 
-        p = (1 + sets at least as near to balance) / (1 + sets), and p_accuracy the same of sets with at least as many
-        right: with 19 sets the smallest is 0.05. Of several seeds the first is compared, which the sets are tuned with
-        too. `nasa` and `random` are imbalances, the latter a median, `nasa_accuracy` and `random_accuracy` accuracies.
+        p = (1 + sets at least as near to balance) / (1 + sets): with 19 sets the smallest is 0.05. p_accuracy and p_auc
+        are the same of sets with at least as many right, and that sort at least as well. Of several seeds the first is
+        compared, which the sets are tuned with too. `nasa` and `random` are imbalances, `nasa_accuracy` and so on what
+        their names say; those of random heads are medians.
         """
         rows = []
         for _, cells in self.table.groupby(["fitted_on", "asked"], sort=False):
@@ -108,10 +111,11 @@ class TransferMatrix:
             mine, sets = (cells[cells.method == method] for method in (NASA, RANDOM))
             if len(mine) and len(sets):  # the first seed is the one that the sets are tuned with
                 row["sets"], first = len(sets), mine.iloc[0]
-                row |= {"nasa": first.imbalance, "random": sets.imbalance.median()}
-                row["p"] = (1 + int((sets.imbalance <= first.imbalance).sum())) / (1 + len(sets))
-                row |= {"nasa_accuracy": first.accuracy, "random_accuracy": sets.accuracy.median()}
-                row["p_accuracy"] = (1 + int((sets.accuracy >= first.accuracy).sum())) / (1 + len(sets))
+                for name, (end, more) in COMPARED.items():
+                    theirs, ours = sets[name], first[name]
+                    as_good = (theirs >= ours) if more else (theirs <= ours)
+                    row |= {f"nasa{end}": ours, f"random{end}": float(np.median(theirs))}
+                    row[f"p{end}"] = (1 + int(as_good.sum())) / (1 + len(sets))
                 rows.append(row)
         return pd.DataFrame(rows, columns=[*KEYS[:2], *P_VALUES])
 

@@ -75,15 +75,13 @@ def _of_tuning(rows: dict[str, Any], best: str) -> list[str]:
 
 def _of_chance(p_values: pd.DataFrame) -> str:
     """Whether the chosen heads are a better choice than chance."""
-    median = p_values.select_dtypes("number").median()
-
-    def told(what: str, random: str, mine: str, p: str) -> str:
-        few = f"p from {p_values[p].min():.2f} to {p_values[p].max():.2f}"
-        return f"{what} {median[random]:.2f} where the chosen ones have {median[mine]:.2f} ({few})"
-
-    balance = told("imbalance", "random", "nasa", "p")
-    right = told("accuracy", "random_accuracy", "nasa_accuracy", "p_accuracy")
-    return f"Random heads, tuned alike: {balance}, {right}; p says how often chance does as well."
+    median, told = p_values.select_dtypes("number").median(), []
+    for what, end in (("imbalance", ""), ("accuracy", "_accuracy"), ("AUC", "_auc")):
+        p = p_values[f"p{end}"]
+        numbers = f"{what} {median[f'random{end}']:.2f} where the chosen ones have {median[f'nasa{end}']:.2f}"
+        fewest = int((p == 1 / (1 + p_values["sets"])).to_numpy().sum())
+        told.append(f"{numbers} (p from {p.min():.2f} to {p.max():.2f}; no set as good in {fewest} of {len(p)} cells)")
+    return f"Random heads, tuned alike: {', '.join(told)}; p says how often chance does as well."
 
 
 def _row(cells: pd.DataFrame) -> dict[str, float]:

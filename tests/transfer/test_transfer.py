@@ -132,20 +132,23 @@ def test_the_verdict_follows_the_numbers() -> None:
     assert "at the cost of nothing at inference" in verdict_of(farther, chances)
     assert "What changes no weights comes to an offset" in verdict_of(farther, chances)
     table = [
-        {"fitted_on": "a", "asked": "b", "method": method, "variant": str(variant), "imbalance": off, "accuracy": right}
+        {
+            "fitted_on": "a", "asked": "b", "method": method, "variant": str(variant),
+            "imbalance": off, "accuracy": right, "auc": right + 0.1,
+        }
         for method, variant, off, right in (
             ("nasa", "seed 0", 0.1, 0.7), ("nasa", "seed 1", 0.0, 0.9), ("random heads", "set 0", 0.1, 0.6),
-            ("random heads", "set 1", 0.2, 0.65), ("random heads", "set 2", 0.4, 0.8),
+            ("random heads", "set 1", 0.2, 0.65), ("random heads", "set 2", 0.4, 0.69),
         )
     ]  # fmt: skip
-    chance = {"p": [0.05, 0.1], "random": [0.1, 0.2], "nasa": [0.0, 0.1]}
-    accuracies = {"p_accuracy": [0.1, 0.2], "random_accuracy": [0.6, 0.7], "nasa_accuracy": [0.7, 0.8]}
-    assert "p from 0.05 to 0.10" in verdict_of(cells, pd.DataFrame(chance | accuracies))
     found = TransferMatrix(pd.DataFrame(table), RunInfo("tiny", "own", 4, ("yes_no",)), {}).p_values()
-    assert found.loc[0, ["p", "p_accuracy", "sets"]].tolist() == [0.5, 0.5, 3]
+    assert found.loc[0, ["p", "p_accuracy", "p_auc", "sets"]].tolist() == [0.5, 0.25, 0.25, 3]
     told = verdict_of(cells, found)
-    assert "imbalance 0.20 where the chosen ones have 0.10 (p from 0.50 to 0.50)" in told
-    assert "accuracy 0.65 where the chosen ones have 0.70" in told
+    assert (
+        "imbalance 0.20 where the chosen ones have 0.10 (p from 0.50 to 0.50; no set as good in 0 of 1 cells)" in told
+    )
+    assert "accuracy 0.65 where the chosen ones have 0.70 (p from 0.25 to 0.25; no set as good in 1 of 1 cells)" in told
+    assert "AUC 0.75 where" in told
     assert verdict_of(cells[:1], chances) == "As it is, the model is off balance by 0.50 (median over what was asked)."
 
 
