@@ -77,14 +77,11 @@ def evaluate_change(
     questions = resolve_questions(data, limit, seed) if known is None else _asked_in(known, limit)
     fewer = questions if carried is None else resolve_questions(questions, carried, seed)
 
-    def prompts(questions: QuestionList, style: PromptStyle) -> PromptSet:
-        return PromptSet.build(model, questions, "both", style, seed, draws)
-
-    own, others = prompts(questions, style), unseen_styles(style) if styles is None else styles
-    asked = {"": own, **{name: prompts(fewer, other) for name, other in others.items()}}
-    measuring = _Measuring(model, style, asked, tuple(items) if items else None, generation, seed, draws, progress)
+    others = unseen_styles(style) if styles is None else styles
+    asked = {"": (questions, style), **{name: (fewer, other) for name, other in others.items()}}
+    measuring = _Measuring(model, asked, tuple(items) if items else None, generation, seed, draws, progress)
     if known is not None:
-        _check_alike(known, describe_run(model, own, 0.0, deciding=True))
+        _check_alike(known, describe_run(model, measuring.prompts(""), 0.0, deciding=True))
     reference = TextReference.of(model, texts, progress=progress)
     before = measuring.measure(known)
     Paired(before.decided[""], tuple(groups))  # an unknown group fails here, before the long part
@@ -147,8 +144,7 @@ class _Measuring:
     """What is asked before and after."""
 
     model: Model
-    style: PromptStyle
-    asked: Mapping[str, PromptSet]
+    asked: Mapping[str, tuple[QuestionList, PromptStyle]]
     items: tuple[FourOptions, ...] | None
     generation: int
     seed: int
@@ -159,14 +155,19 @@ class _Measuring:
         """All measures; `known` are the decisions in the own style, where they are made already."""
         digest = self.model.weights_hash()
         decided = {} if known is None else {"": known}
-        decided |= {name: self._decide(asked, digest) for name, asked in self.asked.items() if name not in decided}
+        decided |= {name: self._decide(name, digest) for name in self.asked if name not in decided}
         common = {"seed": self.seed, "progress": self.progress}
         options = answer_options(self.model, self.items, draws=self.draws, **common)
         generated = None
         if self.generation:
-            data, style = self.asked[""].questions, self.style
+            data, style = self.asked[""]
             generated = decide_by_generation(self.model, data, style=style, limit=self.generation, **common)
         return _Measured(decided, options, generated)
 
-    def _decide(self, asked: PromptSet, digest: str) -> BinaryReport:
-        return report_decisions(self.model, asked, progress=self.progress, model_hash=digest)
+    def prompts(self, name: str) -> PromptSet:
+        """The prompts in one style; where the model thinks first, it does so as it is now."""
+        questions, style = self.asked[name]
+        return PromptSet.build(self.model, questions, "both", style, self.seed, self.draws)
+
+    def _decide(self, name: str, digest: str) -> BinaryReport:
+        return report_decisions(self.model, self.prompts(name), progress=self.progress, model_hash=digest)

@@ -187,6 +187,16 @@ def test_decisions_that_are_made_already_are_not_made_again(model, delta, measur
     assert found.to_dataframe().equals(measured.to_dataframe())
 
 
+@pytest.mark.filterwarnings("ignore:answer mass", "ignore:.*thoughts")
+def test_a_model_that_thinks_first_thinks_anew_after_the_change(model, delta) -> None:
+    style = PromptStyle(think=4)
+    found = price(model, delta, style=style, styles={}, generation=0)
+    with delta.applied(model):
+        decided = decide(model, list(families.QUESTIONS), style=style, draws=100, progress=False)
+    assert found.after.to_dataframe().equals(decided.to_dataframe())
+    assert not found.before.to_dataframe().equals(decided.to_dataframe())
+
+
 def test_other_styles_may_be_asked_of_fewer_questions(model, delta) -> None:
     found = price(model, delta, carried=3)
     assert len(found.after.questions) == 2 * len(families.QUESTIONS)
