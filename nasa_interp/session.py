@@ -55,6 +55,14 @@ class PromptSet:
             batches = tuple(think(model, prompts) for prompts in batches)
         return cls(questions, batches, seed, draws)
 
+    def anew(self, model: Model) -> "PromptSet":
+        """The same questions for a model that was changed: where the style lets it think, it thinks anew."""
+        style = self.batches[0].style
+        if not style.think:
+            return self
+        order = "both" if len(self) > 1 else self.orders[0]
+        return self.build(model, self.questions, order, style, self.seed, self.draws)
+
     def __iter__(self) -> Iterator[PromptBatch]:
         return iter(self.batches)
 

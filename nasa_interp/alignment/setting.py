@@ -64,6 +64,8 @@ class Setting:
         recipe = replace(recipe, mixed_precision=steps_in_bfloat16(model, recipe))
         spanned = spanning_norms(model, chosen)
         notes = (f"norms span all heads in layers {list(spanned)}: tuned queries scale other heads",) if spanned else ()
+        if style is not None and style.think:
+            notes = (*notes, "tuned and validated behind the untuned model's thoughts")
         return cls(model, chosen, slices, to_tune, to_validate, recipe, limits, style, seed, notes)
 
     def fingerprint(self) -> dict[str, Any]:

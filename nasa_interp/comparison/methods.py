@@ -136,7 +136,7 @@ class ComparisonSetting:
 
     def test_of(self, model: Model) -> BinaryReport:
         """A model's decisions on the test questions."""
-        return report_decisions(model, self.test_prompts, progress=False)
+        return report_decisions(model, self.test_prompts.anew(model), progress=False)
 
     def measure(self, changed: AbstractContextManager[Model]) -> tuple[BinaryReport, TextChange]:
         """The test questions and the text under a change, whose base is read before the change is made."""

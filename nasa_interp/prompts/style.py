@@ -39,6 +39,7 @@ class PromptStyle:
         system: a system prompt, for a chat template that takes one.
         examples: questions that are asked and answered before, each with its instruction, in the same order.
         think: the most tokens in which the model may reason before it answers (chain of thought); 0 doesn't let it.
+            Interventions and tuning act behind the thoughts of the model as it was; a changed model thinks anew.
         cue: what stands between its reasoning and its answer.
     """
 

@@ -184,7 +184,7 @@ class _Matrix:
     ) -> list[Entry]:
         """The column's questions asked of a cured model; the second name stands for an offset on top."""
         aside, asked = self.prompts[column.name]
-        first = self._cell(row, column, names[0], variant, partial(self._decide, model, asked), facts)
+        first = self._cell(row, column, names[0], variant, lambda: self._decide(model, asked.anew(model)), facts)
 
         def shift() -> BinaryReport:
             return shifted(first.report, self._fit(model, aside.questions, column.style), "offset on top")

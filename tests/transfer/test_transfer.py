@@ -178,3 +178,20 @@ def test_the_built_in_conditions_share_nothing() -> None:
     seen = {q.question for row in fitted for q in (*row.questions, *row.held_out)}
     assert not seen & {q.question for column in columns for q in column.questions}
     assert np.unique([c.name for c in columns]).size == 6
+
+
+@pytest.mark.filterwarnings("ignore:.*thoughts")
+def test_a_cured_model_thinks_anew(model, tmp_path) -> None:
+    """Its cell is what it decides by itself, behind its own thoughts and not those of the untuned model."""
+    fitted, _ = conditions()
+    style = ni.PromptStyle(think=4)
+    column = Condition("thinking", asked(300, 12), style)
+    transfer_matrix(model, ["0.1"], fitted, [column], methods=["nasa"], folder=tmp_path, **OPTIONS)
+    tuned = ni.alignment.Alignment.load(next(tmp_path.glob("transfer/tuning/*/*/align.json")).parent)
+    cell = next(tmp_path.glob("transfer/here-*/nasa_seed_0/*/report.json"))
+    _, rest = parts(column.questions, OPTIONS["n_unlabeled"], 0)
+    with tuned.delta.applied(model):
+        alone = ni.decide(model, rest, style=style, draws=5, progress=False)
+    np.testing.assert_allclose(ni.decisions.BinaryReport.load(cell).logit_differences, alone.logit_differences)
+    untuned = ni.decide(model, rest, style=style, draws=5, progress=False)
+    assert not np.allclose(untuned.logit_differences, alone.logit_differences)
