@@ -37,10 +37,13 @@ def verdict_of(cells: pd.DataFrame, p_values: pd.DataFrame) -> str:
 
     Source: ours.
     """
+    cells, common = _alike(cells)
     cells = cells.assign(near=cells.filter(regex="^imbalance_(yes_no|no_yes)$").abs().max(axis=1) <= NEAR)
     rows = {str(name): _row(group) for name, group in cells.groupby("method", sort=False)}
     base = rows.pop(BASE)
     told = [f"As it is, the model is off balance by {base['imbalance']:.2f} (median over what was asked)."]
+    if common:
+        told.append(f"Of what was fitted on {' and '.join(common)}, as all methods were:")
     if not rows:
         return told[0]
     simple = _nearest({name: row for name, row in rows.items() if name in (ROW, COLUMN, FREE)})
@@ -54,6 +57,20 @@ def verdict_of(cells: pd.DataFrame, p_values: pd.DataFrame) -> str:
     if len(p_values):
         told.append(_of_chance(p_values))
     return " ".join(told)
+
+
+def _alike(cells: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The cells of the rows that all methods have, so that none is judged by others; and which rows, where not all.
+
+    Random heads aren't counted for that: they are compared with the chosen ones cell by cell. Without such a row, all
+    cells.
+    """
+    fitted = cells.query("fitted_on != '' and method != @RANDOM")
+    rows = list(dict.fromkeys(fitted.fitted_on))
+    common = [row for row in rows if set(fitted[fitted.fitted_on == row].method) == set(fitted.method)]
+    if not common or common == rows:
+        return cells, []
+    return pd.DataFrame(cells[cells.fitted_on.isin(["", *common])]), common
 
 
 def _of_tuning(rows: dict[str, Any], best: str) -> list[str]:

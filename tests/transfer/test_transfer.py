@@ -180,6 +180,27 @@ def test_the_built_in_conditions_share_nothing() -> None:
     assert np.unique([c.name for c in columns]).size == 6
 
 
+def test_methods_are_judged_by_the_rows_that_all_of_them_have() -> None:
+    def cell(fitted: str, method: str, off: float) -> dict:
+        sides = {"imbalance_yes_no": off, "imbalance_no_yes": off}
+        return {
+            "fitted_on": fitted,
+            "asked": "b",
+            "method": method,
+            "imbalance": off,
+            "accuracy": 0.5,
+            "auc": 0.5,
+        } | sides
+
+    none = pd.DataFrame(columns=["fitted_on", "asked", "sets", "nasa", "random", "p"])
+    cells = [cell("", "as it is", 0.5), cell("here", "nasa", 0.05), cell("here", "lora", 0.2)]
+    both = [cell("there", "nasa", 0.4), cell("there", "lora", 0.1)]
+    assert "fitted on" not in verdict_of(pd.DataFrame([*cells, *both]), none)
+    told = verdict_of(pd.DataFrame([*cells, both[0]]), none)
+    assert "Of what was fitted on here, as all methods were: Take heads tuned with labels (off by 0.05" in told
+    assert "in 1 of 1 cells" in told
+
+
 @pytest.mark.filterwarnings("ignore:.*thoughts")
 def test_a_cured_model_thinks_anew(model, tmp_path) -> None:
     """Its cell is what it decides by itself, behind its own thoughts and not those of the untuned model."""
