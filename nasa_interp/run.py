@@ -130,7 +130,8 @@ def try_place(path: str | Path) -> None:
     Folders that aren't there yet are tried under another name, so that nothing stays of a run that fails later.
     """
     path = Path(path)
-    there = next(folder for folder in path.parents if os.path.lexists(folder))
+    # The current folder and the root have no parents; they are refused by their kind.
+    there = next((folder for folder in path.parents if os.path.lexists(folder)), path.parent)
     with _writing(path):
         if there == path.parent:
             _part(path).unlink()

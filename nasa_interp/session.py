@@ -10,6 +10,7 @@ from .errors import PromptError
 from .models import Model
 from .prompts import ORDERS, Order, Orders, PromptBatch, PromptStyle, build_prompts
 from .questions import (
+    BinaryQuestion,
     QuestionList,
     describe_questions,
     resolve_questions,
@@ -73,6 +74,12 @@ class PromptSet:
     def orders(self) -> tuple[Order, ...]:
         """The candidate order of each batch."""
         return tuple(batch.order for batch in self.batches)
+
+    @property
+    def each(self) -> tuple[tuple[Order, ...], tuple[BinaryQuestion, ...]]:
+        """The order and the question of each prompt, one order after the other."""
+        orders: tuple[Order, ...] = tuple(order for order in self.orders for _ in self.questions)
+        return orders, tuple(self.questions) * len(self)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 import nasa_interp as ni
+from nasa_interp import results
 from nasa_interp.alignment import Alignment
 from nasa_interp.alignment.validation import ValidationMetrics
 from nasa_interp.comparison.table import Comparison, Entry
@@ -519,3 +520,9 @@ def test_a_result_is_read_under_its_kinds_names_alone(tmp_path):
     path.write_text(json.dumps({"kind": "new", "files_sha256": {"other.json": "0"}}))
     with pytest.raises(ResultError, match=r"other\.json is missing"):
         read_result(path, "new", "a thing", "write one")
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_place_without_a_parent_is_a_folder(path) -> None:
+    with pytest.raises(ResultError, match="is a folder"):
+        results.check_place(path, "alignment")

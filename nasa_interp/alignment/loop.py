@@ -92,7 +92,7 @@ def align_heads(
     record = Progress.open(folder, {**setting.fingerprint(), "base": base_hash, "texts": digest_of(texts)})
     before = read_slices(model, setting.slices)
     try:
-        loop = _Loop(setting, record, texts, progress)
+        loop = _Loop(setting, record, texts, progress, base_hash)
         tuned = loop.run()
         log = {**setting.to_dict(), "base": loop.base.to_dict(), "tuned": tuned.to_dict(), "steps": record.rows}
         delta = HeadDelta.of(model, base_hash, setting.heads, before, log)
@@ -118,14 +118,14 @@ _ADVICE = "try other heads, more steps, or wider limits"
 class _Loop:
     """Heads one after another; `now` is what validation saw last of the model as it is kept."""
 
-    def __init__(self, setting: Setting, record: Progress, texts: Sequence[str], progress: bool):
+    def __init__(self, setting: Setting, record: Progress, texts: Sequence[str], progress: bool, base_hash: str):
         self.setting, self.record, self.progress = setting, record, progress
         model, layers = setting.model, sorted({head.layer for head in setting.heads})
         self.reference = TextReference.of(model, texts, progress=False)
         self.validation = Validation(model, setting.val, layers, setting.recipe)
         start = time.perf_counter()
         self.base, answers = self.validation.measure(setting.heads, reference=True)
-        self.now, self.untuned = self.base, self.validation.report(answers, start)
+        self.now, self.untuned = self.base, self.validation.report(answers, start, base_hash)
         text, untuned = KeptText.of(model, setting.recipe), None
         if record.values:
             untuned = {

@@ -18,6 +18,8 @@ from ..run import RunInfo, read_json
 from .validation import ValidationMetrics
 
 DELTA, LOG, UNTUNED = "delta.safetensors", "align.json", "untuned.json"
+# What is written into a folder, and the kind of each file.
+FILES_OF_A_RUN = {DELTA: "head_delta", LOG: "alignment", UNTUNED: "binary_report"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,7 +85,8 @@ class Alignment:
             ResultError: where one of these places holds something else.
         """
         folder = Path(folder)
-        check_place(folder / LOG, "alignment")
+        for name, kind in FILES_OF_A_RUN.items():
+            check_place(folder / name, kind)
         object.__setattr__(self, "folder", folder)
         self.delta.save(folder / DELTA)
         parts = [DELTA]

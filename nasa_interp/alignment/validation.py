@@ -320,15 +320,14 @@ class Validation:
         self.untuned = self.untuned or Untuned.of(self.asked, answers, self.recipe)
         return ValidationMetrics.of(self.labels, answers, self.nas(heads, answers), self.untuned), answers
 
-    def report(self, answers: Mapping[str, Answers], start: float) -> BinaryReport:
+    def report(self, answers: Mapping[str, Answers], start: float, model_hash: str) -> BinaryReport:
         """The decisions that these answers are, by passes that began at `start` (time.perf_counter())."""
         asked = replace(self.asked, draws=DRAWS)
-        run = describe_run(self.model, asked, start, self.model.engine)
+        run = describe_run(self.model, asked, start, self.model.engine, model_hash=model_hash)
         return BinaryReport(
             np.concatenate([answers[order].d for order in asked.orders]),
             np.concatenate([answers[order].mass for order in asked.orders]),
-            tuple(order for order in asked.orders for _ in asked.questions),
-            tuple(asked.questions) * len(asked),
+            *asked.each,
             run,
         )
 

@@ -91,10 +91,10 @@ def align(
 ) -> None:
     """Tune only these heads, and keep only what costs little."""
     from ..alignment import align_heads
-    from ..alignment.result import DELTA, LOG
+    from ..alignment.result import FILES_OF_A_RUN
 
     recipe, limits = tuning.recipe(limit), tuning.limits()
-    check_out_folder(out, {LOG: "alignment", DELTA: "head_delta"})
+    check_out_folder(out, FILES_OF_A_RUN)
     chosen, style = load_heads(heads), prompt.style()
     questions = load_data(probe, None, seed, unlabeled, skip_bad), load_data(val, None, seed, unlabeled, skip_bad)
     run = align_heads(

@@ -122,8 +122,7 @@ def report_decisions(
     return BinaryReport(
         np.concatenate([answered.d for answered in answers]),
         np.concatenate([answered.mass for answered in answers]),
-        tuple(order for order in asked.orders for _ in asked.questions),
-        tuple(asked.questions) * len(asked),
+        *asked.each,
         run,
         np.concatenate(unsure) if unsure else None,
     )

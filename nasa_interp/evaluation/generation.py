@@ -122,12 +122,9 @@ def decide_by_generation(
     texts: list[str] = []
     for batches in together:
         texts.extend(_generate(model, batches, max_new_tokens, batch_size, progress, calibration))
-    return GenerationReport(
-        tuple(asked.questions) * len(asked),
-        tuple(order for order in asked.orders for _ in asked.questions),
-        tuple(texts),
-        tuple(first_candidate(text, asked.batches[0].style) for text in texts),
-    )
+    orders, questions = asked.each
+    answers = tuple(first_candidate(text, asked.batches[0].style) for text in texts)
+    return GenerationReport(questions, orders, tuple(texts), answers)
 
 
 def _served(

@@ -134,21 +134,24 @@ def test_the_verdict_follows_the_numbers() -> None:
     table = [
         {
             "fitted_on": "a", "asked": "b", "method": method, "variant": str(variant),
-            "imbalance": off, "accuracy": right, "auc": right + 0.1,
+            "imbalance": off, "accuracy": right, "auc": 1 - off,
         }
         for method, variant, off, right in (
             ("nasa", "seed 0", 0.1, 0.7), ("nasa", "seed 1", 0.0, 0.9), ("random heads", "set 0", 0.1, 0.6),
-            ("random heads", "set 1", 0.2, 0.65), ("random heads", "set 2", 0.4, 0.69),
+            ("random heads", "set 1", 0.2, 0.65), ("random heads", "set 2", 0.4, 0.8),
         )
     ]  # fmt: skip
     found = TransferMatrix(pd.DataFrame(table), RunInfo("tiny", "own", 4, ("yes_no",)), {}).p_values()
-    assert found.loc[0, ["p", "p_accuracy", "p_auc", "sets"]].tolist() == [0.5, 0.25, 0.25, 3]
+    assert found.loc[0, ["p", "p_accuracy", "p_auc", "sets"]].tolist() == [0.5, 0.5, 0.5, 3]
     told = verdict_of(cells, found)
     assert (
         "imbalance 0.20 where the chosen ones have 0.10 (p from 0.50 to 0.50; no set as good in 0 of 1 cells)" in told
     )
-    assert "accuracy 0.65 where the chosen ones have 0.70 (p from 0.25 to 0.25; no set as good in 1 of 1 cells)" in told
-    assert "AUC 0.75 where" in told
+    assert "accuracy 0.65 where the chosen ones have 0.70 (p from 0.50 to 0.50; no set as good in 0 of 1 cells)" in told
+    assert "AUC 0.80 where the chosen ones have 0.90" in told
+    chance = {f"{name}{end}": [0.1, 0.2] for end in ("", "_accuracy", "_auc") for name in ("random", "nasa", "p")}
+    told = verdict_of(cells, pd.DataFrame(chance | {"p": [0.05, 0.1], "sets": [19, 19]}))
+    assert "p from 0.05 to 0.10; no set as good in 1 of 2 cells" in told
     assert verdict_of(cells[:1], chances) == "As it is, the model is off balance by 0.50 (median over what was asked)."
 
 
