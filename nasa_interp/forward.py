@@ -30,6 +30,11 @@ from .reference import PlainReference
 
 EditsOf = Callable[[PromptBatch, range], Mapping[int, Sequence[Edit]]]
 
+# Tokens from which a prompt alone in its batch is run whole, if its prefix is a small part of it: behind cached keys
+# attention takes a mask of [query, key] and computes the half that it hides; whole, it needs neither.
+WHOLE_FROM = 1024
+WHOLE_ABOVE = 8
+
 
 @dataclass(frozen=True)
 class FusedBatch:
@@ -174,7 +179,7 @@ def run_fused(
     def run(rows: list[int]) -> FusedBatch:
         sampled = plain is not None and plain.waits_for(rows)
         with arithmetic():
-            return _run_batch(model, prompts, rows, prefix, read, logits or sampled, edits)
+            return _run_batch(model, prompts, rows, _behind(prefix, prompts, rows), read, logits or sampled, edits)
 
     with tqdm(total=len(prompts), desc=bar, unit="prompt", disable=bar is None) as shown:
         for batch in in_batches(batches, run):
@@ -182,6 +187,13 @@ def run_fused(
                 plain.compare(batch.places, batch.logits[:, prompts.no_token] - batch.logits[:, prompts.yes_token])
             yield batch
             shown.update(len(batch.places))
+
+
+def _behind(prefix: Prefix, prompts: PromptBatch, rows: list[int]) -> Prefix:
+    """What these prompts run behind: the prefix, or nothing where one long prompt is cheaper whole."""
+    length = int(prompts.last_pos[rows[0]]) + 1
+    whole = len(rows) == 1 and length >= max(WHOLE_FROM, WHOLE_ABOVE * prefix.length)
+    return Prefix(0) if whole else prefix
 
 
 @torch.no_grad()

@@ -156,6 +156,24 @@ def test_queries_that_all_prompts_share_are_read_once_for_all(tiny, questions, o
             torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gpt2"])
+def test_a_long_prompt_alone_runs_whole(family: str, questions, monkeypatch) -> None:
+    """And scores, answers and edits are those behind the prefix."""
+    model, prompts = build(family, questions)
+    edits = {"edits": lambda batch, positions: {0: [ScaleHeads((1,), torch.full((1,), 0.3))]}}
+    expected = score_fused(model, prompts, 1, progress=False), logits_of(model, prompts, batch_size=1, **edits)
+    ran = []
+    hook = model.hf.get_input_embeddings().register_forward_hook(lambda *seen: ran.append(tuple(seen[1][0].shape)))
+    for above, longest in ((1, int(prompts.last_pos.max()) + 1), (10**6, 0)):
+        monkeypatch.setattr(forward, "WHOLE_FROM", 1)
+        monkeypatch.setattr(forward, "WHOLE_ABOVE", above)
+        ran.clear()
+        assert agree(score_fused(model, prompts, 1, progress=False), expected[0])
+        assert ((1, longest) in ran) == (longest > 0)
+        assert close(logits_of(model, prompts, batch_size=1, **edits), expected[1])
+    hook.remove()
+
+
 def test_a_prefix_cache_stays_as_it_is() -> None:
     keys = torch.arange(12.0).reshape(2, 1, 3, 2)
     layer = PrefixLayer(keys, -keys, torch.tensor([1, 0, 1]))

@@ -101,7 +101,11 @@ def patch(
         Literal["head", "class", "position"],
         typer.Option(help="head, class (of positions), or position (pairs of one length)"),
     ] = "head",
-    neutral: Annotated[str | None, typer.Option(help="the word that stands for No in neutral pairs")] = None,
+    neutral: Annotated[str | None, typer.Option(help="the word that stands for a candidate in neutral pairs")] = None,
+    toward: Annotated[
+        Literal["no", "yes"] | None,
+        typer.Option(help="which candidate it stands for; by default what the model says too often"),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="heads to print")] = 10,
     order: OrderOpt = "both",
     skip_bad: SkipBadOpt = False,
@@ -126,6 +130,7 @@ def patch(
         style,
         by=by,
         neutral=neutral,
+        toward=toward,
         limit=limit,
         seed=seed,
     )

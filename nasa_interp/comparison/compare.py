@@ -90,7 +90,7 @@ def compare_methods(
     finished = Finished(folder, setting.digest())
     validated = finished.get(entry_name("validation", ""), lambda: Entry("validation", "", setting.validate())).report
     pooled = _known_of(validated, setting.test) if groups is None else tuple(groups)
-    base = finished.get(BASE, lambda: Entry(BASE, "", setting.test_of(model)))
+    base = finished.get(BASE, lambda: Entry(BASE, "", setting.untuned()))
     Paired(base.report, pooled)  # an unknown group ends it here, not at the end
     runs = Methods(setting, validated, base.report, tuple(seeds), sets, finished.parts).runs(chosen)
     with tqdm(runs, desc="comparing", unit="run", disable=not progress) as bar:

@@ -134,8 +134,12 @@ class ComparisonSetting:
         """The base model's decisions on validation."""
         return report_decisions(self.model, self.val_prompts, progress=False)
 
+    def untuned(self) -> BinaryReport:
+        """The base model's decisions on the test questions, behind the thoughts that it had for these prompts."""
+        return report_decisions(self.model, self.test_prompts, progress=False)
+
     def test_of(self, model: Model) -> BinaryReport:
-        """A model's decisions on the test questions."""
+        """A changed model's decisions on the test questions; it thinks anew."""
         return report_decisions(model, self.test_prompts.anew(model), progress=False)
 
     def measure(self, changed: AbstractContextManager[Model]) -> tuple[BinaryReport, TextChange]:

@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 
 from ..attention import Edit, ReplaceHeads
 from ..bootstrap import DRAWS
-from ..decisions import compare_answers
+from ..decisions import compare_answers, decide
 from ..errors import ModelError, PromptError
 from ..forward import intervenable, run_fused
-from ..heads import HeadList
+from ..heads import HeadList, Side
 from ..interventions.outputs import (
     KEPT_SHARE,
     POSITION_CLASSES,
@@ -179,6 +179,7 @@ def patch_data(
     *,
     by: Literal["head", "class", "position"] = "head",
     neutral: str | None = None,
+    toward: Side | None = None,
     limit: int | None = None,
     seed: int = 0,
     draws: int = DRAWS,
@@ -190,7 +191,8 @@ def patch_data(
         model, data, order, style, limit, seed, draws, progress: as for `decide`.
         heads: those to patch, each alone and all together; None patches every head of the model alone.
         kind: "question" (twins: who carries the truth), "neutral" or "order" (who carries the bias).
-        by: as for `patch_heads`; neutral: as for `instruction_pairs`.
+        by: as for `patch_heads`; neutral, toward: as for `instruction_pairs`, but that None asks the questions first
+            and renames what the model says too often.
 
     Returns:
         For each order the effects of single heads, and of all named heads together; `.text()` is what to print.
@@ -202,11 +204,14 @@ def patch_data(
     singles: dict[Order, PatchEffects] = {}
     joint: dict[Order, PatchEffects] = {}
     options: dict[str, Any] = {"seed": seed, "draws": draws, "progress": progress}
+    if kind == "neutral" and toward is None:
+        toward = decide(model, data, order, style, limit=limit, seed=seed, draws=1, progress=False).toward
+    named: dict[str, Any] = {"neutral": neutral, "toward": toward or "no", "limit": limit, "seed": seed}
     for each in orders_of(order):
         if kind == "question":
             pairs = question_pairs(model, data, each, style, limit=limit, seed=seed)
         else:
-            pairs = instruction_pairs(model, data, each, style, kind, neutral=neutral, limit=limit, seed=seed)
+            pairs = instruction_pairs(model, data, each, style, kind, **named)
         singles[each] = patch_heads(model, pairs, heads, by, **options)
         if heads is not None:
             joint[each] = patch_together(model, pairs, heads, **options)

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..errors import PromptError, QuestionError
+from ..heads import Side
 from ..questions import BinaryQuestion, QuestionList
 from ..questions.resolve import resolve_questions
 from .batch import PromptBatch
@@ -22,7 +23,7 @@ from .style import Order, PromptStyle
 
 PairKind = Literal["question", "neutral", "order"]
 NEUTRAL = ("Maybe", "Perhaps", "Either", "Something", "Other", "Neither of them", "One of the others")
-"""What stands in place of No, the first of these that has as many tokens: words that answer, but don't deny."""
+"""What stands in place of a candidate, the first of these that has as many tokens: they neither deny nor affirm."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,7 +33,7 @@ class PromptPairs:
     Args:
         clean: the prompts that outputs are taken from.
         corrupted: those that they are put into; their candidate tokens decide.
-        kind: "question" (twins), "neutral" (No renamed) or "order" (the candidates in the other order).
+        kind: "question" (twins), "neutral" (a candidate renamed) or "order" (the candidates in the other order).
         data: the name of the questions.
         style: wording, for the run's details.
         left_out: pairs of twins that were left out, as their lengths differ.
@@ -155,6 +156,7 @@ def instruction_pairs(
     kind: Literal["neutral", "order"] = "neutral",
     *,
     neutral: str | None = None,
+    toward: Side = "no",
     limit: int | None = None,
     seed: int = 0,
 ) -> PromptPairs:
@@ -164,9 +166,10 @@ def instruction_pairs(
         model: a Model, or a fast tokenizer.
         questions: questions, or a data specification.
         order, style: of the corrupted prompts, as for `build_prompts`.
-        kind: "neutral" puts a neutral word's tokens in place of the No candidate's; "order" has the candidates in the
+        kind: "neutral" puts a neutral word's tokens in place of one candidate's; "order" has the candidates in the
             other order.
         neutral: that word; by default the first of `NEUTRAL` that has as many tokens as the candidate there.
+        toward: the candidate that gives way to it: "no", or "yes" where a model says Yes too often.
         limit: about so many questions, drawn evenly from the groups by `seed`.
 
     Raises:
@@ -184,42 +187,46 @@ def instruction_pairs(
         return PromptPairs(other, corrupted, "order", questions.name, style)
     if kind != "neutral":
         raise PromptError(f"pairs of kind {kind!r} are unknown; use 'neutral' or 'order'")
-    word, clean = _neutral_prompts(getattr(model, "tokenizer", model), corrupted, style, neutral)
-    notes = (f"clean: {word!r} instead of {style.no!r}",)
+    word, clean = _neutral_prompts(getattr(model, "tokenizer", model), corrupted, style, neutral, toward)
+    notes = (f"clean: {word!r} instead of {getattr(style, toward)!r}",)
     return PromptPairs(clean, corrupted, "neutral", questions.name, style, notes=notes)
 
 
 def _neutral_prompts(
-    tokenizer: Any, prompts: PromptBatch, style: PromptStyle, neutral: str | None
+    tokenizer: Any, prompts: PromptBatch, style: PromptStyle, neutral: str | None, toward: Side
 ) -> tuple[str, PromptBatch]:
-    """The first neutral word that fits in place of No, and the prompts with it."""
+    """The first neutral word that fits in place of the candidate, and the prompts with it."""
     words = NEUTRAL if neutral is None else (neutral,)
     for word in words:
-        if (renamed := _renamed(tokenizer, prompts, style, word)) is not None:
+        if (renamed := _renamed(tokenizer, prompts, style, word, toward)) is not None:
             return word, renamed
-    count = int(prompts.no_span[0, 1] - prompts.no_span[0, 0])
+    named, (start, end) = getattr(style, toward), _spans(prompts, toward)[0].tolist()
     tried = f"{words[0]!r}{' and the other defaults' if neutral is None else ''}"
     raise PromptError(
-        f"{tried} can't stand in place of {style.no!r}, which has {count} token(s) there; name a neutral word "
-        f"of as many"
+        f"{tried} can't stand in place of {named!r}, which has {end - start} token(s) there; name a neutral word of "
+        f"as many"
     )
 
 
-def _renamed(tokenizer: Any, prompts: PromptBatch, style: PromptStyle, word: str) -> PromptBatch | None:
-    """The prompts with a word in place of No in the instruction; None where any other token would change."""
+def _spans(prompts: PromptBatch, toward: Side) -> Int[Tensor, "batch 2"]:
+    return prompts.yes_span if toward == "yes" else prompts.no_span
+
+
+def _renamed(tokenizer: Any, prompts: PromptBatch, style: PromptStyle, word: str, toward: Side) -> PromptBatch | None:
+    """The prompts with a word in place of a candidate in the instruction; None where any other token would change."""
     if word in (style.yes, style.no):
         raise PromptError(f"{word!r} is a candidate itself and no neutral word; choose another")
     offsets = tokenizer(list(prompts.texts), add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    texts = []
-    for text, offset, (start, end) in zip(prompts.texts, offsets, prompts.no_span.tolist(), strict=True):
+    spans, candidate, texts = _spans(prompts, toward), getattr(style, toward), []
+    for text, offset, (start, end) in zip(prompts.texts, offsets, spans.tolist(), strict=True):
         begin, stop = offset[start][0], offset[end - 1][1]
-        texts.append(text[:begin] + text[begin:stop].replace(style.no, word) + text[stop:])
+        texts.append(text[:begin] + text[begin:stop].replace(candidate, word) + text[stop:])
     tokens, positions, shared = prompts.tokens.clone(), prompts.position_ids, list(prompts.shared)
     for row, new in enumerate(encode_texts(tokenizer, prompts, texts)):
         if len(new) + len(shared) != int(prompts.last_pos[row]) + 1:
             return None
         tokens[row, : len(new) + len(shared)] = torch.tensor(new + shared)
-    outside = (positions < prompts.no_span[:, :1]) | (positions >= prompts.no_span[:, 1:])
+    outside = (positions < spans[:, :1]) | (positions >= spans[:, 1:])
     if bool(((tokens != prompts.tokens) & outside).any()):
         return None
     return replace(prompts, tokens=tokens, texts=tuple(texts))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nasa_interp import BinaryQuestion, load_model, load_questions
+from nasa_interp import BinaryQuestion, decide, load_model, load_questions
 from nasa_interp.attention import ReplaceHeads, instrumented
 from nasa_interp.errors import HeadError, ModelError, PromptError, QuestionError, ResultError
 from nasa_interp.forward import run_fused, shared_prefix_length
@@ -414,6 +414,15 @@ def test_instruction_pairs_differ_in_the_instruction_alone(tiny) -> None:
     assert "answer No or Yes." in order.clean.texts[0]
     assert order.clean.order == "no_yes"
     assert neutral.clean.no_token == neutral.corrupted.no_token
+    affirming = instruction_pairs(tiny, TWINS, neutral="Rome", toward="yes")
+    assert "answer Rome or No." in affirming.clean.texts[0]
+    assert affirming.notes == ("clean: 'Rome' instead of 'Yes'",)
+    differ, (start, end) = (
+        affirming.clean.tokens != affirming.corrupted.tokens,
+        affirming.corrupted.yes_span[0].tolist(),
+    )
+    assert differ[:, start:end].all()
+    assert differ.sum() == differ[:, start:end].sum()
     with pytest.raises(PromptError, match="'Maybe' and the other defaults can't stand in place of 'No', which has 1"):
         instruction_pairs(tiny, TWINS)
     with pytest.raises(PromptError, match="is a candidate itself"):
@@ -448,9 +457,21 @@ def test_what_the_command_prints(tiny, tmp_path) -> None:
     assert found.singles["yes_no"].effect.shape == (2,)
     assert set(found.to_dict()["orders"]) == {"yes_no", "no_yes"}
     assert found.save(tmp_path / "patch.json").exists()
-    bias = patch_data(tiny, TWINS, None, "neutral", "no_yes", neutral="Rome", by="class", progress=False)
+    bias = patch_data(tiny, TWINS, None, "neutral", "no_yes", neutral="Rome", by="class", toward="no", progress=False)
     assert not bias.joint
     assert "clean: 'Rome' instead of 'No'" in bias.text()
+
+
+@pytest.mark.filterwarnings("ignore:answer mass")
+def test_a_neutral_word_takes_the_place_of_what_the_model_says_too_often(tiny) -> None:
+    """Swapped meanings turn the bias around, so the other candidate gives way: the same word in the prompt."""
+    sides = set()
+    for style in (PromptStyle(), PromptStyle(yes="No", no="Yes")):
+        toward = decide(tiny, TWINS, "yes_no", style, progress=False).toward
+        found = patch_data(tiny, TWINS, ["0.1"], "neutral", "yes_no", style, neutral="Rome", progress=False)
+        assert f"instead of {getattr(style, toward)!r}" in found.text()
+        sides.add(toward)
+    assert sides == {"no", "yes"}
 
 
 def test_a_model_off_the_fused_engine_is_patched_through_hooks() -> None:
