@@ -2,9 +2,10 @@
 
 python benchmarks/transfer.py demo --strategyqa PATH                                # all but random heads; hours
 python benchmarks/transfer.py demo --strategyqa PATH --rows "four kinds" --methods "random heads" --random 19
+python benchmarks/transfer.py demo --strategyqa PATH --rows "four kinds" --methods nasa --toward yes   # other heads
 
-Finished cells lie in --folder, so that a killed run goes on; the whole lies in transfer_MODEL.json beside this file,
-its picture in figures/.
+Finished cells lie in --folder, so that a killed run goes on; the whole lies in transfer_MODEL.json beside this file (of
+heads that look at Yes, or at either, in transfer_MODEL_yes.json or _bias.json), its picture in figures/.
 """
 
 import argparse
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--strategyqa", type=Path, help="its dev set, asked as one more condition")
     parser.add_argument("--rows", help="some of the conditions that cures are fitted in, with commas between")
+    parser.add_argument("--toward", default="no", choices=["no", "yes", "bias"], help="what the heads look at")
     parser.add_argument("--methods", help="some methods, with commas between; by default all but random heads")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--random", type=int, default=3)
@@ -36,7 +38,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model, name = ni.load_model(options.model, dtype=options.dtype), Path(options.model).stem
-    heads = ni.score_heads(model, "builtin:verify#probe", limit=48, progress=False).top(10, by="polarity")
+    if options.toward != "no":
+        name += f"_{options.toward}"
+    scores = ni.score_heads(model, "builtin:verify#probe", limit=48, progress=False)
+    heads = scores.top(10, by="polarity", toward=options.toward)
     rows, columns = builtin_conditions(options.limit)
     if options.rows:
         rows = [row for row in rows if row.name in options.rows.split(",")]
