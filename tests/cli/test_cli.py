@@ -132,6 +132,7 @@ WORDS = {
     ("ablate", "--positions"): ("all", "after", "last"),
     ("patch", "--pairs"): ("question", "neutral", "order"),
     ("patch", "--by"): ("head", "class", "position"),
+    ("patch", "--toward"): ("no", "yes"),
     ("export", "--format"): ("hf", "peft", "delta", "gguf", "gguf-lora"),
     ("ablate", "--do"): ("zero", "knockout", "swap"),
     ("align", "--objective"): ("answer", "balance", "nas"),
