@@ -14,8 +14,9 @@
 # # 4. Causes, and which ranking finds them
 #
 # **Claim.** The heads that attend to No have a part in the bias: with them taken away the answer moves toward Yes,
-# farther than with random heads of the same layers. It is no cure, since sorting power (AUC) may go with them, and
-# which ranking finds the best heads is a question of its own.
+# farther than with random heads of the same layers. (Of a model that says Yes too often: the heads that attend to Yes,
+# and toward No.) It is no cure, since sorting power (AUC) may go with them, and which ranking finds the best heads is a
+# question of its own.
 #
 # **Look at** the change of d = logit(No) - logit(Yes), in each candidate order; below 0 is toward Yes. Beside it the
 # change of the AUC and of the answer mass (P(Yes) + P(No)), which say what that costs: a model that answers neither is
@@ -55,8 +56,10 @@ PROBE, VAL = "builtin:verify#probe", "builtin:verify#val"
 # %%
 model = ni.load_model(os.environ.get("NASA_INTERP_MODEL") or "demo")
 scores = ni.score_heads(model, PROBE, limit=LIMIT, progress=False)
-heads = scores.top(10, "polarity")
 ablator = Ablator(model, VAL, limit=LIMIT, progress=False)
+# The answer that the model gives too often; of a model that says Yes too often all of this is read the other way.
+toward = ablator.base.toward
+heads = scores.top(10, "polarity", toward=toward)
 effect = ablator.effect(heads, ni.Zero())
 effect.changes.round(3)
 
@@ -80,7 +83,7 @@ against.round(3)
 # The first k heads of the ranking; in grey, rankings that know nothing.
 
 # %%
-ranking = scores.top(20, "polarity")
+ranking = scores.top(20, "polarity", toward=toward)
 curve = ni.interventions.cumulative_effect(model, VAL, ranking, limit=LIMIT, progress=False)
 rng = np.random.default_rng(0)
 drawn = [random_heads(ranking, model.n_layers, model.n_heads, rng, matched=False) for _ in range(min(SETS, 4))]
@@ -95,9 +98,10 @@ keep(ablation_curve(curve, random, run=effect.base.run), "causes_curve", scores.
 # *shuffled* deals the polarities out to other heads and must find nothing.
 
 # %%
-rankings = {by: scores.ranking(by) for by in ("values", "polarity", "recency")}
-rankings["first-order zero"] = estimate_zero_ablation(model, PROBE, limit=LIMIT).ranking()
-rankings["shuffled"] = shuffle_scores(scores).ranking("polarity")
+rankings = {by: scores.ranking(by, toward=toward) for by in ("values", "polarity")}
+rankings["recency"] = scores.ranking("recency")
+rankings["first-order zero"] = estimate_zero_ablation(model, PROBE, limit=LIMIT).ranking(toward=toward)
+rankings["shuffled"] = shuffle_scores(scores).ranking("polarity", toward=toward)
 few = ranking_contest(
     model, val=[VAL], ks=(5, 10), rankings=rankings, limit=LIMIT, n_random=min(SETS, 4), progress=False
 )
@@ -127,15 +131,16 @@ Markdown(repr(full))
 #
 # Activation patching puts a head's output from a clean run into a corrupted one. *Question pairs* are twins of which
 # one is true and one is not: heads that matter there carry the truth. In *instruction pairs* the question stays and
-# the word No in the instruction gives way to a neutral one: heads that matter there carry the bias. The effect is the
-# change of d; below 0 is toward Yes. A head that is worth turning down matters in the second column and not in the
-# first.
+# the word No in the instruction (or Yes, where that is said too often) gives way to a neutral one: heads that matter
+# there carry the bias. The effect is the change of d; below 0 is toward Yes. A head that is worth turning down matters
+# in the second column and not in the first.
 
 # %%
-suspects = ni.HeadList.of(dict.fromkeys([*scores.top(6, "polarity"), *scores.top(6, "recency")]))
+leading = [*scores.top(6, "polarity", toward=toward), *scores.top(6, "recency")]
+suspects = ni.HeadList.of(dict.fromkeys(leading))
 pairs = {
     "truth (question pairs)": question_pairs(model, VAL, limit=LIMIT),
-    "bias (No renamed)": instruction_pairs(model, VAL, limit=LIMIT // 2),
+    f"bias ({toward.capitalize()} renamed)": instruction_pairs(model, VAL, toward=toward, limit=LIMIT // 2),
 }
 patched = {name: patch_heads(model, each, suspects, progress=False) for name, each in pairs.items()}
 columns = {name: found.to_dataframe().set_index("head")[["effect", "effect_low", "effect_high", "recovered"]]
@@ -169,11 +174,12 @@ Markdown("\n".join(f"- {name}: {found}" for name, found in together.items()))
 
 # %%
 found = {order: controls.of(order=order) for order in controls.random}
-down = all(each.effect < 0 for each in found.values())
+sign = 1 if toward == "yes" else -1
+less = all(sign * each.effect > 0 for each in found.values())
 beyond = all(each.p <= 0.05 for each in found.values())
 too_few = 1 / (SETS + 1) > 0.05
 became = (
-    "stands" if down and beyond else "can't be told with so few random sets" if down and too_few else "does not stand"
+    "stands" if less and beyond else "can't be told with so few random sets" if less and too_few else "does not stand"
 )
 lines = "\n".join(f"- {order or 'both orders'}: {each}" for order, each in found.items())
 costs = "\n".join(
