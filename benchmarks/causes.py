@@ -46,7 +46,10 @@ def overlap(model: Model, strategyqa: Path, limit: int, toward: Side) -> dict[st
     data = {g: QuestionList([q for q in probe if q.group == g], g) for g in dict.fromkeys(q.group for q in probe)}
     data["StrategyQA"] = ni.load_questions(f"strategyqa:{strategyqa}")
     scores = {name: ni.score_heads(model, each, limit=limit, progress=False) for name, each in data.items()}
-    pairs = [(a, b, ni.scoring.rank_overlap(scores[a], scores[b], 10, "polarity")) for a, b in combinations(scores, 2)]
+    pairs = [
+        (a, b, ni.scoring.rank_overlap(scores[a], scores[b], 10, "polarity", toward))
+        for a, b in combinations(scores, 2)
+    ]
     shared = [len(o.shared) for *_, o in pairs]
     tops = {name: [str(h) for h in each.top(10, "polarity", toward=toward)] for name, each in scores.items()}
     return {
