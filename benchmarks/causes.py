@@ -67,7 +67,8 @@ def overlap(model: Model, strategyqa: Path, limit: int, toward: Side) -> dict[st
 
 def contest(model: Model, strategyqa: Path) -> RankingContest:
     """All rankings on 128 probe questions, the exact sweep on 32; judged on #val and StrategyQA's dev set."""
-    judged = [ni.load_questions(VAL, 96), ni.load_questions(f"strategyqa:{strategyqa}", 64)]
+    asked = ni.load_questions(f"strategyqa:{strategyqa}", 64)
+    judged = [ni.load_questions(VAL, 96), QuestionList(asked, f"strategyqa:{strategyqa.name}")]
     return ranking_contest(model, PROBE, judged, probe_limit=128, sweep_limit=32, n_random=3)
 
 

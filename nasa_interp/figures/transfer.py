@@ -41,7 +41,7 @@ def transfer_heatmap(
             colorscale="Purples",
             zmin=0,
             zmax=0.5,
-            colorbar={"title": "imbalance,<br>by size<br> "},
+            colorbar={"title": {"text": "imbalance, by size", "side": "right"}},
             hovertemplate="%{y}<br>asked: %{x}<br>%{text}<extra></extra>",
         )
     )
