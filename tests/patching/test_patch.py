@@ -464,14 +464,12 @@ def test_what_the_command_prints(tiny, tmp_path) -> None:
 
 @pytest.mark.filterwarnings("ignore:answer mass")
 def test_a_neutral_word_takes_the_place_of_what_the_model_says_too_often(tiny) -> None:
-    """Swapped meanings turn the bias around, so the other candidate gives way: the same word in the prompt."""
-    sides = set()
-    for style in (PromptStyle(), PromptStyle(yes="No", no="Yes")):
-        toward = decide(tiny, TWINS, "yes_no", style, progress=False).toward
-        found = patch_data(tiny, TWINS, ["0.1"], "neutral", "yes_no", style, neutral="Rome", progress=False)
-        assert f"instead of {getattr(style, toward)!r}" in found.text()
-        sides.add(toward)
-    assert sides == {"no", "yes"}
+    """It says Yes to some of them: too seldom where yes is always right, too often where it never is."""
+    assert decide(tiny, TWINS, "yes_no", progress=False).yes_rate > 0
+    for label, word in ((True, "No"), (False, "Yes")):
+        data = [replace(q, label=label) for q in TWINS]
+        found = patch_data(tiny, data, ["0.1"], "neutral", "yes_no", neutral="Rome", progress=False)
+        assert f"clean: 'Rome' instead of {word!r}" in found.text()
 
 
 def test_a_model_off_the_fused_engine_is_patched_through_hooks() -> None:
