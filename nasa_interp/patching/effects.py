@@ -26,7 +26,7 @@ By = Literal["head", "class", "position", "together"]
 LEAST_DIFFERENCE = 0.05
 CARRY = {
     "question": "twins: heads that carry the truth",
-    "neutral": "No renamed in the instruction: heads that carry the bias",
+    "neutral": "a candidate renamed in the instruction: heads that carry the bias",
     "order": "candidates in the other order: heads that carry the bias of order",
 }
 

@@ -470,6 +470,7 @@ def test_a_neutral_word_takes_the_place_of_what_the_model_says_too_often(tiny) -
         data = [replace(q, label=label) for q in TWINS]
         found = patch_data(tiny, data, ["0.1"], "neutral", "yes_no", neutral="Rome", progress=False)
         assert f"clean: 'Rome' instead of {word!r}" in found.text()
+        assert "a candidate renamed" in found.text()
 
 
 def test_a_model_off_the_fused_engine_is_patched_through_hooks() -> None:
