@@ -31,7 +31,8 @@ from .reference import PlainReference
 EditsOf = Callable[[PromptBatch, range], Mapping[int, Sequence[Edit]]]
 
 # Tokens from which a prompt alone in its batch is run whole, if its prefix is a small part of it: behind cached keys
-# attention takes a mask of [query, key] and computes the half that it hides; whole, it needs neither.
+# attention takes a mask of [query, key] and computes the half that it hides; whole, it needs neither (but in layers
+# whose sliding window is shorter than the prompt).
 WHOLE_FROM = 1024
 WHOLE_ABOVE = 8
 
