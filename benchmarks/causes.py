@@ -25,13 +25,19 @@ from nasa_interp.rankings import RankingContest, confirm, ranking_contest
 from nasa_interp.run import write_json
 
 PROBE, VAL, TEST = (f"builtin:verify#{split}" for split in ("probe", "val", "test"))
+# Questions of each data set whose leading heads are compared.
+EACH = 40
 FIGURES = Path(__file__).parents[1] / "figures"
 
 
 def bias(model: Model) -> dict[str, Any]:
     """The test split as the model is, and what it can sort on the validation split."""
     report, sorts = (ni.decide(model, data, progress=False) for data in (TEST, VAL))
-    asked = {"questions": len(ni.load_questions(TEST)), "verdict": report.verdict, "warnings": list(report.warnings)}
+    asked: dict[str, Any] = {
+        "questions": report.run.n_questions,
+        "verdict": report.verdict,
+        "warnings": list(report.warnings),
+    }
     for order, e in report.orders.items():
         asked[order] = {"imbalance": e.imbalance, "recall": e.recall, "mean_d": e.mean_logit_difference, "auc": e.auc}
     return asked | {
@@ -40,26 +46,27 @@ def bias(model: Model) -> dict[str, Any]:
     }
 
 
-def overlap(model: Model, strategyqa: Path, limit: int, toward: Side) -> dict[str, Any]:
-    """How many of ten leading heads every two data sets share: the groups of #probe and StrategyQA."""
+def scores_by_data(model: Model, strategyqa: Path) -> dict[str, ni.HeadScores]:
+    """Scores on `EACH` questions of every group of #probe, and of StrategyQA."""
     probe = ni.load_questions(PROBE)
     data = {g: QuestionList([q for q in probe if q.group == g], g) for g in dict.fromkeys(q.group for q in probe)}
     data["StrategyQA"] = ni.load_questions(f"strategyqa:{strategyqa}")
-    scores = {name: ni.score_heads(model, each, limit=limit, progress=False) for name, each in data.items()}
-    pairs = [
-        (a, b, ni.scoring.rank_overlap(scores[a], scores[b], 10, "polarity", toward))
-        for a, b in combinations(scores, 2)
-    ]
-    shared = [len(o.shared) for *_, o in pairs]
+    return {name: ni.score_heads(model, each, limit=EACH, progress=False) for name, each in data.items()}
+
+
+def overlap(scores: dict[str, ni.HeadScores], toward: Side) -> dict[str, Any]:
+    """How many of ten leading heads of this side every two data sets share."""
+    pairs = [ni.scoring.rank_overlap(a, b, 10, "polarity", toward) for a, b in combinations(scores.values(), 2)]
+    shared = [len(pair.shared) for pair in pairs]
     tops = {name: [str(h) for h in each.top(10, "polarity", toward=toward)] for name, each in scores.items()}
     return {
-        "questions_each": limit,
+        "questions_each": EACH,
         "toward": toward,
         "pairs": len(pairs),
         "shared_mean": float(np.mean(shared)),
         "shared_least": min(shared),
-        "expected": pairs[0][2].expected,
-        "beyond_chance": sum(o.p < 0.05 / len(pairs) for *_, o in pairs),
+        "expected": pairs[0].expected,
+        "beyond_chance": sum(pair.p < 0.05 / len(pairs) for pair in pairs),
         "in_every_top_ten": sorted(set.intersection(*map(set, tops.values()))),
         "tops": tops,
     }
@@ -73,7 +80,7 @@ def contest(model: Model, strategyqa: Path) -> RankingContest:
 
 
 def patched(model: Model) -> dict[str, Any]:
-    """Who carries the truth, and who the bias: every head alone, in the order Yes-No and in the other."""
+    """Who carries the truth, and who the bias: every head alone, in the order Yes-No."""
     found: dict[str, Any] = {}
     sorts = ("sentiment", "stated_fact", "same_word", "presence")
     data = QuestionList([q for q in ni.load_questions(VAL) if q.group in sorts], f"{VAL} ({', '.join(sorts)})")
@@ -106,7 +113,8 @@ def main() -> None:
     result: dict[str, Any] = {"model": name, "hash": model.weights_hash(), "bias": bias(model)}
     report = ni.decide(model, PROBE, limit=96, progress=False)
     sides: dict[Side, None] = {"no": None, report.toward: None}
-    result["overlap"] = [overlap(model, options.strategyqa, 40, side) for side in sides]
+    scores = scores_by_data(model, options.strategyqa)
+    result["overlap"] = [overlap(scores, side) for side in sides]
     result["patching"] = patched(model)
     write_json(out, result)
     held = contest(model, options.strategyqa)

@@ -180,7 +180,7 @@ def run_fused(
     def run(rows: list[int]) -> FusedBatch:
         sampled = plain is not None and plain.waits_for(rows)
         with arithmetic():
-            return _run_batch(model, prompts, rows, _behind(prefix, prompts, rows), read, logits or sampled, edits)
+            return _run_batch(model, prompts, rows, _prefix_for(prompts, rows, prefix), read, logits or sampled, edits)
 
     with tqdm(total=len(prompts), desc=bar, unit="prompt", disable=bar is None) as shown:
         for batch in in_batches(batches, run):
@@ -190,7 +190,7 @@ def run_fused(
             shown.update(len(batch.places))
 
 
-def _behind(prefix: Prefix, prompts: PromptBatch, rows: list[int]) -> Prefix:
+def _prefix_for(prompts: PromptBatch, rows: list[int], prefix: Prefix) -> Prefix:
     """What these prompts run behind: the prefix, or nothing where one long prompt is cheaper whole."""
     length = int(prompts.last_pos[rows[0]]) + 1
     whole = len(rows) == 1 and length >= max(WHOLE_FROM, WHOLE_ABOVE * prefix.length)

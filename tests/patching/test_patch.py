@@ -417,10 +417,8 @@ def test_instruction_pairs_differ_in_the_instruction_alone(tiny) -> None:
     affirming = instruction_pairs(tiny, TWINS, neutral="Rome", toward="yes")
     assert "answer Rome or No." in affirming.clean.texts[0]
     assert affirming.notes == ("clean: 'Rome' instead of 'Yes'",)
-    differ, (start, end) = (
-        affirming.clean.tokens != affirming.corrupted.tokens,
-        affirming.corrupted.yes_span[0].tolist(),
-    )
+    differ = affirming.clean.tokens != affirming.corrupted.tokens
+    start, end = affirming.corrupted.yes_span[0].tolist()
     assert differ[:, start:end].all()
     assert differ.sum() == differ[:, start:end].sum()
     with pytest.raises(PromptError, match="'Maybe' and the other defaults can't stand in place of 'No', which has 1"):
